@@ -1,0 +1,47 @@
+# install  make .venv with everything the tests need    check  format, lint, types, layers
+# serve    train the missing examples, start the server  test   check, then the tests (what CI runs)
+# bench    speed and memory, printed as tables           clean  remove what make made, but never your bundles
+
+PYTHON ?= python3
+# torch comes alone and first, from here: a bare install brings gigabytes of CUDA libraries.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+EXAMPLES := digits diabetes
+MISSING := $(foreach name,$(EXAMPLES),$(if $(wildcard bundles/$(name)/[0-9]*/manifest.json),,$(name)))
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: install serve check test bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("mcdrop needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(PIP) --retries 2 --timeout 30 --no-deps --extra-index-url $(TORCH_INDEX) torch
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+serve: install $(MISSING:%=train-%)
+	@exec $(BIN)/mcdrop serve --bundles bundles
+
+train-%: install
+	$(BIN)/mcdrop train $* --bundles bundles
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest
+
+bench: install
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find dropout_core models service tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,163 @@
+"""nn.Module → Program.
+
+The model is cloned (sharing its parameters, so the caller's model and its modes are never touched), put in training
+mode except for layers with running statistics, exported with a dynamic number of rows and functionalised. That
+switches on functional, attention and recurrent dropout too, and leaves batch norm alone.
+
+Two captures under different seeds must agree: what differs was drawn on the host and would be frozen.
+"""
+
+import contextlib
+import copy
+import io
+import random
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.nn.modules.batchnorm import _NormBase
+
+from dropout_core.errors import CaptureError, DataDependent, HostRandomness, NoSite
+from dropout_core.mc.layout import assign_rows
+from dropout_core.mc.probe import two_rows
+from dropout_core.mc.program import Program, split
+from dropout_core.mc.translate import Translation, translate
+
+_lock = threading.RLock()
+_SEEDS = (20_260, 70_201)
+
+
+def capture(model: nn.Module, example: Tensor) -> Program:
+    """Capture a network as a Program.
+
+    model: takes one tensor, rows first, and returns one tensor, rows first. example: [b, *F], at least one row, used
+    for its shape, dtype and device, and to see which values belong to which row. The model is left as it was.
+    Raises CaptureError (NoSite, UnknownRandomness, HostRandomness, DataDependent) or CoupledRows.
+    """
+    example = two_rows(example)
+    with torch.no_grad():
+        first, drew = _translate(model, example, _SEEDS[0])
+        second, _ = _translate(model, example, _SEEDS[1])
+    _refuse_host_randomness(first, second, drew)
+    if not split(first.graph).suffix:
+        raise NoSite(
+            "no random operator reaches the output, so every pass would agree. Give the model a dropout with a rate "
+            "above 0, for example nn.Dropout(0.2) before its last layer, and train it so."
+        )
+    weights = weights_of(model, first.graph.weights, first.constants)
+    graph = assign_rows(Program(first.graph, weights), first.shapes, example)
+    return Program(graph, weights)
+
+
+def clone(model: nn.Module) -> nn.Module:
+    """A copy of the module tree that shares its parameters and has buffers of its own."""
+    memo = {id(parameter): parameter for parameter in model.parameters()}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise CaptureError(f"the model cannot be copied: {error}. Hold no locks, files or graphs as attributes.") from error
+
+
+def stochastic(model: nn.Module) -> nn.Module:
+    """Put a model in training mode, except for the layers with running statistics. Returns it."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            module.eval()
+    return model
+
+
+def weights_of(model: nn.Module, names: tuple[str, ...], constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a graph by name, from the model as it is now."""
+    current: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    current |= dict(model.named_buffers(remove_duplicate=False))
+    return {name: constants[name] if name in constants else current[name.removeprefix("weights/")].detach() for name in names}
+
+
+@contextlib.contextmanager
+def preserved_randomness(seed: int) -> Iterator[None]:
+    """Seed torch, random and numpy (where it is loaded), and restore all three afterwards. One thread at a time."""
+    numpy = sys.modules.get("numpy")
+    with _lock, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        host, array = random.getstate(), numpy.random.get_state() if numpy else None
+        torch.manual_seed(seed)
+        random.seed(seed)
+        if numpy:
+            numpy.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(host)
+            if numpy:
+                numpy.random.set_state(array)
+
+
+def _translate(model: nn.Module, example: Tensor, seed: int) -> tuple[Translation, bool]:
+    """One capture, and whether the forward drew from random or numpy."""
+    copied = stochastic(clone(model))
+    with preserved_randomness(seed):
+        before = _host_state()
+        exported = _export(copied, example)
+        owners = {name.rpartition(".")[0] for name in exported.graph_signature.buffers_to_mutate.values()}
+        if owners:
+            for owner in owners:
+                copied.get_submodule(owner).eval()
+            exported = _export(copied, example)
+        drew = _host_state() != before
+    if exported.graph_signature.buffers_to_mutate:
+        changed = ", ".join(exported.graph_signature.buffers_to_mutate.values())
+        raise CaptureError(f"the forward changes the buffers {changed} even in eval mode; make it leave them alone.")
+    return translate(exported), drew
+
+
+def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
+    rows = torch.export.Dim("rows")
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, (example,), dynamic_shapes=({0: rows},), strict=False)
+            return exported.run_decompositions({})
+    except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
+        raise DataDependent(
+            f"the forward decides on the value of a tensor{_place(error)}, which cannot be captured. Decide on tensors "
+            "instead: torch.where(condition, a, b), or multiply by a dropout's output, such as "
+            "F.dropout(torch.ones(x.shape[0], 1), p, training=True). On a live model predict(..., method='loop') works."
+        ) from error
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        hint = ""
+        if "dynamic but your code specialized it" in str(error):
+            hint = " The forward fixes the number of rows: write x.shape[0] or -1 where it has a number."
+        raise CaptureError(f"torch.export refused the model{_place(error)}: {reason[0]}{hint}") from error
+
+
+def _place(error: BaseException) -> str:
+    """Where in the caller's code an export failed, such as " at net.py:12"."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        if "/torch/" not in path and not path.startswith("<") and path != __file__:
+            place = f" at {path}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+def _host_state() -> tuple[Any, ...]:
+    numpy = sys.modules.get("numpy")
+    state = numpy.random.get_state() if numpy else ()
+    return (random.getstate(), *(item.tobytes() if hasattr(item, "tobytes") else item for item in state))
+
+
+def _refuse_host_randomness(first: Translation, second: Translation, drew: bool) -> None:
+    place = first.first_difference(second)
+    if place is not None or drew:
+        raise HostRandomness(
+            f"the forward draws random numbers outside torch's graph{f', at {place}' if place else ''}: a capture would "
+            "freeze them, and every pass would use the same. Draw them with a torch dropout inside the forward, or use "
+            "predict(..., method='loop') on the live model."
+        )

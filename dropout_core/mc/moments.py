@@ -1,0 +1,68 @@
+"""Streaming moments over passes: memory does not grow with T, and no cancellation eats small variances.
+
+Welford 1962 for one pass at a time; Chan, Golub, LeVeque 1983, eq. 2.1, for merging two sets of passes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations over passes, float64. mean, m2: the shape of one pass."""
+
+    count: int
+    mean: Tensor
+    m2: Tensor
+
+    @staticmethod
+    def of(values: Tensor) -> "Moments":
+        """The moments of `values` [t, …], t at least 1."""
+        values = values.double()
+        mean = values.mean(0)
+        return Moments(len(values), mean, (values - mean).square().sum(0))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """The moments of both sets of passes."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        m2 = self.m2 + other.m2 + delta.square() * (self.count * other.count / count)
+        return Moments(count, mean, m2)
+
+    @property
+    def variance(self) -> Tensor:
+        """The population variance over passes."""
+        return self.m2 / self.count
+
+    def affine(self, scale: Tensor, shift: Tensor) -> "Moments":
+        """The moments of scale · value + shift."""
+        return Moments(self.count, self.mean * scale + shift, self.m2 * scale.square())
+
+
+Statistics = Mapping[str, Moments]
+
+
+def moments_of(values: Mapping[str, Tensor]) -> Statistics:
+    """The moments of each named value [t, …]."""
+    return {name: Moments.of(value) for name, value in values.items()}
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """The statistics of two sets of passes over the same rows."""
+    return {name: moments.merge(b[name]) for name, moments in a.items()}
+
+
+def concatenate(parts: list[Statistics]) -> Statistics:
+    """The statistics of several sets of rows over the same passes, rows in order."""
+    return {
+        name: Moments(
+            first.count,
+            torch.cat([part[name].mean for part in parts]),
+            torch.cat([part[name].m2 for part in parts]),
+        )
+        for name, first in parts[0].items()
+    }

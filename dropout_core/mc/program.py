@@ -1,0 +1,265 @@
+"""A Program: a network as a list of pure operations in which every source of noise is a named site.
+
+A Graph is structure only (frozen, comparable); a Program is a Graph with its weights. Sizes that depend on the
+number of rows are expressions of it, evaluated anew in each stage: in the suffix the rows are t·B, not B.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROWS = "rows"
+GETITEM = "getitem"
+
+Expression = int | str | tuple[str, "Expression", "Expression"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value of another node, an input or a weight, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """An integer that depends on the number of rows, such as ("mul", 4, "rows")."""
+
+    expression: Expression
+
+    def __call__(self, rows: int) -> int:
+        """Evaluate for so many rows."""
+        return _evaluate(self.expression, rows)
+
+
+class Device:
+    """Stands in an operator's arguments for the device the Program runs on."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where a value's rows lie: along `axis`, of length before · rows · after."""
+
+    axis: int
+    before: int = 1
+    after: int = 1
+
+
+@dataclass(frozen=True)
+class Input:
+    """A network input: rows first. `shape` is that of one row."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One pure operator call. `target` is an aten overload, or GETITEM for an element of a tuple result."""
+
+    name: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    where: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where noise enters: `input` times a keep mask over 1 − rate.
+
+    kind: "dropout" (a draw for each unit) or "feature_dropout" (a draw for each channel, axis 1).
+    rows: where the input's rows lie; None when it has none (noise on weights: one draw a pass).
+    """
+
+    name: str
+    index: int
+    kind: str
+    input: Ref
+    rate: float
+    rows: Rows | None = None
+    where: str = field(default="", compare=False)
+
+
+Node = Operation | Site
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The structure of a network: inputs, nodes in the order they run, and the name of the output.
+
+    boundary: the values that cross from prefix to suffix, with their rows (None: the same for all rows).
+    """
+
+    inputs: tuple[Input, ...]
+    weights: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    output: str
+    boundary: Mapping[str, Rows | None] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites, in the order they run."""
+        return tuple(node for node in self.nodes if isinstance(node, Site))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Graph and its weights. Nothing in it is ever mutated: one Program serves many threads."""
+
+    graph: Graph
+    weights: Mapping[str, Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next((weight.device for weight in self.weights.values()), torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Split:
+    """The nodes no noise reaches, the nodes it reaches, and what the second need of the first."""
+
+    prefix: tuple[Node, ...]
+    suffix: tuple[Node, ...]
+    crossing: tuple[str, ...]
+
+
+def references(node: Node) -> list[str]:
+    """The names a node reads."""
+    return [node.input.name] if isinstance(node, Site) else [*_refs(node.args), *_refs(node.kwargs)]
+
+
+def split(graph: Graph) -> Split:
+    """Prefix and suffix by taint, across residual and parallel branches alike.
+
+    A node that depends on the number of rows but on no input (zeros, positions) is recomputed where it is used.
+    """
+    data = {spec.name for spec in graph.inputs}
+    noisy: set[str] = set()
+    sized: set[str] = set()
+    for node in graph.nodes:
+        names = references(node)
+        if isinstance(node, Site) or noisy.intersection(names):
+            noisy.add(node.name)
+        elif data.intersection(names):
+            data.add(node.name)
+        elif sized.intersection(names) or _sizes(node):
+            sized.add(node.name)
+    suffix = _needed(graph.nodes, {graph.output}, noisy | sized)
+    inside = {node.name for node in suffix}
+    crossing = {name for node in suffix for name in references(node) if name not in inside}
+    prefix = _needed(graph.nodes, crossing, {node.name for node in graph.nodes} - noisy)
+    return Split(prefix, suffix, tuple(sorted(crossing)))
+
+
+def live(nodes: tuple[Node, ...], output: str) -> tuple[Node, ...]:
+    """The nodes that the output depends on."""
+    return _needed(nodes, {output}, {node.name for node in nodes})
+
+
+Observer = Callable[[str, Any], None]
+
+
+class Stage:
+    """A run of nodes, compiled: which values are freed after which node."""
+
+    def __init__(self, nodes: Iterable[Node], keep: Iterable[str]) -> None:
+        self.nodes = tuple(nodes)
+        last: dict[str, int] = {}
+        for step, node in enumerate(self.nodes):
+            last.update(dict.fromkeys([node.name, *references(node)], step))
+        kept = set(keep)
+        self._frees: list[list[str]] = [[] for _ in self.nodes]
+        for name, step in last.items():
+            if name not in kept:
+                self._frees[step].append(name)
+
+    def run(
+        self,
+        values: dict[str, Any],
+        rows: int,
+        device: torch.device,
+        noise: Callable[[Site, Any], Tensor],
+        observe: Observer | None = None,
+    ) -> dict[str, Any]:
+        """Run the nodes on `values`, which is consumed, and return what was to be kept.
+
+        noise: the value of a site given its input. observe: called with each node's name and value.
+        """
+        for node, frees in zip(self.nodes, self._frees, strict=True):
+            value = noise(node, values[node.input.name]) if isinstance(node, Site) else _call(node, values, rows, device)
+            values[node.name] = value
+            if observe is not None:
+                observe(node.name, value)
+            for name in frees:
+                del values[name]
+        return values
+
+
+def _call(node: Operation, values: Mapping[str, Any], rows: int, device: torch.device) -> Any:
+    args = [_resolve(arg, values, rows, device) for arg in node.args]
+    if node.target == GETITEM:
+        return args[0][args[1]]
+    return node.target(*args, **{key: _resolve(arg, values, rows, device) for key, arg in node.kwargs.items()})
+
+
+def _resolve(arg: Any, values: Mapping[str, Any], rows: int, device: torch.device) -> Any:
+    if isinstance(arg, Ref):
+        return values[arg.name]
+    if isinstance(arg, Size):
+        return arg(rows)
+    if isinstance(arg, tuple):
+        return [_resolve(item, values, rows, device) for item in arg]
+    return device if isinstance(arg, Device) else arg
+
+
+def _refs(tree: Any) -> list[str]:
+    if isinstance(tree, Ref):
+        return [tree.name]
+    if isinstance(tree, Mapping):
+        tree = tuple(tree.values())
+    return [name for item in tree for name in _refs(item)] if isinstance(tree, tuple) else []
+
+
+def _sizes(tree: Any) -> bool:
+    if isinstance(tree, Operation):
+        return _sizes(tree.args) or _sizes(tuple(tree.kwargs.values()))
+    return isinstance(tree, Size) or (isinstance(tree, tuple) and any(_sizes(item) for item in tree))
+
+
+def _needed(nodes: tuple[Node, ...], wanted: set[str], among: set[str]) -> tuple[Node, ...]:
+    wanted, kept = set(wanted), []
+    for node in reversed(nodes):
+        if node.name in wanted and node.name in among:
+            kept.append(node)
+            wanted.update(references(node))
+    return tuple(reversed(kept))
+
+
+def _evaluate(expression: Expression, rows: int) -> int:
+    if isinstance(expression, int):
+        return expression
+    if isinstance(expression, str):
+        return rows
+    operator, left, right = expression
+    a, b = _evaluate(left, rows), _evaluate(right, rows)
+    match operator:
+        case "add":
+            return a + b
+        case "mul":
+            return a * b
+        case "floordiv":
+            return a // b
+        case _:
+            return a % b

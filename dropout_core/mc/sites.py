@@ -1,0 +1,129 @@
+"""Which operators of an exported graph are random, and how each becomes a site with its noise handed in.
+
+One row a kind. After functionalisation torch spells dropout in two ways:
+
+* `native_dropout(x, p, True)[0]`: a draw for each unit;
+* `x * (bernoulli(template, keep) / keep)`: an in-place dropout when the template has the shape of x, a feature
+  dropout (1d, 2d, 3d) when it is [N, C, 1, …].
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from dropout_core.errors import UnknownRandomness
+
+_aten = torch.ops.aten
+_SITE_KINDS = "dropout (also functional and in place), and feature dropout 1d, 2d, 3d"
+_RATE_AND_SWITCH = {
+    _aten.scaled_dot_product_attention.default: (4, None),
+    _aten.lstm.input: (5, 6),
+    _aten.gru.input: (5, 6),
+    _aten.rnn_tanh.input: (5, 6),
+    _aten.rnn_relu.input: (5, 6),
+}
+
+
+@dataclass(frozen=True)
+class SiteDraft:
+    """A site as the exported graph shows it: the node whose value it replaces, its input, its rate."""
+
+    node: fx.Node
+    kind: str
+    input: fx.Node
+    rate: float
+
+
+def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node, fx.Node]]:
+    """Sites by the node they replace, and the nodes that are the identity (rate 0, or switched off).
+
+    Raises UnknownRandomness for a live random operator of any other kind, naming it and its line.
+    """
+    sites: dict[fx.Node, SiteDraft] = {}
+    identities: dict[fx.Node, fx.Node] = {}
+    for node in _live_nodes(graph):
+        if not _is_random(node):
+            continue
+        if node.target is _aten.native_dropout.default:
+            value, rate, train = node.args
+            outputs = {user: user.args[1] for user in node.users}
+            if any(index != 0 for index in outputs.values()):
+                raise _unknown(node, "its mask is used beside its output")
+            for user in outputs:
+                if train is False or rate == 0:
+                    identities[user] = _node(value)
+                else:
+                    sites[user] = SiteDraft(user, "dropout", _node(value), float(rate))  # type: ignore[arg-type]
+        elif (draft := _scaled_bernoulli(node)) is not None:
+            sites[draft.node] = draft
+        else:
+            raise _unknown(node, "the engine has no rule for it")
+    return sites, identities
+
+
+def where(node: fx.Node) -> str:
+    """The caller's line that made a node, such as "net.py:12", or an empty string."""
+    frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
+    own = [frame for frame in frames if "/torch/" not in frame and "<eval_with_key>" not in frame]
+    if not own:
+        return ""
+    path, line = own[-1].removeprefix("File ").split(", ")[:2]
+    return f"{path.strip(chr(34))}:{line.removeprefix('line ')}"
+
+
+def _is_random(node: fx.Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    if torch.Tag.nondeterministic_seeded not in tags:
+        return False
+    position = _RATE_AND_SWITCH.get(node.target)  # type: ignore[arg-type]
+    if position is None:
+        return True
+    rate, switch = position
+    drawn = node.kwargs.get("dropout_p", node.args[rate] if len(node.args) > rate else 0.0)
+    return drawn != 0 and (switch is None or bool(node.args[switch]))
+
+
+def _scaled_bernoulli(node: fx.Node) -> SiteDraft | None:
+    """The second spelling, from its `bernoulli` node."""
+    if node.target is not _aten.bernoulli.p or len(node.users) != 1:
+        return None
+    template, keep = _node(node.args[0]), float(node.args[1])  # type: ignore[arg-type]
+    scaled = next(iter(node.users))
+    if scaled.target is not _aten.div.Scalar or scaled.args[1] != keep or len(scaled.users) != 1:
+        return None
+    product = next(iter(scaled.users))
+    if product.target is not _aten.mul.Tensor or product.args[1] is not scaled:
+        return None
+    value = _node(product.args[0])
+    mask_shape, shape = template.meta["val"].shape, value.meta["val"].shape
+    rate = round(1.0 - keep, 12)
+    if mask_shape == shape:
+        return SiteDraft(product, "dropout", value, rate)
+    if len(shape) >= 2 and mask_shape[:2] == shape[:2] and all(size == 1 for size in mask_shape[2:]):
+        return SiteDraft(product, "feature_dropout", value, rate)
+    return None
+
+
+def _live_nodes(graph: fx.Graph) -> list[fx.Node]:
+    output = graph.output_node()
+    live = {output}
+    for node in reversed(graph.nodes):
+        if node in live:
+            live.update(node.all_input_nodes)
+    return [node for node in graph.nodes if node in live]
+
+
+def _node(argument: Any) -> fx.Node:
+    if not isinstance(argument, fx.Node):
+        raise UnknownRandomness(f"a dropout is applied to the constant {argument!r}; apply it to a tensor.")
+    return argument
+
+
+def _unknown(node: fx.Node, why: str) -> UnknownRandomness:
+    place = where(node)
+    return UnknownRandomness(
+        f"the random operator {node.target}{f' at {place}' if place else ''} cannot become a site: {why}. "
+        f"Known kinds: {_SITE_KINDS}. Express it through these, or use predict(..., method='loop') on the live model."
+    )

@@ -1,0 +1,196 @@
+"""An exported program, node by node, into a Graph: references, sizes, devices and sites of our own."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from dropout_core.errors import CaptureError
+from dropout_core.mc.program import (
+    GETITEM,
+    ROWS,
+    Device,
+    Expression,
+    Graph,
+    Input,
+    Node,
+    Operation,
+    Ref,
+    Site,
+    Size,
+    live,
+    references,
+)
+from dropout_core.mc.sites import find_sites, where
+
+Shape = tuple[int | Size, ...]
+_OPERATORS = {"Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "Mod": "mod", "PythonMod": "mod"}
+_STORED = {InputKind.PARAMETER, InputKind.BUFFER}
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A Graph whose rows are not yet assigned, its constants, and the shape of every tensor value."""
+
+    graph: Graph
+    constants: dict[str, Tensor]
+    shapes: dict[str, Shape]
+
+    def first_difference(self, other: "Translation") -> str | None:
+        """The line of the first node or constant in which two captures differ, or None."""
+        for mine, theirs in zip(self.graph.nodes, other.graph.nodes, strict=False):
+            changed = {name for name in references(mine) if not self._same_constant(other, name)}
+            if mine != theirs or changed:
+                return mine.where or mine.name
+        return None if len(self.graph.nodes) == len(other.graph.nodes) else "an unknown line"
+
+    def _same_constant(self, other: "Translation", name: str) -> bool:
+        if name not in self.constants:
+            return True
+        theirs = other.constants.get(name)
+        return theirs is not None and torch.equal(self.constants[name], theirs)
+
+
+def translate(exported: ExportedProgram) -> Translation:
+    """Translate an exported and functionalised program. Raises CaptureError for what a Graph cannot say."""
+    translator = _Translator(exported)
+    nodes = live(tuple(translator.nodes()), translator.output)
+    used = {name for node in nodes for name in references(node)} | {translator.output}
+    numbered, index = [], 0
+    for node in nodes:
+        numbered.append(replace(node, index=index) if isinstance(node, Site) else node)
+        index += isinstance(node, Site)
+    weights = tuple(name for name in translator.weights if name in used)
+    constants = {name: value for name, value in translator.constants.items() if name in used}
+    graph = Graph(translator.inputs, weights, tuple(numbered), translator.output)
+    return Translation(graph, constants, translator.shapes)
+
+
+class _Translator:
+    def __init__(self, exported: ExportedProgram) -> None:
+        self._graph = exported.graph
+        self._sites, self._identities = find_sites(exported.graph)
+        self._names: dict[fx.Node, str] = {}
+        self.weights: list[str] = []
+        self.constants: dict[str, Tensor] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.inputs = tuple(self._placeholders(exported))
+        self.output = self._output(exported)
+
+    def nodes(self) -> list[Node]:
+        """The operations and sites, in order. Sizes are folded into their users."""
+        return [self._node(node) for node in self._graph.nodes if node.op == "call_function" and self._is_kept(node)]
+
+    def _placeholders(self, exported: ExportedProgram) -> list[Input]:
+        specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+        inputs = []
+        for node in self._graph.find_nodes(op="placeholder"):
+            spec = specs[node.name]
+            if spec.kind == InputKind.USER_INPUT:
+                value = node.meta["val"]
+                inputs.append(Input(node.name, tuple(int(size) for size in value.shape[1:]), value.dtype))
+                self._record(node, node.name)
+                continue
+            if spec.kind in _STORED and spec.target in exported.state_dict:
+                name = f"weights/{spec.target}"
+            elif isinstance(constant := exported.constants.get(str(spec.target)), Tensor):
+                stored = spec.kind in _STORED  # a buffer that is not persistent still follows the model
+                name = f"weights/{spec.target}" if stored else f"constants/{spec.target}"
+                if not stored:
+                    self.constants[name] = constant
+            else:
+                raise CaptureError(f"the forward uses {spec.target}, a {spec.kind.name}; only tensors can be published.")
+            self.weights.append(name)
+            self._record(node, name)
+        return inputs
+
+    def _output(self, exported: ExportedProgram) -> str:
+        outputs = exported.graph_signature.output_specs
+        if any(spec.kind == OutputKind.USER_INPUT_MUTATION for spec in outputs):
+            raise CaptureError("the forward changes its input in place; let it work on a copy.")
+        results = [arg for arg, spec in zip(self._results(), outputs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
+        if len(results) != 1 or not isinstance(results[0], fx.Node):
+            raise CaptureError(f"the forward returns {len(results)} values; return one tensor, rows first.")
+        result = self._follow(results[0])
+        draft = self._sites.get(result)
+        return (draft.node if draft else result).name if result not in self._names else self._names[result]
+
+    def _results(self) -> tuple[Any, ...]:
+        return tuple(self._graph.output_node().args[0])  # type: ignore[arg-type]
+
+    def _is_kept(self, node: fx.Node) -> bool:
+        """Sizes are folded into their users, identities into their inputs."""
+        return not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool) and node not in self._identities
+
+    def _node(self, node: fx.Node) -> Node:
+        self._record(node, node.name)
+        if (draft := self._sites.get(node)) is not None:
+            return Site(node.name, 0, draft.kind, self._argument(draft.input), draft.rate, where=where(node))
+        if getattr(node.target, "__name__", "") == "getitem":
+            return Operation(node.name, GETITEM, self._argument(node.args), {}, where(node))
+        if not isinstance(node.target, torch._ops.OpOverload):
+            raise CaptureError(
+                f"the forward uses {node.target}{_at(node)}, an operator over whole subgraphs; write it with tensor "
+                "operations such as torch.where."
+            )
+        if node.target._schema.is_mutable:
+            raise CaptureError(f"{node.target}{_at(node)} changes a tensor in place and could not be functionalised.")
+        kwargs = {key: self._argument(value) for key, value in node.kwargs.items()}
+        return Operation(node.name, node.target, self._argument(node.args), kwargs, where(node))
+
+    def _record(self, node: fx.Node, name: str) -> None:
+        self._names[node] = name
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            self.shapes[name] = tuple(_size(size) for size in value.shape)
+
+    def _follow(self, node: fx.Node) -> fx.Node:
+        while node in self._identities:
+            node = self._identities[node]
+        return node
+
+    def _argument(self, arg: Any) -> Any:
+        if isinstance(arg, fx.Node):
+            value = arg.meta.get("val")
+            if isinstance(value, torch.SymInt):
+                return _size(value)
+            if isinstance(value, torch.SymFloat | torch.SymBool):
+                raise CaptureError(f"{arg.name}{_at(arg)} computes with the number of rows: an answer must not depend on it.")
+            followed = self._follow(arg)
+            return Ref(self._names.get(followed, followed.name))
+        if isinstance(arg, list | tuple):
+            return tuple(self._argument(item) for item in arg)
+        if isinstance(arg, torch.device):
+            return Device()
+        return _size(arg) if isinstance(arg, torch.SymInt) else arg
+
+
+def _size(size: int | torch.SymInt) -> int | Size:
+    if isinstance(size, int):
+        return size
+    expression = _expression(size.node.expr)
+    return expression if isinstance(expression, int) else Size(expression)
+
+
+def _expression(symbolic: Any) -> Expression:
+    """A sympy expression of the number of rows as a tree."""
+    if symbolic.is_Integer:
+        return int(symbolic)
+    if symbolic.is_Symbol:
+        return ROWS
+    operator = _OPERATORS.get(type(symbolic).__name__)
+    if operator is None:
+        raise CaptureError(f"the forward computes the size {symbolic} from the number of rows; use +, *, // and % only.")
+    terms = [_expression(term) for term in symbolic.args]
+    tree = terms[0]
+    for term in terms[1:]:
+        tree = (operator, tree, term)
+    return tree
+
+
+def _at(node: fx.Node) -> str:
+    place = where(node)
+    return f" at {place}" if place else ""
