@@ -7,6 +7,7 @@ One row a kind. After functionalisation torch spells dropout in two ways:
   dropout (1d, 2d, 3d) when it is [N, C, 1, …].
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
     sites: dict[fx.Node, SiteDraft] = {}
     identities: dict[fx.Node, fx.Node] = {}
     for node in _live_nodes(graph):
-        if not _is_random(node):
+        if not draws(node.target, node.args, node.kwargs):
             continue
         if node.target is _aten.native_dropout.default:
             value, rate, train = node.args
@@ -63,6 +64,18 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
     return sites, identities
 
 
+def draws(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operator call draws random numbers: it can, and its rate is above 0 and its switch on."""
+    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
+        return False
+    position = _RATE_AND_SWITCH.get(target)
+    if position is None:
+        return True
+    rate, switch = position
+    drawn = kwargs.get("dropout_p", args[rate] if len(args) > rate else 0.0)
+    return bool(drawn != 0) and (switch is None or bool(args[switch]))
+
+
 def where(node: fx.Node) -> str:
     """The caller's line that made a node, such as "net.py:12", or an empty string."""
     frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
@@ -71,18 +84,6 @@ def where(node: fx.Node) -> str:
         return ""
     path, line = own[-1].removeprefix("File ").split(", ")[:2]
     return f"{path.strip(chr(34))}:{line.removeprefix('line ')}"
-
-
-def _is_random(node: fx.Node) -> bool:
-    tags = getattr(node.target, "tags", ())
-    if torch.Tag.nondeterministic_seeded not in tags:
-        return False
-    position = _RATE_AND_SWITCH.get(node.target)  # type: ignore[arg-type]
-    if position is None:
-        return True
-    rate, switch = position
-    drawn = node.kwargs.get("dropout_p", node.args[rate] if len(node.args) > rate else 0.0)
-    return drawn != 0 and (switch is None or bool(node.args[switch]))
 
 
 def _scaled_bernoulli(node: fx.Node) -> SiteDraft | None:

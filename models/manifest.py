@@ -1,0 +1,103 @@
+"""What a bundle says of itself. Versioned by `schema`; unknown fields are refused."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dropout_core.mc.measures import KINDS, OutputKind, Task
+from dropout_core.noise import MAX_SEED
+from dropout_core.noise import VERSION as NOISE_VERSION
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputSpec(_Frozen):
+    """One input: `shape` is that of one row."""
+
+    name: str = Field(min_length=1, max_length=64)
+    shape: tuple[Size, ...] = Field(max_length=6)
+    dtype: Literal["float32", "float64", "int64", "int32"]
+
+
+class OutputScaling(_Frozen):
+    """From the network's unit to the caller's: scale · y + shift, one pair for each output."""
+
+    scale: tuple[float, ...] = Field(min_length=1)
+    shift: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _match(self) -> Self:
+        if len(self.scale) != len(self.shift):
+            raise ValueError(f"output scaling has {len(self.scale)} scales and {len(self.shift)} shifts; give as many of each.")
+        if any(scale <= 0 for scale in self.scale):
+            raise ValueError("output scaling needs scales above 0.")
+        return self
+
+
+class SiteSpec(_Frozen):
+    """One place where noise enters."""
+
+    name: str
+    kind: Literal["dropout", "feature_dropout"]
+    rate: float = Field(gt=0, le=1)
+
+
+class Manifest(_Frozen):
+    """manifest.json. Everything but `metrics` and `provenance` decides answers and is under `digest`."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: str = Field(pattern=NAME_PATTERN)
+    task: Task
+    output: OutputKind
+    num_outputs: Size
+    labels: tuple[str, ...] | None = None
+    inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=1)
+    output_scaling: OutputScaling | None = None
+    sites: tuple[SiteSpec, ...] = Field(min_length=1)
+    noise: Literal[1] = NOISE_VERSION
+    sampling: Literal["iid"] = "iid"
+    masks: Literal["shared"] = "shared"
+    passes: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    program: Digest
+    weights: Digest
+    digest: Digest
+    metrics: dict[str, float] = {}
+    provenance: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if KINDS[self.output].task != self.task:
+            raise ValueError(f"a {self.task} cannot have the output {self.output}.")
+        if self.labels is not None and len(self.labels) != self.num_outputs:
+            raise ValueError(f"there are {len(self.labels)} labels and {self.num_outputs} outputs; give one label for each.")
+        if self.output_scaling and (self.task != "regression" or len(self.output_scaling.scale) != self.num_outputs):
+            raise ValueError("output scaling is for regression, one pair for each output.")
+        if self.digest != digest_of(self.model_dump(by_alias=True, mode="json")):
+            raise ValueError("the digest does not match the manifest; it was changed after publishing.")
+        return self
+
+
+def sealed(fields: dict[str, Any]) -> Manifest:
+    """A manifest of these fields, with its digest filled in."""
+    draft = Manifest.model_construct(**fields).model_dump(by_alias=True, mode="json", warnings=False)
+    return Manifest.model_validate({**draft, "digest": digest_of(draft)})
+
+
+def digest_of(fields: dict[str, Any]) -> str:
+    """The digest of all that decides an answer, as canonical JSON."""
+    decisive = {key: value for key, value in fields.items() if key not in ("digest", "metrics", "provenance")}
+    return sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def sha256(content: bytes) -> str:
+    """The digest of some bytes, as manifests write it."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -1,0 +1,72 @@
+"""The operators a bundle may use: pure functions of tensors, nothing that reads files, memory or random numbers.
+
+This list is a security boundary. Left out on purpose: whatever is in place, opens files (from_file), returns
+uninitialised memory (empty, new_empty), looks at storage (as_strided), draws random numbers, or has a shape that
+depends on values (nonzero, masked_select).
+"""
+
+from typing import Any
+
+import torch
+
+from models.errors import InvalidBundle
+
+_NAMESPACE = "aten"
+_ALLOWED = frozenset(
+    """
+    abs acos acosh add addcdiv addcmul addmm alias all amax amin any arange argmax argmin argsort asin asinh atan atan2
+    atanh baddbmm bitwise_and bitwise_not bitwise_or bitwise_xor bmm broadcast_to cat ceil celu chunk clamp clamp_max
+    clamp_min clone constant_pad_nd contiguous copysign cos cosh cosine_similarity cummax cumprod cumsum detach diagonal
+    diff div dot einsum elu embedding eq erf erfc erfinv exp exp2 expand expand_as expm1 eye fill flatten flip floor
+    floor_divide fmax fmin fmod full full_like gather ge gelu glu grid_sampler grid_sampler_2d gt hardshrink hardsigmoid
+    hardswish hardtanh huber_loss index index_add index_put index_select instance_norm isfinite isinf isnan kron
+    layer_norm le leaky_relu lerp lgamma linear linspace log log10 log1p log2 log_sigmoid log_softmax logaddexp
+    logical_and logical_not logical_or logical_xor logit logsumexp lt masked_fill matmul max maximum mean meshgrid min
+    minimum mish mm movedim mul mv nan_to_num narrow ne neg new_full new_ones new_zeros norm numpy_T one_hot ones
+    ones_like outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad1d
+    reflection_pad2d reflection_pad3d relu relu6 remainder repeat repeat_interleave replication_pad1d replication_pad2d
+    replication_pad3d reshape rms_norm roll round rsqrt rsub scalar_tensor scatter scatter_add scatter_reduce select
+    select_scatter selu sgn sigmoid sign silu sin sinc sinh slice slice_scatter softmax softplus softshrink sort
+    special_entr special_expit special_log_ndtr special_logit special_ndtr split split_with_sizes sqrt square squeeze
+    stack std sub sum swapaxes t take_along_dim tan tanh tensor_split threshold tile topk transpose tril triu trunc
+    unbind unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean view view_as where xlogy zeros zeros_like
+    _log_softmax _softmax _to_copy _unsafe_view
+
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d batch_norm conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d conv_transpose3d convolution group_norm im2col col2im max_pool1d max_pool2d max_pool2d_with_indices
+    max_pool3d max_pool3d_with_indices native_batch_norm native_group_norm native_layer_norm
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _native_batch_norm_legit_no_training
+
+    gru lstm rnn_relu rnn_tanh scaled_dot_product_attention
+    """.split()
+)
+
+
+def name_of(target: Any, where: str = "") -> str:
+    """An operator's name in program.json. Raises InvalidBundle for one that bundles may not use."""
+    name = str(target)
+    if operator(name) is not target:
+        raise InvalidBundle(_refusal(name, where))
+    return name
+
+
+def operator(name: str) -> Any:
+    """The operator of a name such as "aten.linear.default". Raises InvalidBundle for any that is not allowed."""
+    namespace, _, rest = name.partition(".")
+    base, _, overload = rest.partition(".")
+    if namespace != _NAMESPACE or base not in _ALLOWED:
+        raise InvalidBundle(_refusal(name))
+    packet = getattr(torch.ops.aten, base)
+    if overload not in packet.overloads():
+        raise InvalidBundle(f"torch {torch.__version__} has no operator {name}.")
+    found = getattr(packet, overload)
+    if found._schema.is_mutable:
+        raise InvalidBundle(_refusal(name))
+    return found
+
+
+def _refusal(name: str, where: str = "") -> str:
+    place = f" (at {where})" if where else ""
+    return f"the operator {name!r}{place} is not one that bundles may use; models/operators.py lists them."
