@@ -63,6 +63,8 @@ def predict(
         raise InvalidInput(f"the seed is {seed}; it must lie between 0 and 2^63 - 1.")
     if method not in ("captured", "loop"):
         raise InvalidInput(f"the method is {method!r}; choose 'captured' or 'loop'.")
+    if not isinstance(x, Tensor) or x.dim() == 0:
+        raise InvalidInput(f"x is a {type(x).__name__} without rows; give one tensor, rows first.")
     if method == "loop":
         return estimate_of(_loop(model, x, passes, seed), output, passes, seed, method, keep_draws)
     captured = _capture_once(model, x, output)
@@ -97,10 +99,10 @@ def _capture_once(model: nn.Module, x: Tensor, output: str) -> _Captured:
 
 
 def _structure(model: nn.Module) -> tuple[Any, ...]:
-    """All that decides the graph and not the weights: modules, their plain attributes, shapes and dtypes."""
+    """All that decides the graph and not the weights: modules, their plain attributes, shapes, dtypes and devices."""
     modules = tuple((name, type(module), _attributes(module)) for name, module in model.named_modules())
     tensors = (*model.named_parameters(), *model.named_buffers())
-    return modules, tuple((name, tensor.shape, tensor.dtype) for name, tensor in tensors)
+    return modules, tuple((name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors)
 
 
 def _attributes(module: nn.Module) -> tuple[Any, ...]:
@@ -116,4 +118,6 @@ def _frozen(value: Any) -> Any:
         return type(value).__name__, *map(_frozen, value)
     if isinstance(value, dict):
         return tuple((key, _frozen(item)) for key, item in value.items())
-    return (id(value), value._version) if isinstance(value, Tensor) else id(value)
+    if isinstance(value, Tensor) and not value.is_inference():
+        return id(value), value._version
+    return id(value)

@@ -30,6 +30,7 @@ from dropout_core.mc.program import (
     Size,
     references,
 )
+from dropout_core.mc.sites import draws
 from models.errors import InvalidBundle
 from models.operators import name_of, operator
 
@@ -116,7 +117,10 @@ def _node_from_json(item: Any, index: int) -> Node:
     args = _from_json(item["args"])
     if not isinstance(args, tuple):
         raise InvalidBundle(f"node {name} has arguments that are no list.")
-    return Operation(name, target, args, {_text(key): _from_json(value) for key, value in item["kwargs"].items()})
+    kwargs = {_text(key): _from_json(value) for key, value in item["kwargs"].items()}
+    if draws(target, args, kwargs):
+        raise InvalidBundle(f"node {name} ({item['target']}) draws random numbers of its own; only sites may.")
+    return Operation(name, target, args, kwargs)
 
 
 def _to_json(arg: Any) -> Any:

@@ -76,7 +76,10 @@ def weights_of(model: nn.Module, names: tuple[str, ...], constants: Mapping[str,
     """The weights of a graph by name, from the model as it is now."""
     current: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     current |= dict(model.named_buffers(remove_duplicate=False))
-    return {name: constants[name] if name in constants else current[name.removeprefix("weights/")].detach() for name in names}
+    return {
+        name: current[name.removeprefix("weights/")].detach() if name.startswith("weights/") else constants[name]
+        for name in names
+    }
 
 
 @contextlib.contextmanager

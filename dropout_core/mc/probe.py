@@ -16,6 +16,7 @@ def two_rows(example: Tensor) -> Tensor:
         raise InvalidInput(f"the example is a {type(example).__name__}; give one tensor, rows first.")
     if example.dim() == 0 or example.numel() == 0:
         raise InvalidInput(f"the example has shape {tuple(example.shape)}; give at least one row.")
+    example = example.detach()
     return torch.cat([example, example]) if example.shape[0] == 1 else example
 
 

@@ -1,7 +1,10 @@
 """A captured network is the model, its rows are its own, and it is alive; at publish and again at load."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dropout_core.errors import CoupledRows, InvalidInput, NotTheModel, NoVariance
 from dropout_core.estimate import Estimate, estimate_of
@@ -52,7 +55,7 @@ def known_answer(program: Program, engine: Engine, example: Tensor, output: str)
 def is_the_model(program: Program, model: nn.Module, example: Tensor) -> None:
     """Check that with noise off a Program equals model.eval()(x). The model is left as it was. Raises NotTheModel."""
     probe = probe_rows(two_rows(example))
-    with torch.no_grad():
+    with torch.no_grad(), _AtExpectation():
         wanted = clone(model).eval()(probe)
     (spec,) = program.graph.inputs
     with torch.inference_mode():
@@ -66,12 +69,23 @@ def is_the_model(program: Program, model: nn.Module, example: Tensor) -> None:
         )
 
 
-def agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two answers agree to 1e-5 of their scale, or to eight roundings of a type coarser than float32."""
+def agree(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+    """Whether two answers agree to a tolerance of their scale, or to eight roundings of a type coarser than float32."""
     rounding = 8 * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
     a, b = a.double(), b.double()
     scale = float(torch.where(b.isfinite(), b, 0).abs().max()) if b.numel() else 0.0
-    return bool(torch.isclose(a, b, rtol=0.0, atol=max(1e-5, rounding) * scale, equal_nan=True).all())
+    return bool(torch.isclose(a, b, rtol=0.0, atol=max(tolerance, rounding) * scale, equal_nan=True).all())
+
+
+class _AtExpectation(TorchDispatchMode):
+    """Dropouts that eval mode leaves on, such as F.dropout(x, 0.5), answer with their expectation: their input."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.bernoulli_.float:  # of noise that is then divided by the same keep probability
+            return args[0].fill_(args[1])
+        if func is torch.ops.aten.native_dropout.default:
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        return func(*args, **(kwargs or {}))
 
 
 def _outputs(program: Program, engine: Engine, probe: Tensor) -> Tensor:

@@ -1,0 +1,38 @@
+"""A small convolutional classifier with spatial dropout between its convolutions and dropout before its head."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SmallCNN(nn.Module):
+    """Grey images [B, H, W] in 0 … `brightest` → logits [B, C].
+
+    Spatial dropout drops whole feature maps: neighbouring pixels of a map say the same (Tompson et al. 2015). The first
+    two convolutions carry none, so that they run once for any number of passes.
+    """
+
+    brightest: Tensor
+
+    def __init__(self, image: tuple[int, int], num_classes: int, brightest: float, spatial: float = 0.1, head: float = 0.5) -> None:
+        super().__init__()
+        self.register_buffer("brightest", torch.tensor(brightest))
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Dropout2d(spatial),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.Dropout2d(spatial),
+            nn.Flatten(),
+        )
+        height, width = ((size + 1) // 2 for size in image)
+        self.head = nn.Sequential(
+            nn.Linear(64 * height * width, 128), nn.ReLU(), nn.Dropout(head), nn.Linear(128, num_classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, H, W]."""
+        logits: Tensor = self.head(self.features((x / self.brightest).unsqueeze(1)))
+        return logits

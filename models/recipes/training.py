@@ -1,0 +1,44 @@
+"""What the recipes share: a plain training loop, and what it hands to `publish`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dropout_core.mc.measures import OutputKind, Task
+
+# called after each epoch with its number, from 1, the number of epochs and the mean loss
+OnEpoch = Callable[[int, int, float], None]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and all that publishing it needs."""
+
+    model: nn.Module
+    example: Tensor
+    task: Task
+    output: OutputKind
+    metrics: Mapping[str, float]
+    labels: tuple[str, ...] | None = None
+    output_scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, epochs: int, weight_decay: float, on_epoch: OnEpoch) -> None:
+    """Train in place with AdamW, batches of 64 and a cosine learning rate, shuffled by torch's own randomness."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    model.train()
+    for epoch in range(1, epochs + 1):
+        total = 0.0
+        for batch in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            value = loss(model(x[batch]), y[batch])
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(value.detach()) * len(batch)
+        schedule.step()
+        on_epoch(epoch, epochs, total / len(x))
+    model.eval()

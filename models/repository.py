@@ -1,0 +1,161 @@
+"""Bundles on disk: <root>/<name>/<version>/{manifest.json, program.json, weights.safetensors}.
+
+A version appears whole or not at all: files are written to a hidden folder, synced, and the folder is renamed. Two
+publishes at once get two versions. What does not match its digests is listed with its reason and never loaded.
+"""
+
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from models.errors import InvalidBundle, UnknownModel
+from models.manifest import NAME_PATTERN, Manifest, sha256
+
+MANIFEST, PROGRAM, WEIGHTS = "manifest.json", "program.json", "weights.safetensors"
+_MAX_BYTES = {MANIFEST: 2**20, PROGRAM: 2**26, WEIGHTS: 2**37}
+_VERSION_PATTERN = r"^[1-9][0-9]{0,8}$"
+
+
+@dataclass(frozen=True)
+class Files:
+    """The content of a bundle whose digests were checked."""
+
+    manifest: Manifest
+    program: bytes
+    weights: bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A version as it lies on disk. `reason` says why it cannot be served, and is empty when it can."""
+
+    name: str
+    version: int
+    manifest: Manifest | None = None
+    reason: str = ""
+
+
+class Repository:
+    """The bundles under one folder."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def names(self) -> list[str]:
+        """The names that have at least one version, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if is_name(path.name) and self.versions(path.name))
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of a name, newest first, whatever their state."""
+        folder = self.root / checked_name(name)
+        if not folder.is_dir():
+            return []
+        found = (path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted((int(version) for version in found if re.match(_VERSION_PATTERN, version)), reverse=True)
+
+    def entries(self) -> list[Entry]:
+        """Every version of every name, newest first, digests checked."""
+        return [self.entry(name, version) for name in self.names() for version in self.versions(name)]
+
+    def entry(self, name: str, version: int) -> Entry:
+        """One version, with the reason when it is not what was published."""
+        try:
+            return Entry(name, version, self.read(name, version).manifest)
+        except InvalidBundle as error:
+            return Entry(name, version, reason=str(error))
+
+    def read(self, name: str, version: int) -> Files:
+        """The content of a version. Raises UnknownModel, or InvalidBundle when it is not what was published."""
+        if version not in self.versions(name):
+            raise UnknownModel(f"there is no version {version} of {name!r}; there are {self._known(name)}.")
+        folder = self.root / name / str(version)
+        try:
+            manifest = Manifest.model_validate_json(_content(folder / MANIFEST))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            at = ".".join(map(str, first["loc"])) or "the whole"
+            raise InvalidBundle(f"{MANIFEST} of {name}/{version} is wrong at {at}: {first['msg']}") from error
+        if manifest.name != name:
+            raise InvalidBundle(f"{MANIFEST} of {name}/{version} is that of {manifest.name!r}.")
+        program, weights = _content(folder / PROGRAM), _content(folder / WEIGHTS)
+        for file, content, digest in ((PROGRAM, program, manifest.program), (WEIGHTS, weights, manifest.weights)):
+            if sha256(content) != digest:
+                raise InvalidBundle(f"{file} of {name}/{version} does not match its digest; it was changed after publishing.")
+        return Files(manifest, program, weights)
+
+    def publish(self, manifest: Manifest, program: bytes, weights: bytes) -> int:
+        """Write a bundle as the next version of its name, all or nothing. Returns the version."""
+        folder = self.root / manifest.name
+        staging = folder / f".publish-{uuid.uuid4().hex}"
+        staging.mkdir(parents=True)
+        try:
+            _write(staging / PROGRAM, program)
+            _write(staging / WEIGHTS, weights)
+            _write(staging / MANIFEST, manifest.model_dump_json(by_alias=True, indent=1).encode())
+            _sync(staging)
+            version = self._place(staging, manifest.name)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _sync(folder)
+        return version
+
+    def _place(self, staging: Path, name: str) -> int:
+        """Rename to the next free version; another publisher may take it first, then the one after."""
+        version = max(self.versions(name), default=0) + 1
+        while True:
+            try:
+                staging.rename(self.root / name / str(version))
+            except OSError:
+                if not (self.root / name / str(version)).exists():
+                    raise
+                version += 1
+            else:
+                return version
+
+    def _known(self, name: str) -> str:
+        return ", ".join(map(str, self.versions(name))) or "none"
+
+
+def is_name(name: str) -> bool:
+    """Whether a text may name a bundle."""
+    return re.fullmatch(NAME_PATTERN, name) is not None
+
+
+def checked_name(name: str) -> str:
+    """The name, if it may name a bundle. Raises UnknownModel otherwise: no name reaches outside the root."""
+    if not is_name(name):
+        raise UnknownModel(f"{name!r} is no model name; names have up to 64 lower-case letters, digits, '_' and '-'.")
+    return name
+
+
+def _content(path: Path) -> bytes:
+    """A bundle's file, bounded before it is read. Links are not followed."""
+    if path.is_symlink() or not path.is_file():
+        raise InvalidBundle(f"{path.name} of {path.parent.parent.name}/{path.parent.name} is missing or no plain file.")
+    size, bound = path.stat().st_size, _MAX_BYTES[path.name]
+    if size > bound:
+        raise InvalidBundle(f"{path.name} has {size} bytes; {bound} are allowed.")
+    return path.read_bytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

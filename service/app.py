@@ -1,0 +1,68 @@
+"""The app: assembly only."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+
+from dropout_core.errors import McdropError
+from models.repository import Repository
+from service.auth import RequireKey
+from service.catalogue import Catalogue
+from service.compute import Compute
+from service.errors import on_http_error, on_invalid_path, on_mcdrop_error, on_unexpected_error
+from service.routes import health, models, predict
+from service.settings import Settings
+from service.state import State
+
+_log = logging.getLogger("mcdrop")
+OnReady = Callable[[Catalogue], None]
+
+
+def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
+    """A server of the bundles in settings.bundles. on_ready: called when those there are have been loaded."""
+    state = State(settings, Catalogue(Repository(settings.bundles)), Compute(settings.threads))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(state, on_ready))
+        yield
+        loading.cancel()
+        state.compute.close()
+
+    app = FastAPIOffline(
+        title="mcdrop",
+        version=version("mcdrop"),
+        description="Monte Carlo dropout over HTTP: predictive mean, variance and entropies, and what to label next.",
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.mcdrop = state
+    for router in (health.router, models.router, predict.router):
+        app.include_router(router)
+    app.add_exception_handler(McdropError, on_mcdrop_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_path)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_unexpected_error)
+    if settings.api_key is not None:
+        app.add_middleware(RequireKey, key=settings.api_key.get_secret_value())
+    return app
+
+
+async def _load(state: State, on_ready: OnReady | None) -> None:
+    """Load the newest bundles off the event loop: the server is live meanwhile, and not ready."""
+    await anyio.to_thread.run_sync(state.catalogue.load_newest)
+    for entry in [(name, number) for name in state.catalogue.repository.names() for number in state.catalogue.repository.versions(name)]:
+        verdict, reason = state.catalogue.state(*entry)
+        if verdict == "refused":
+            _log.warning("%s/%s is not served: %s", *entry, reason)
+    state.started = True
+    if on_ready is not None:
+        on_ready(state.catalogue)

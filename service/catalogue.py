@@ -1,0 +1,106 @@
+"""The bundles in memory: loaded and verified when first wanted, newest good version by default."""
+
+import threading
+from dataclasses import dataclass
+
+from models.errors import InvalidBundle, UnknownModel
+from models.predictor import Predictor
+from models.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a version is not served, and what its files looked like then."""
+
+    reason: str
+    stamps: tuple[int, ...]
+
+
+class Catalogue:
+    """Predictors by name and version. Safe for many threads; loading happens one at a time."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        self._loaded: dict[Key, Predictor] = {}
+        self._refused: dict[Key, Refusal] = {}
+        self._loading = threading.Lock()
+
+    def load_newest(self) -> list[Predictor]:
+        """Load the newest good version of every name. What is refused is kept with its reason."""
+        loaded = []
+        for name in self.repository.names():
+            try:
+                loaded.append(self.get(name))
+            except InvalidBundle:
+                continue
+        return loaded
+
+    def loaded(self) -> list[Predictor]:
+        """The predictors in memory, by name and version."""
+        return [predictor for _, predictor in sorted(self._loaded.items())]
+
+    def find(self, name: str, version: int | None = None) -> Predictor | None:
+        """A predictor that is in memory already, or None. Reads a folder's listing and nothing else."""
+        versions = self._versions(name, version)
+        return self._loaded.get((name, versions[0])) if versions else None
+
+    def get(self, name: str, version: int | None = None) -> Predictor:
+        """A predictor, loaded when it is not yet.
+
+        version: None is the newest that can be served. Raises UnknownModel, naming those there are, or InvalidBundle
+        with the reason when none of the versions asked for can be served.
+        """
+        reasons = []
+        for candidate in self._versions(name, version):
+            try:
+                return self._load(name, candidate)
+            except InvalidBundle as error:
+                reasons.append(f"version {candidate}: {error}")
+        if reasons:
+            raise InvalidBundle(f"{name} cannot be served. {' '.join(reasons)}")
+        raise self._unknown(name, version)
+
+    def state(self, name: str, version: int) -> tuple[str, str]:
+        """"ready", "refused" or "unloaded", and the reason of a refusal."""
+        key = (name, version)
+        if key in self._loaded:
+            return "ready", ""
+        refusal = self._refused.get(key)
+        return ("refused", refusal.reason) if refusal else ("unloaded", "")
+
+    def _versions(self, name: str, version: int | None) -> list[int]:
+        versions = self.repository.versions(name)
+        return versions if version is None else [known for known in versions if known == version]
+
+    def _load(self, name: str, version: int) -> Predictor:
+        key = (name, version)
+        if key in self._loaded:
+            return self._loaded[key]
+        with self._loading:
+            if key in self._loaded:
+                return self._loaded[key]
+            stamps = self._stamps(key)
+            refusal = self._refused.get(key)
+            if refusal is not None and refusal.stamps == stamps:
+                raise InvalidBundle(refusal.reason)
+            try:
+                predictor = Predictor.load(self.repository, name, version)
+            except InvalidBundle as error:
+                self._refused[key] = Refusal(str(error), stamps)
+                raise
+            self._refused.pop(key, None)
+            self._loaded[key] = predictor
+            return predictor
+
+    def _stamps(self, key: Key) -> tuple[int, ...]:
+        folder = self.repository.root / key[0] / str(key[1])
+        files = [folder / file for file in (MANIFEST, PROGRAM, WEIGHTS)]
+        return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in files)
+
+    def _unknown(self, name: str, version: int | None) -> UnknownModel:
+        if version is not None and (versions := self.repository.versions(name)):
+            return UnknownModel(f"{name} has no version {version}; it has {', '.join(map(str, versions))}.")
+        names = ", ".join(self.repository.names()) or "none: publish one with `mcdrop publish` or `mcdrop train`"
+        return UnknownModel(f"there is no model {name!r}; there are {names}.")

@@ -1,0 +1,143 @@
+"""A client in a few lines: `Client("http://127.0.0.1:8000").predict("digits", x).outputs["mutual_information"]`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import numpy as np
+import orjson
+from numpy.typing import ArrayLike, NDArray
+
+from dropout_core.errors import McdropError
+
+
+class ServerError(McdropError):
+    """The server refused or failed. `status` is that of HTTP, `code` the last part of the problem's type."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer: one array for each measure, rows first."""
+
+    model: str
+    version: int
+    passes: int
+    seed: int
+    outputs: Mapping[str, NDArray[Any]]
+    labels: tuple[str, ...] | None
+    quantiles: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """Rows in the order to label them."""
+
+    model: str
+    version: int
+    score: str
+    indices: NDArray[Any]
+    scores: NDArray[Any]
+    ids: tuple[str | int, ...] | None
+
+
+class Client:
+    """Talks to one server. Use as a context manager, or call `close`."""
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def models(self) -> list[dict[str, Any]]:
+        """Every version of every model: name, version, state, reason."""
+        return list(self._ask("GET", "/v1/models")["models"])
+
+    def model(self, name: str) -> dict[str, Any]:
+        """What a caller needs to know of a model."""
+        return self._ask("GET", f"/v1/models/{name}")
+
+    def predict(
+        self,
+        name: str,
+        inputs: ArrayLike,
+        *,
+        version: int | None = None,
+        passes: int | None = None,
+        seed: int | None = None,
+        outputs: Sequence[str] | None = None,
+        quantiles: Sequence[float] = (),
+        samples: bool = False,
+    ) -> Prediction:
+        """The measures of each row of inputs [B, *F]. Where passes or seed are None the bundle's own are used."""
+        chosen = {"passes": passes, "seed": seed, "outputs": outputs}
+        body = {"inputs": np.ascontiguousarray(inputs), "quantiles": list(quantiles), "samples": samples, **_given(chosen)}
+        answer = self._ask("POST", _path(name, version, "predict"), body)
+        return Prediction(
+            model=answer["model"],
+            version=answer["version"],
+            passes=answer["passes"],
+            seed=answer["seed"],
+            outputs={key: np.asarray(value) for key, value in answer["outputs"].items()},
+            labels=tuple(answer["labels"]) if "labels" in answer else None,
+            quantiles=tuple(answer["quantiles"]) if "quantiles" in answer else None,
+        )
+
+    def rank(
+        self,
+        name: str,
+        inputs: ArrayLike,
+        *,
+        k: int = 10,
+        score: str | None = None,
+        ids: Sequence[str | int] | None = None,
+        version: int | None = None,
+        passes: int | None = None,
+        seed: int | None = None,
+    ) -> RankedRows:
+        """The k rows of inputs [B, *F] to label next, best first."""
+        chosen = {"score": score, "ids": ids, "passes": passes, "seed": seed}
+        answer = self._ask("POST", _path(name, version, "rank"), {"inputs": np.ascontiguousarray(inputs), "k": k, **_given(chosen)})
+        return RankedRows(
+            model=answer["model"],
+            version=answer["version"],
+            score=answer["score"],
+            indices=np.asarray(answer["indices"], dtype=np.int64),
+            scores=np.asarray(answer["scores"]),
+            ids=tuple(answer["ids"]) if "ids" in answer else None,
+        )
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY) if body is not None else None
+        answer = self._http.request(method, path, content=content, headers={"Content-Type": "application/json"})
+        if answer.is_success:
+            return dict(answer.json())
+        if answer.headers.get("content-type", "").startswith("application/problem+json"):
+            problem = answer.json()
+            raise ServerError(answer.status_code, problem["type"].rpartition(":")[2], problem["detail"])
+        raise ServerError(answer.status_code, "http", f"{method} {path} answered {answer.status_code} {answer.reason_phrase}.")
+
+
+def _given(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that were chosen; what is absent the server fills in."""
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _path(name: str, version: int | None, verb: str) -> str:
+    pinned = f"/versions/{version}" if version is not None else ""
+    return f"/v1/models/{name}{pinned}/{verb}"

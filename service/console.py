@@ -1,0 +1,110 @@
+"""What the command prints."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from models.predictor import Predictor
+from models.publish import Published
+from models.recipes.training import OnEpoch
+from service.catalogue import Catalogue
+from service.client import Prediction, RankedRows
+from service.query import example_of
+from service.settings import Settings
+
+_out = Console()
+_err = Console(stderr=True)
+_MAX_TABLE_ROWS = 20
+_MAX_EXAMPLE_NUMBERS = 256
+
+
+def fail(message: str) -> None:
+    """One line on standard error."""
+    _err.print(f"[red]error:[/red] {message}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def epochs(title: str) -> Iterator[OnEpoch]:
+    """A progress bar over epochs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
+    with Progress(*columns, TimeRemainingColumn(), console=_out) as progress:
+        bar = progress.add_task(title, total=None, loss=float("nan"))
+
+        def on_epoch(epoch: int, total: int, loss: float) -> None:
+            progress.update(bar, completed=epoch, total=total, loss=loss)
+
+        yield on_epoch
+
+
+def published(bundle: Published) -> None:
+    """What was published, and how well it does."""
+    facts = ", ".join(f"{name} {value:g}" for name, value in bundle.manifest.metrics.items())
+    _out.print(f"published {bundle.path}{f': {facts}' if facts else ''}", highlight=False, soft_wrap=True)
+
+
+def announce(settings: Settings, catalogue: Catalogue) -> None:
+    """That the server is ready, and a line to try it with."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
+    loaded = catalogue.loaded()
+    names = ", ".join(f"{one.manifest.name}/{one.version}" for one in loaded)
+    lines = [f"mcdrop serves {names or 'no model yet'} on {url} (try {url}/docs)"]
+    examples = [one for one in loaded if one.probe[0].numel() <= _MAX_EXAMPLE_NUMBERS]
+    for predictor in sorted(examples, key=lambda one: one.manifest.task)[:1]:
+        lines += ["Ask it:", _curl(settings, url, predictor)]
+    print("\n".join(lines), flush=True)  # noqa: T201 - to be pasted as it is: no wrapping, no colours
+
+
+def models(entries: Sequence[dict[str, Any]]) -> None:
+    """Every version, and why one is refused."""
+    if not entries:
+        _out.print("no bundles. Make one with: mcdrop train digits")
+        return
+    table = Table("name", "version", "state", "reason")
+    for entry in entries:
+        table.add_row(entry["name"], str(entry["version"]), entry["state"], entry["reason"])
+    _out.print(table)
+
+
+def prediction_json(answer: Prediction) -> None:
+    """The whole answer as JSON."""
+    document = {"model": answer.model, "version": answer.version, "passes": answer.passes, "seed": answer.seed}
+    labels = {"labels": answer.labels} if answer.labels else {}
+    text = orjson.dumps({**document, **labels, "outputs": dict(answer.outputs)}, option=orjson.OPT_SERIALIZE_NUMPY)
+    print(text.decode())  # noqa: T201 - for another program: no wrapping, no colours
+
+
+def prediction_table(answer: Prediction) -> None:
+    """The first rows: what is predicted, and every measure that is one number."""
+    mean = np.atleast_2d(answer.outputs["mean"])
+    single = [name for name, values in answer.outputs.items() if values.ndim == 1]
+    wide = [] if answer.labels else [name for name, values in answer.outputs.items() if values.ndim == 2]
+    table = Table("row", *(["answer", "probability"] if answer.labels else []), *wide, *single)
+    for row in range(min(len(mean), _MAX_TABLE_ROWS)):
+        best = int(mean[row].argmax()) if answer.labels else 0
+        answered = [answer.labels[best], f"{mean[row, best]:.3f}"] if answer.labels else []
+        vectors = [" ".join(f"{value:.4g}" for value in answer.outputs[name][row]) for name in wide]
+        table.add_row(str(row), *answered, *vectors, *(f"{answer.outputs[name][row]:.4f}" for name in single))
+    _out.print(table)
+    if len(mean) > _MAX_TABLE_ROWS:
+        _out.print(f"… and {len(mean) - _MAX_TABLE_ROWS} more rows: --out FILE.npz or --json has them all.")
+
+
+def ranking(rows: RankedRows) -> None:
+    """The rows to label next, best first."""
+    table = Table("place", "row", rows.score)
+    for place, (index, score) in enumerate(zip(rows.indices, rows.scores, strict=True), start=1):
+        table.add_row(str(place), str(index), f"{score:.4f}")
+    _out.print(table)
+
+
+def _curl(settings: Settings, url: str, predictor: Predictor) -> str:
+    body = orjson.dumps({"inputs": [example_of(predictor)]}).decode()
+    key = " -H \"Authorization: Bearer $MCDROP_API_KEY\"" if settings.api_key is not None else ""
+    return f"curl -s {url}/v1/models/{predictor.manifest.name}/predict{key} -H 'Content-Type: application/json' -d '{body}'"

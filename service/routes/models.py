@@ -1,0 +1,66 @@
+"""GET /v1/models and what a caller needs to know of one."""
+
+import anyio.to_thread
+from fastapi import APIRouter
+
+from dropout_core.acquire.scores import RANDOM, SCORES
+from models.predictor import Predictor
+from service.query import example_of, measures_of
+from service.schemas.v1 import InputDescription, ModelDescription, ModelList, ModelSummary, SiteDescription
+from service.state import Shared, State
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+async def list_models(shared: Shared) -> ModelList:
+    """Every version of every model, newest first, with the reason where one is refused."""
+    return await anyio.to_thread.run_sync(_list, shared)
+
+
+@router.get("/{name}")
+async def describe_model(name: str, shared: Shared) -> ModelDescription:
+    """The newest version of a model that can be served."""
+    return _describe(await shared.predictor(name, None), shared)
+
+
+@router.get("/{name}/versions/{version}")
+async def describe_version(name: str, version: int, shared: Shared) -> ModelDescription:
+    """One version of a model."""
+    return _describe(await shared.predictor(name, version), shared)
+
+
+def _list(shared: State) -> ModelList:
+    repository = shared.catalogue.repository
+    summaries = []
+    for name in repository.names():
+        for version in repository.versions(name):
+            state, reason = shared.catalogue.state(name, version)
+            if state == "unloaded" and (reason := repository.entry(name, version).reason):
+                state = "refused"
+            summaries.append(ModelSummary.model_validate({"name": name, "version": version, "state": state, "reason": reason}))
+    return ModelList(models=summaries)
+
+
+def _describe(predictor: Predictor, shared: State) -> ModelDescription:
+    manifest, measures = predictor.manifest, measures_of(predictor)
+    return ModelDescription(
+        name=manifest.name,
+        version=predictor.version,
+        versions=shared.catalogue.repository.versions(manifest.name),
+        task=manifest.task,
+        output=manifest.output,
+        labels=list(manifest.labels) if manifest.labels else None,
+        inputs=[InputDescription(name=spec.name, shape=list(spec.shape), dtype=spec.dtype) for spec in manifest.inputs],
+        measures=list(measures),
+        scores=[*(score for score in SCORES if score in measures), RANDOM],
+        passes=manifest.passes,
+        seed=manifest.seed,
+        sampling=manifest.sampling,
+        masks=manifest.masks,
+        noise=manifest.noise,
+        sites=[SiteDescription(name=site.name, kind=site.kind, rate=site.rate) for site in manifest.sites],
+        metrics=manifest.metrics,
+        digest=manifest.digest,
+        example=example_of(predictor),
+    )

@@ -1,0 +1,156 @@
+"""The wire names of /v1. Tensors are left as they came: `service.codec` reads them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+
+from dropout_core.noise import VERSION as NOISE_VERSION
+from service.errors import InvalidRequest
+
+Inputs = list[Any]
+_ROW = [[0, 0, 5, 13, 9, 1, 0, 0]] * 8
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inputs: Any = Field(
+        description="Rows as nested lists, each of the model's input shape; a single row may stand alone.",
+        json_schema_extra={"type": "array", "items": {}},
+    )
+    passes: StrictInt | None = Field(default=None, description="Stochastic passes; absent or null: the bundle's own number.")
+    seed: StrictInt | None = Field(default=None, description="Decides the masks; absent: the bundle's own; null: one is drawn and reported.")
+    sampling: Literal["iid"] = Field(default="iid", description="How masks of different passes relate.")
+    masks: Literal["shared"] = Field(default="shared", description="One sampled network for each pass, shared by all rows.")
+
+
+class PredictRequest(_Body):
+    """Rows to predict, and what to say of them."""
+
+    outputs: list[StrictStr] | None = Field(default=None, description="Measures by name; absent: all the model has.")
+    quantiles: list[float] = Field(default=[], max_length=99, description="Levels strictly between 0 and 1.")
+    samples: StrictBool = Field(default=False, description="Return the passes themselves as well.")
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"inputs": [_ROW], "passes": 32, "seed": 0, "outputs": ["mean", "mutual_information"]}]}
+    )
+
+
+class RankRequest(_Body):
+    """Rows of a pool: which should a human label next?"""
+
+    k: StrictInt = Field(default=10, ge=1, description="How many rows to return, best first.")
+    score: StrictStr | None = Field(
+        default=None, description="mutual_information, predictive_entropy, margin, variance or random; absent: the first the task has."
+    )
+    ids: list[StrictStr | StrictInt] | None = Field(default=None, description="The caller's names of the rows, one for each.")
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"inputs": [_ROW, _ROW], "k": 1, "score": "mutual_information", "ids": ["a", "b"]}]}
+    )
+
+
+class Run(BaseModel):
+    """What a run was: enough to repeat it."""
+
+    model: str
+    version: int
+    passes: int
+    seed: int
+    sampling: str = "iid"
+    masks: str = "shared"
+    noise: int = NOISE_VERSION
+
+
+class PredictResponse(Run):
+    """One array for each measure, rows first."""
+
+    labels: list[str] | None = Field(default=None, description="Names of the columns, for classification.")
+    quantiles: list[float] | None = Field(default=None, description="The levels of outputs.quantiles, [rows, levels, columns].")
+    outputs: dict[str, Any]
+
+
+class RankResponse(Run):
+    """Rows in the order to label them. A random choice runs no passes."""
+
+    score: str
+    reduction: str | None = Field(default=None, description="How several outputs became one number.")
+    indices: list[int]
+    scores: list[float]
+    ids: list[str | int] | None = None
+
+
+class ModelSummary(BaseModel):
+    """One version of a model."""
+
+    name: str
+    version: int
+    state: Literal["ready", "refused", "unloaded"]
+    reason: str = ""
+
+
+class ModelList(BaseModel):
+    """Every version there is, newest first."""
+
+    models: list[ModelSummary]
+
+
+class InputDescription(BaseModel):
+    """An input: `shape` is that of one row."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+
+
+class SiteDescription(BaseModel):
+    """One place where noise enters."""
+
+    name: str
+    kind: str
+    rate: float
+
+
+class ModelDescription(BaseModel):
+    """What a caller needs to know of a model."""
+
+    name: str
+    version: int
+    versions: list[int]
+    task: str
+    output: str
+    labels: list[str] | None
+    inputs: list[InputDescription]
+    measures: list[str]
+    scores: list[str]
+    passes: int
+    seed: int
+    sampling: str
+    masks: str
+    noise: int
+    sites: list[SiteDescription]
+    metrics: dict[str, float]
+    digest: str
+    example: Any = Field(description="A row the model was published with.")
+
+
+class Problem(BaseModel):
+    """application/problem+json, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def parse(kind: type[_Body], value: Any) -> Any:
+    """A request of a kind from a JSON value. Raises InvalidRequest, naming the field."""
+    if not isinstance(value, dict):
+        raise InvalidRequest('the body is no JSON object; send {"inputs": [...]}.')
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        known = ", ".join(kind.model_fields)
+        raise InvalidRequest(f"{field}: {first['msg']}. The fields are {known}.") from error
