@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.estimate import Estimate, estimate_of
 from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic, weights_of
 from dropout_core.mc.engine import Chunk, Engine
+from dropout_core.mc.estimate import Estimate, estimate_of
 from dropout_core.mc.measures import OutputKind, kind_of
 from dropout_core.mc.program import Program
 from dropout_core.mc.verify import is_the_model, verify

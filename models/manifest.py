@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dropout_core.mc.measures import KINDS, OutputKind, Task
 from dropout_core.noise import MAX_SEED
-from dropout_core.noise import VERSION as NOISE_VERSION
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -36,16 +35,19 @@ class OutputScaling(_Frozen):
     @model_validator(mode="after")
     def _match(self) -> Self:
         if len(self.scale) != len(self.shift):
-            raise ValueError(f"output scaling has {len(self.scale)} scales and {len(self.shift)} shifts; give as many of each.")
+            raise ValueError(
+                f"output scaling has {len(self.scale)} scales and {len(self.shift)} shifts; give as many of each."
+            )
         if any(scale <= 0 for scale in self.scale):
             raise ValueError("output scaling needs scales above 0.")
         return self
 
 
 class SiteSpec(_Frozen):
-    """One place where noise enters."""
+    """One place where noise enters. `module`: the path of the module that drops."""
 
     name: str
+    module: str
     kind: Literal["dropout", "feature_dropout"]
     rate: float = Field(gt=0, le=1)
 
@@ -62,7 +64,7 @@ class Manifest(_Frozen):
     inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=1)
     output_scaling: OutputScaling | None = None
     sites: tuple[SiteSpec, ...] = Field(min_length=1)
-    noise: Literal[1] = NOISE_VERSION
+    noise: Literal[1] = 1
     sampling: Literal["iid"] = "iid"
     masks: Literal["shared"] = "shared"
     passes: int = Field(default=32, ge=1)
@@ -78,7 +80,9 @@ class Manifest(_Frozen):
         if KINDS[self.output].task != self.task:
             raise ValueError(f"a {self.task} cannot have the output {self.output}.")
         if self.labels is not None and len(self.labels) != self.num_outputs:
-            raise ValueError(f"there are {len(self.labels)} labels and {self.num_outputs} outputs; give one label for each.")
+            raise ValueError(
+                f"there are {len(self.labels)} labels and {self.num_outputs} outputs; give one label for each."
+            )
         if self.output_scaling and (self.task != "regression" or len(self.output_scaling.scale) != self.num_outputs):
             raise ValueError("output scaling is for regression, one pair for each output.")
         if self.digest != digest_of(self.model_dump(by_alias=True, mode="json")):

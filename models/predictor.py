@@ -8,12 +8,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dropout_core.errors import CoupledRows, InvalidInput, NonFiniteOutput, NoVariance
-from dropout_core.estimate import Estimate, estimate_of
 from dropout_core.mc.engine import Engine
+from dropout_core.mc.estimate import Estimate, estimate_of
 from dropout_core.mc.program import Program
 from dropout_core.mc.verify import agree, verify
 from models.errors import InvalidBundle
-from models.manifest import Manifest, OutputScaling
+from models.manifest import Manifest, OutputScaling, SiteSpec
 from models.program_json import from_json
 from models.repository import Files, Repository
 
@@ -45,9 +45,19 @@ class Predictor:
             raise
         except (CoupledRows, NoVariance, InvalidInput) as error:
             raise InvalidBundle(f"{name}/{version} is refused: {error}") from error
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+            IndexError,
+            KeyError,
+            AttributeError,
+            NotImplementedError,
+        ) as error:
             reason = (str(error).strip().splitlines() or [""])[0]
-            raise InvalidBundle(f"the program of {name}/{version} does not run: {type(error).__name__}: {reason}") from error
+            raise InvalidBundle(
+                f"the program of {name}/{version} does not run: {type(error).__name__}: {reason}"
+            ) from error
 
     def predict(self, x: Tensor, passes: int, seed: int, keep_draws: bool = False) -> Estimate:
         """The estimate of each row of x [B, *F], in the caller's unit. Raises NonFiniteOutput, naming the row."""
@@ -57,8 +67,19 @@ class Predictor:
         finite = estimate.statistics["value"].variance.isfinite() & estimate.variance.isfinite()
         if not bool(finite.all()):
             row = int((~finite).flatten(1).any(1).nonzero()[0])
-            raise NonFiniteOutput(f"{self.manifest.name} answers row {row} with NaN or infinity; is the row in the range it was trained on?")
+            raise NonFiniteOutput(
+                f"{self.manifest.name} answers row {row} with NaN or infinity; is it in the range of its training?"
+            )
         return in_callers_unit(estimate, self.manifest.output_scaling)
+
+
+def site_specs(program: Program) -> tuple[SiteSpec, ...]:
+    """The sites of a Program as its manifest lists them."""
+    sites = program.graph.sites
+    return tuple(
+        SiteSpec.model_validate({"name": site.name, "module": site.module, "kind": site.kind, "rate": site.rate})
+        for site in sites
+    )
 
 
 def in_callers_unit(estimate: Estimate, scaling: OutputScaling | None) -> Estimate:
@@ -66,7 +87,9 @@ def in_callers_unit(estimate: Estimate, scaling: OutputScaling | None) -> Estima
     if scaling is None:
         return estimate
     device = estimate.statistics["value"].mean.device
-    scale, shift = (torch.tensor(values, dtype=torch.float64, device=device) for values in (scaling.scale, scaling.shift))
+    scale, shift = (
+        torch.tensor(values, dtype=torch.float64, device=device) for values in (scaling.scale, scaling.shift)
+    )
     return estimate.rescaled(scale, shift)
 
 
@@ -75,7 +98,9 @@ def _verified(files: Files, version: int, device: torch.device) -> Predictor:
     try:
         stored = {name: tensor.to(device) for name, tensor in safetensors.torch.load(files.weights).items()}
     except SafetensorError as error:
-        raise InvalidBundle(f"weights.safetensors of {manifest.name}/{version} is no safetensors file: {error}") from error
+        raise InvalidBundle(
+            f"weights.safetensors of {manifest.name}/{version} is no safetensors file: {error}"
+        ) from error
     missing = {PROBE_INPUT, PROBE_MEAN, PROBE_VARIANCE} - set(stored)
     if missing:
         raise InvalidBundle(f"weights.safetensors of {manifest.name}/{version} lacks {', '.join(sorted(missing))}.")
@@ -85,7 +110,9 @@ def _verified(files: Files, version: int, device: torch.device) -> Predictor:
     answer = verify(program, engine, stored[PROBE_INPUT], manifest.output)
     known = answer.statistics["value"]
     if known.mean.shape != (len(stored[PROBE_INPUT]), manifest.num_outputs):
-        raise InvalidBundle(f"the network has {known.mean.shape[-1]} outputs; the manifest says {manifest.num_outputs}.")
+        raise InvalidBundle(
+            f"the network has {known.mean.shape[-1]} outputs; the manifest says {manifest.num_outputs}."
+        )
     for name, value in ((PROBE_MEAN, known.mean), (PROBE_VARIANCE, known.variance)):
         if value.shape != stored[name].shape or not agree(value, stored[name], _KNOWN_ANSWER_TOLERANCE):
             raise InvalidBundle(f"the answer to the stored probe is not the one published ({name}).")
@@ -95,8 +122,12 @@ def _verified(files: Files, version: int, device: torch.device) -> Predictor:
 def _refuse_mismatch(manifest: Manifest, program: Program, probe: Tensor) -> None:
     (said,), (spec,) = manifest.inputs, program.graph.inputs
     got = (spec.name, spec.shape, str(spec.dtype).removeprefix("torch."))
-    if got != (said.name, said.shape, said.dtype) or probe.shape[1:] != spec.shape or probe.dtype != spec.dtype or not len(probe):
+    if (
+        got != (said.name, said.shape, said.dtype)
+        or probe.shape[1:] != spec.shape
+        or probe.dtype != spec.dtype
+        or not len(probe)
+    ):
         raise InvalidBundle(f"the program takes {got}, the manifest says {(said.name, said.shape, said.dtype)}.")
-    sites = tuple((site.name, site.kind, site.rate) for site in program.graph.sites)
-    if sites != tuple((site.name, site.kind, site.rate) for site in manifest.sites):
+    if manifest.sites != site_specs(program):
         raise InvalidBundle("the sites of the program are not those of the manifest.")

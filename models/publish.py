@@ -13,15 +13,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.estimate import Estimate
 from dropout_core.mc.capture import capture
 from dropout_core.mc.engine import Engine
+from dropout_core.mc.estimate import Estimate
 from dropout_core.mc.measures import OutputKind, Task
 from dropout_core.mc.probe import two_rows
 from dropout_core.mc.program import Program
 from dropout_core.mc.verify import is_the_model, verify
-from models.manifest import InputSpec, Manifest, OutputScaling, SiteSpec, sealed, sha256
-from models.predictor import PROBE_INPUT, PROBE_MEAN, PROBE_VARIANCE
+from models.manifest import InputSpec, Manifest, OutputScaling, sealed, sha256
+from models.predictor import PROBE_INPUT, PROBE_MEAN, PROBE_VARIANCE, site_specs
 from models.program_json import to_json
 from models.repository import Repository, checked_name
 
@@ -38,7 +38,7 @@ class Published:
     manifest: Manifest
 
 
-def publish(
+def publish(  # noqa: PLR0913 - what a bundle says of itself
     model: nn.Module,
     example_inputs: Tensor | tuple[Tensor],
     *,
@@ -81,7 +81,7 @@ def publish(
                 "labels": tuple(labels) if labels is not None else None,
                 "inputs": _inputs(program),
                 "output_scaling": _scaling(output_scaling),
-                "sites": tuple(SiteSpec(name=site.name, kind=site.kind, rate=site.rate) for site in program.graph.sites),  # type: ignore[arg-type]
+                "sites": site_specs(program),
                 "passes": passes,
                 "seed": seed,
                 "program": sha256(program_bytes),
@@ -108,7 +108,9 @@ def _single(example_inputs: Tensor | tuple[Tensor]) -> Tensor:
 
 def _inputs(program: Program) -> tuple[InputSpec, ...]:
     specs = program.graph.inputs
-    return tuple(InputSpec(name=spec.name, shape=spec.shape, dtype=str(spec.dtype).removeprefix("torch.")) for spec in specs)  # type: ignore[arg-type]
+    return tuple(
+        InputSpec(name=spec.name, shape=spec.shape, dtype=str(spec.dtype).removeprefix("torch.")) for spec in specs
+    )
 
 
 def _scaling(pair: tuple[Sequence[float], Sequence[float]] | None) -> OutputScaling | None:

@@ -85,9 +85,14 @@ class Repository:
         if manifest.name != name:
             raise InvalidBundle(f"{MANIFEST} of {name}/{version} is that of {manifest.name!r}.")
         program, weights = _content(folder / PROGRAM), _content(folder / WEIGHTS)
-        for file, content, digest in ((PROGRAM, program, manifest.program), (WEIGHTS, weights, manifest.weights)):
+        for file, content, digest in (
+            (PROGRAM, program, manifest.program),
+            (WEIGHTS, weights, manifest.weights),
+        ):
             if sha256(content) != digest:
-                raise InvalidBundle(f"{file} of {name}/{version} does not match its digest; it was changed after publishing.")
+                raise InvalidBundle(
+                    f"{file} of {name}/{version} does not match its digest; it was changed after publishing."
+                )
         return Files(manifest, program, weights)
 
     def publish(self, manifest: Manifest, program: bytes, weights: bytes) -> int:

@@ -59,7 +59,11 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
 async def _load(state: State, on_ready: OnReady | None) -> None:
     """Load the newest bundles off the event loop: the server is live meanwhile, and not ready."""
     await anyio.to_thread.run_sync(state.catalogue.load_newest)
-    for entry in [(name, number) for name in state.catalogue.repository.names() for number in state.catalogue.repository.versions(name)]:
+    for entry in [
+        (name, number)
+        for name in state.catalogue.repository.names()
+        for number in state.catalogue.repository.versions(name)
+    ]:
         verdict, reason = state.catalogue.state(*entry)
         if verdict == "refused":
             _log.warning("%s/%s is not served: %s", *entry, reason)

@@ -18,6 +18,7 @@ class RequireKey:
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is open or carries the key; refuse the rest."""
         if scope["type"] != "http" or scope["path"].startswith(_OPEN) or self._matches(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return

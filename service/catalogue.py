@@ -63,7 +63,7 @@ class Catalogue:
         raise self._unknown(name, version)
 
     def state(self, name: str, version: int) -> tuple[str, str]:
-        """"ready", "refused" or "unloaded", and the reason of a refusal."""
+        """Whether a version is "ready", "refused" or "unloaded", and the reason of a refusal."""
         key = (name, version)
         if key in self._loaded:
             return "ready", ""

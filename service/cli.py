@@ -50,7 +50,7 @@ def serve(
 
     Example: `mcdrop serve --bundles ./bundles --port 8000`
     """
-    flags = {"host": host, "port": port, "bundles": bundles, "threads": threads}
+    flags: dict[str, Any] = {"host": host, "port": port, "bundles": bundles, "threads": threads}
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
@@ -69,8 +69,8 @@ def train(
 
     Example: `mcdrop train digits`
     """
-    from models.recipes import RECIPES, load_recipe  # noqa: PLC0415 - scikit-learn is an extra
     from models.publish import publish as publish_model  # noqa: PLC0415
+    from models.recipes import RECIPES, load_recipe  # noqa: PLC0415 - scikit-learn is an extra
 
     if name not in RECIPES:
         raise InvalidInput(f"there is no example {name!r}; there are {', '.join(RECIPES)}.")
@@ -92,7 +92,9 @@ def train(
 
 @app.command()
 def publish(
-    factory: Annotated[str, typer.Argument(help="package.module:factory, called without arguments; imported from here.")],
+    factory: Annotated[
+        str, typer.Argument(help="package.module:factory, called without arguments; imported from here.")
+    ],
     name: Annotated[str, typer.Option(help="The name to publish under.")],
     task: Annotated[str, typer.Option(help="classification or regression.")],
     example_shape: Annotated[str, typer.Option(help="Shape of one row, such as 1,28,28.")],
@@ -103,7 +105,7 @@ def publish(
 ) -> None:
     """Publish your own network: captured here, checked, and served without your code.
 
-    Example: `mcdrop publish mynet:make --weights net.safetensors --example-shape 1,28,28 --name mynet --task classification`
+    Example: `mcdrop publish net:make --weights net.safetensors --example-shape 28,28 --name net --task classification`
     """
     from service.local import load_factory, publish_factory  # noqa: PLC0415
 
@@ -123,7 +125,15 @@ def models(bundles: Bundles = None, url: Url = None) -> None:
         return
     entries = Repository(_folder(bundles)).entries()
     console.models(
-        [{"name": e.name, "version": e.version, "state": "refused" if e.reason else "published", "reason": e.reason} for e in entries]
+        [
+            {
+                "name": e.name,
+                "version": e.version,
+                "state": "refused" if e.reason else "published",
+                "reason": e.reason,
+            }
+            for e in entries
+        ]
     )
 
 
@@ -162,7 +172,9 @@ def rank(
     name: Annotated[str, typer.Argument(help="The model.")],
     file: File,
     k: Annotated[int, typer.Option("-k", help="How many rows.")] = 10,
-    score: Annotated[str | None, typer.Option(help="mutual_information, predictive_entropy, margin, variance or random.")] = None,
+    score: Annotated[
+        str | None, typer.Option(help="mutual_information, predictive_entropy, margin, variance or random.")
+    ] = None,
     passes: Passes = None,
     seed: Seed = None,
     version: Version = None,
@@ -179,16 +191,25 @@ def rank(
             console.ranking(client.rank(name, rows, k=k, score=score, version=version, passes=passes, seed=seed))
         return
     predictor = Catalogue(Repository(_folder(bundles))).get(name, version)
-    query = make_query(predictor, array_to_rows(rows, predictor.manifest.inputs[0]), _UNBOUNDED, passes=passes, seed=seed)
+    query = make_query(
+        predictor, array_to_rows(rows, predictor.manifest.inputs[0]), _UNBOUNDED, passes=passes, seed=seed
+    )
     chosen, found = run_rank(predictor, query, score, k)
     console.ranking(RankedRows(name, predictor.version, chosen, found.indices.numpy(), found.scores.numpy(), None))
 
 
 def _predict_here(
-    name: str, rows: "np.ndarray[Any, Any]", version: int | None, passes: int | None, seed: int | None, bundles: Path | None
+    name: str,
+    rows: "np.ndarray[Any, Any]",
+    version: int | None,
+    passes: int | None,
+    seed: int | None,
+    bundles: Path | None,
 ) -> Prediction:
     predictor = Catalogue(Repository(_folder(bundles))).get(name, version)
-    query = make_query(predictor, array_to_rows(rows, predictor.manifest.inputs[0]), _UNBOUNDED, passes=passes, seed=seed)
+    query = make_query(
+        predictor, array_to_rows(rows, predictor.manifest.inputs[0]), _UNBOUNDED, passes=passes, seed=seed
+    )
     outputs = run_predict(predictor, query)
     return Prediction(name, predictor.version, query.passes, query.seed, outputs, predictor.manifest.labels, None)
 

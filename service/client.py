@@ -86,7 +86,12 @@ class Client:
     ) -> Prediction:
         """The measures of each row of inputs [B, *F]. Where passes or seed are None the bundle's own are used."""
         chosen = {"passes": passes, "seed": seed, "outputs": outputs}
-        body = {"inputs": np.ascontiguousarray(inputs), "quantiles": list(quantiles), "samples": samples, **_given(chosen)}
+        body = {
+            "inputs": np.ascontiguousarray(inputs),
+            "quantiles": list(quantiles),
+            "samples": samples,
+            **_given(chosen),
+        }
         answer = self._ask("POST", _path(name, version, "predict"), body)
         return Prediction(
             model=answer["model"],
@@ -112,7 +117,11 @@ class Client:
     ) -> RankedRows:
         """The k rows of inputs [B, *F] to label next, best first."""
         chosen = {"score": score, "ids": ids, "passes": passes, "seed": seed}
-        answer = self._ask("POST", _path(name, version, "rank"), {"inputs": np.ascontiguousarray(inputs), "k": k, **_given(chosen)})
+        answer = self._ask(
+            "POST",
+            _path(name, version, "rank"),
+            {"inputs": np.ascontiguousarray(inputs), "k": k, **_given(chosen)},
+        )
         return RankedRows(
             model=answer["model"],
             version=answer["version"],
@@ -130,7 +139,11 @@ class Client:
         if answer.headers.get("content-type", "").startswith("application/problem+json"):
             problem = answer.json()
             raise ServerError(answer.status_code, problem["type"].rpartition(":")[2], problem["detail"])
-        raise ServerError(answer.status_code, "http", f"{method} {path} answered {answer.status_code} {answer.reason_phrase}.")
+        raise ServerError(
+            answer.status_code,
+            "http",
+            f"{method} {path} answered {answer.status_code} {answer.reason_phrase}.",
+        )
 
 
 def _given(chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,12 +24,14 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > max_bytes:
-            raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are accepted. Send fewer rows at a time.")
+            raise BodyTooLarge(
+                f"the body has more than the {max_bytes} bytes that are accepted. Send fewer rows at a time."
+            )
     return bytes(body)
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a JSON body. NaN and infinity, which JSON has not but many clients write, are let through to be named."""
+    """The value of a JSON body. NaN and infinity, which many clients write, pass: `to_rows` names them."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -117,7 +119,9 @@ def _kind(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, str):
         return f"the text {value[:20]!r}"
-    return str(value)[:40] if isinstance(value, int | float) else {dict: "an object", list: "a list"}.get(type(value), "no number")
+    if isinstance(value, int | float):
+        return str(value)[:40]
+    return "a list" if isinstance(value, list) else "an object"
 
 
 def _wanted(spec: InputSpec) -> str:

@@ -32,7 +32,12 @@ def fail(message: str) -> None:
 @contextmanager
 def epochs(title: str) -> Iterator[OnEpoch]:
     """A progress bar over epochs."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=_out) as progress:
         bar = progress.add_task(title, total=None, loss=float("nan"))
 
@@ -74,7 +79,12 @@ def models(entries: Sequence[dict[str, Any]]) -> None:
 
 def prediction_json(answer: Prediction) -> None:
     """The whole answer as JSON."""
-    document = {"model": answer.model, "version": answer.version, "passes": answer.passes, "seed": answer.seed}
+    document = {
+        "model": answer.model,
+        "version": answer.version,
+        "passes": answer.passes,
+        "seed": answer.seed,
+    }
     labels = {"labels": answer.labels} if answer.labels else {}
     text = orjson.dumps({**document, **labels, "outputs": dict(answer.outputs)}, option=orjson.OPT_SERIALIZE_NUMPY)
     print(text.decode())  # noqa: T201 - for another program: no wrapping, no colours
@@ -106,5 +116,6 @@ def ranking(rows: RankedRows) -> None:
 
 def _curl(settings: Settings, url: str, predictor: Predictor) -> str:
     body = orjson.dumps({"inputs": [example_of(predictor)]}).decode()
-    key = " -H \"Authorization: Bearer $MCDROP_API_KEY\"" if settings.api_key is not None else ""
-    return f"curl -s {url}/v1/models/{predictor.manifest.name}/predict{key} -H 'Content-Type: application/json' -d '{body}'"
+    key = ' -H "Authorization: Bearer $MCDROP_API_KEY"' if settings.api_key is not None else ""
+    target = f"{url}/v1/models/{predictor.manifest.name}/predict"
+    return f"curl -s {target}{key} -H 'Content-Type: application/json' -d '{body}'"

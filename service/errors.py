@@ -68,7 +68,12 @@ def answer_of(error: McdropError) -> Response:
 
 def unexpected() -> Response:
     """The answer to a fault of ours: nothing of it leaks."""
-    return problem(500, "internal", "Something failed in the server", "The failure was logged; try again, or tell the operator.")
+    return problem(
+        500,
+        "internal",
+        "Something failed in the server",
+        "The failure was logged; try again, or tell the operator.",
+    )
 
 
 async def on_mcdrop_error(_: Request, error: Exception) -> Response:
@@ -78,14 +83,24 @@ async def on_mcdrop_error(_: Request, error: Exception) -> Response:
 
 async def on_invalid_path(request: Request, _: Exception) -> Response:
     """FastAPI's handler for a path with a version that is no number."""
-    return problem(404, "unknown-model", "There is no such model", f"{request.url.path} names no version: versions are whole numbers.")
+    return problem(
+        404,
+        "unknown-model",
+        "There is no such model",
+        f"{request.url.path} names no version: versions are whole numbers.",
+    )
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for unknown paths and methods."""
     if not isinstance(error, HTTPException):
         return unexpected()
-    answer = problem(error.status_code, "http", error.detail, f"{request.method} {request.url.path}: {error.detail}. See /docs.")
+    answer = problem(
+        error.status_code,
+        "http",
+        error.detail,
+        f"{request.method} {request.url.path}: {error.detail}. See /docs.",
+    )
     answer.headers.update(error.headers or {})
     return answer
 

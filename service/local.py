@@ -40,7 +40,13 @@ def load_factory(path: str, weights: Path | None) -> nn.Module:
 
 
 def publish_factory(
-    network: nn.Module, name: str, task: str, output: str | None, example_shape: str, labels: str | None, root: Path
+    network: nn.Module,
+    name: str,
+    task: str,
+    output: str | None,
+    example_shape: str,
+    labels: str | None,
+    root: Path,
 ) -> Published:
     """Publish with an example of standard normal rows of a shape such as "1,28,28"."""
     if task not in _TASKS:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dropout_core.acquire.scores import Ranking, rank
 from dropout_core.errors import InvalidInput, UnknownMeasure
-from dropout_core.estimate import Estimate
+from dropout_core.mc.estimate import Estimate
 from dropout_core.mc.measures import KINDS
 from dropout_core.noise import MAX_SEED
 from models.predictor import Predictor
@@ -111,7 +111,9 @@ def run_predict(predictor: Predictor, query: Query) -> Mapping[str, Array]:
 def run_rank(predictor: Predictor, query: Query, score: str | None, k: int) -> tuple[str, Ranking]:
     """The score used, and the k rows to label first. Where none is named: mutual information, or variance."""
     known = measures_of(predictor)
-    chosen = _ALIASES.get(score, score) if score else ("mutual_information" if "mutual_information" in known else "variance")
+    chosen = (
+        _ALIASES.get(score, score) if score else ("mutual_information" if "mutual_information" in known else "variance")
+    )
 
     def estimate() -> Estimate:
         return predictor.predict(query.x, query.passes, query.seed)

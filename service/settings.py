@@ -31,7 +31,9 @@ class Settings(CommonSettings):
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest request body, in bytes.")
     max_passes: int = Field(default=1000, ge=1, description="Most passes one request may ask for.")
     max_samples: int = Field(default=2**22, ge=1, description="Most numbers kept for samples or quantiles: T·B·C.")
-    threads: int = Field(default=1, ge=1, description="Threads one operator may use; more help only on a quiet machine.")
+    threads: int = Field(
+        default=1, ge=1, description="Threads one operator may use; more help only on a quiet machine."
+    )
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

@@ -33,7 +33,7 @@ class State:
     async def predictor(self, name: str, version: int | None) -> Predictor:
         """A predictor; one that is not in memory is loaded off the event loop."""
         found = self.catalogue.find(name, version)
-        return found or await anyio.to_thread.run_sync(self.catalogue.get, name, version)
+        return found if found is not None else await anyio.to_thread.run_sync(self.catalogue.get, name, version)
 
 
 def _state(request: Request) -> State:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput, UnknownMeasure
-from dropout_core.estimate import Estimate
+from dropout_core.mc.estimate import Estimate
 from dropout_core.noise import uniform
 
 RANDOM = "random"
@@ -25,14 +25,16 @@ SCORES: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Ranking:
-    """The chosen rows, best first. scores: of those rows, in the measure's own sign. reduction: over outputs, if any."""
+    """The chosen rows, best first. scores: theirs, in the measure's own sign. reduction: over outputs, if any."""
 
     indices: Tensor
     scores: Tensor
     reduction: str | None
 
 
-def rank(score: str, num_rows: int, k: int, seed: int, estimate: Callable[[], Estimate], known: tuple[str, ...]) -> Ranking:
+def rank(
+    score: str, num_rows: int, k: int, seed: int, estimate: Callable[[], Estimate], known: tuple[str, ...]
+) -> Ranking:
     """The k rows to label first. Equal scores keep the order of the rows.
 
     estimate: called unless the score is "random", which never runs the network. known: the measures the task has.
@@ -48,11 +50,15 @@ def rank(score: str, num_rows: int, k: int, seed: int, estimate: Callable[[], Es
         sign = SCORES[score]
     else:
         available = [name for name in SCORES if name in known]
-        raise UnknownMeasure(f"there is no score {score!r} for this model; there are {', '.join([*available, RANDOM])}.")
+        raise UnknownMeasure(
+            f"there is no score {score!r} for this model; there are {', '.join([*available, RANDOM])}."
+        )
     order = torch.argsort(values * sign, descending=True, stable=True)[:k]
     return Ranking(order, values[order], reduction)
 
 
 def _reduced(values: Tensor) -> tuple[Tensor, str | None]:
     """One number for each row [B], and how several outputs became one."""
-    return (values.mean(-1), "mean") if values.dim() > 1 and values.shape[-1] > 1 else (values.reshape(len(values)), None)
+    return (
+        (values.mean(-1), "mean") if values.dim() > 1 and values.shape[-1] > 1 else (values.reshape(len(values)), None)
+    )

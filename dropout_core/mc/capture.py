@@ -60,7 +60,9 @@ def clone(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
-        raise CaptureError(f"the model cannot be copied: {error}. Hold no locks, files or graphs as attributes.") from error
+        raise CaptureError(
+            f"the model cannot be copied: {error}. Hold no locks, files or graphs as attributes."
+        ) from error
 
 
 def stochastic(model: nn.Module) -> nn.Module:
@@ -123,8 +125,9 @@ def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model, (example,), dynamic_shapes=({0: rows},), strict=False)
-            return exported.run_decompositions({})
+            traced = torch.export.export(model, (example,), dynamic_shapes=({0: rows},), strict=False)
+            functional: ExportedProgram = traced.run_decompositions({})
+            return functional
     except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
         raise DataDependent(
             f"the forward decides on the value of a tensor{_place(error)}, which cannot be captured. Decide on tensors "
@@ -160,7 +163,7 @@ def _refuse_host_randomness(first: Translation, second: Translation, drew: bool)
     place = first.first_difference(second)
     if place is not None or drew:
         raise HostRandomness(
-            f"the forward draws random numbers outside torch's graph{f', at {place}' if place else ''}: a capture would "
-            "freeze them, and every pass would use the same. Draw them with a torch dropout inside the forward, or use "
-            "predict(..., method='loop') on the live model."
+            f"the forward draws random numbers outside torch's graph{f', at {place}' if place else ''}: a capture "
+            "would freeze them, and every pass would use the same. Draw them with a torch dropout inside the forward, "
+            "or use predict(..., method='loop') on the live model."
         )

@@ -51,7 +51,7 @@ class Engine:
         return "noise on weights takes one draw for each pass" if self._one_pass_at_a_time else ""
 
     def run(self, weights: Mapping[str, Tensor], x: Tensor, passes: int, seed: int) -> Iterator[Chunk]:
-        """The outputs of passes 0 … T − 1 over the rows of x [B, *F], in chunks: rows in order, then passes in order."""
+        """The outputs of passes 0 … T − 1 over the rows of x [B, *F], in chunks: rows in order, then passes."""
         if len(x) == 0:
             yield Chunk(0, x.new_zeros((passes, 0, *self._out_shape), dtype=self._out_dtype))
             return
@@ -77,7 +77,8 @@ class Engine:
     def _cross(self, weights: Mapping[str, Tensor], rows: Tensor) -> "_Boundary":
         """The prefix for some rows: all that the suffix needs of it."""
         parts = [self._run_prefix(weights, part) for part in rows.split(self._prefix_rows)]
-        return _Boundary(len(rows), {name: _join([part[name] for part in parts], where) for name, where in self._boundary.items()})
+        values = {name: _join([part[name] for part in parts], where) for name, where in self._boundary.items()}
+        return _Boundary(len(rows), rows.device, values)
 
     def _run_prefix(self, weights: Mapping[str, Tensor], rows: Tensor) -> dict[str, Any]:
         return self._prefix.run({**weights, self._input.name: rows}, len(rows), rows.device, _no_noise)
@@ -94,9 +95,8 @@ class Engine:
         def noise(site: Site, value: Any) -> Tensor:
             return masks.multiply(site, value, start, stop, rows)
 
-        device = next((value.device for value in boundary.values.values()), torch.device("cpu"))
-        outputs = self._suffix.run(values, passes * rows, device, noise)[self._output]
-        return outputs.unflatten(0, (passes, rows))
+        outputs: Tensor = self._suffix.run(values, passes * rows, boundary.device, noise)[self._output]
+        return outputs.reshape(passes, rows, *outputs.shape[1:])
 
     @torch.inference_mode()
     def _measure(self, program: Program) -> None:
@@ -126,6 +126,7 @@ class _Boundary:
     """What some rows' suffix needs of their prefix."""
 
     num_rows: int
+    device: torch.device
     values: Mapping[str, Tensor]
 
 
@@ -162,9 +163,7 @@ def _tile(value: Tensor, where: Rows | None, passes: int, num_rows: int) -> Tens
     if where is None or passes == 1:
         return value
     axis = where.axis
-    unfolded = value.unflatten(axis, (where.before, 1, num_rows, where.after))
+    unfolded: Tensor = value.unflatten(axis, (where.before, 1, num_rows, where.after))
     sizes = list(unfolded.shape)
     sizes[axis + 1] = passes
     return unfolded.expand(sizes).flatten(axis, axis + 3)
-
-

@@ -29,7 +29,9 @@ def assign_rows(program: Program, shapes: Mapping[str, Shape], example: Tensor) 
     changes = _changes(program, probe_rows(example), set(watched))
     rows = {name: _rows_of(shapes[name], changes.get(name, []), lines.get(name, "")) for name in watched}
     if rows[graph.output] != Rows(0):
-        raise CoupledRows(f"the output has shape {_show(shapes[graph.output])}; return one row for each input row, rows first.")
+        raise CoupledRows(
+            f"the output has shape {_show(shapes[graph.output])}; return one row for each input row, rows first."
+        )
     nodes = tuple(replace(node, rows=rows[node.input.name]) if isinstance(node, Site) else node for node in graph.nodes)
     return replace(graph, nodes=nodes, boundary={name: rows[name] for name in crossing})
 
@@ -69,17 +71,16 @@ def _differs(a: Tensor, b: Tensor) -> Tensor:
 
 def _rows_of(shape: Shape, changes: list[Tensor], line: str) -> Rows | None:
     """Where a value's rows lie, from its shape and from what each row changes."""
-    axes = [axis for axis, size in enumerate(shape) if isinstance(size, Size)]
+    axes = [(axis, size) for axis, size in enumerate(shape) if isinstance(size, Size)]
     if not axes:
         if any(bool(changed.any()) for changed in changes):
             raise _coupled(shape, line, "all rows share one value")
         return None
-    size = shape[axes[0]]
-    assert isinstance(size, Size)
+    (axis, size), *others = axes
     fold = size(1)
-    if len(axes) > 1 or any(size(rows) != fold * rows for rows in (2, NUM_ROWS)):
+    if others or any(size(rows) != fold * rows for rows in (2, NUM_ROWS)):
         raise _coupled(shape, line, "its size is not a multiple of the number of rows")
-    candidates = [Rows(axes[0], before, fold // before) for before in range(1, fold + 1) if fold % before == 0]
+    candidates = [Rows(axis, before, fold // before) for before in range(1, fold + 1) if fold % before == 0]
     fitting = [rows for rows in candidates if all(_owns(rows, row, changed) for row, changed in enumerate(changes))]
     if not fitting:
         raise _coupled(shape, line, "changing one row changes another's values")
@@ -97,8 +98,8 @@ def _owns(rows: Rows, row: int, changed: Tensor) -> bool:
 
 def _coupled(shape: Shape, line: str, why: str) -> CoupledRows:
     return CoupledRows(
-        f"a value of shape {_show(shape)}{f' at {line}' if line else ''} mixes rows: {why}. A row's answer must not depend "
-        "on the other rows of its batch; batch norm needs running statistics, and no operation may reduce over the rows."
+        f"a value of shape {_show(shape)}{f' at {line}' if line else ''} mixes rows: {why}. A row's answer must not "
+        "depend on the other rows of its batch: batch norm needs running statistics, and nothing may reduce over rows."
     )
 
 

@@ -25,7 +25,7 @@ class Masks:
         if site.rows is None:
             return value * mask[0]
         axis, before, after = site.rows.axis, site.rows.before, site.rows.after
-        passes = value.unflatten(axis, (before, -1, num_rows, after))
+        passes: Tensor = value.unflatten(axis, (before, -1, num_rows, after))
         return (passes * mask.movedim(0, axis + 1).unsqueeze(axis + 2)).flatten(axis, axis + 3)
 
     def _mask(self, site: Site, value: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ OutputKind = Literal["logits", "probabilities", "mean", "mean_and_log_variance"]
 Measure = Callable[[Statistics], Tensor]
 
 
+def _entropy(probs: Tensor) -> Tensor:
+    terms: Tensor = torch.special.entr(probs)  # -p log p, and 0 at p = 0
+    return terms.sum(-1)
+
+
 def _mean(s: Statistics) -> Tensor:
     """E[y] over passes, [B, C]."""
     return s["value"].mean
@@ -40,7 +45,7 @@ def _std(s: Statistics) -> Tensor:
 
 def _predictive_entropy(s: Statistics) -> Tensor:
     """H[E p], [B], 0 … log C: total uncertainty. Source: Gal, Islam, Ghahramani 2017, eq. 4."""
-    return torch.special.entr(s["value"].mean).sum(-1)
+    return _entropy(s["value"].mean)
 
 
 def _expected_entropy(s: Statistics) -> Tensor:
@@ -115,7 +120,11 @@ def _from_probabilities(outputs: Tensor) -> Mapping[str, Tensor]:
 
 def _class_values(probs: Tensor) -> Mapping[str, Tensor]:
     votes = torch.nn.functional.one_hot(probs.argmax(-1), probs.shape[-1])
-    return {"value": probs, "entropy": torch.special.entr(probs).sum(-1), "vote": torch.where(probs.isnan(), probs, votes)}
+    return {
+        "value": probs,
+        "entropy": _entropy(probs),
+        "vote": torch.where(probs.isnan(), probs, votes),
+    }
 
 
 def _from_mean(outputs: Tensor) -> Mapping[str, Tensor]:
@@ -144,6 +153,7 @@ KINDS: Mapping[OutputKind, Kind] = {
 
 def kind_of(output: str) -> Kind:
     """The row of an output kind. Raises InvalidInput listing the kinds there are."""
-    if output not in KINDS:
-        raise InvalidInput(f"the output kind is {output!r}; choose one of {', '.join(KINDS)}.")
-    return KINDS[output]
+    for name, kind in KINDS.items():
+        if name == output:
+            return kind
+    raise InvalidInput(f"the output kind is {output!r}; choose one of {', '.join(KINDS)}.")

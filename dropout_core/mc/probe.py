@@ -41,5 +41,7 @@ def perturbed(probe: Tensor, row: int) -> Tensor:
     values = probe.flatten().sort(descending=True).values
     changed[row] = values[(draws * len(values)).long()].reshape(probe[row].shape)
     if torch.equal(changed[row], probe[row]):
-        raise InvalidInput("the example's values are all alike, so its rows cannot be told apart; give rows that differ.")
+        raise InvalidInput(
+            "the example's values are all alike, so its rows cannot be told apart; give rows that differ."
+        )
     return changed

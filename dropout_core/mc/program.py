@@ -79,7 +79,8 @@ class Site:
     """One place where noise enters: `input` times a keep mask over 1 − rate.
 
     kind: "dropout" (a draw for each unit) or "feature_dropout" (a draw for each channel, axis 1).
-    rows: where the input's rows lie; None when it has none (noise on weights: one draw a pass).
+    rows: where the input's rows lie; None when it has none (noise on weights: one draw a pass). module: the path of
+    the module that drops, empty for the whole network.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Site:
     input: Ref
     rate: float
     rows: Rows | None = None
+    module: str = ""
     where: str = field(default="", compare=False)
 
 
@@ -198,7 +200,9 @@ class Stage:
         noise: the value of a site given its input. observe: called with each node's name and value.
         """
         for node, frees in zip(self.nodes, self._frees, strict=True):
-            value = noise(node, values[node.input.name]) if isinstance(node, Site) else _call(node, values, rows, device)
+            value = (
+                noise(node, values[node.input.name]) if isinstance(node, Site) else _call(node, values, rows, device)
+            )
             values[node.name] = value
             if observe is not None:
                 observe(node.name, value)

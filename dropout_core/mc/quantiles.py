@@ -50,4 +50,5 @@ def _of_mixture(means: Tensor, stds: Tensor, level: float) -> Tensor:
 def _mixture_cdf(x: Tensor, means: Tensor, stds: Tensor) -> Tensor:
     # a component of variance 0 is a step: 1 from its mean on
     standard = torch.where(stds > 0, (x - means) / stds, torch.where(x >= means, torch.inf, -torch.inf))
-    return torch.special.ndtr(standard).mean(0)
+    cdf: Tensor = torch.special.ndtr(standard)
+    return cdf.mean(0)

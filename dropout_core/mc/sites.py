@@ -9,7 +9,7 @@ One row a kind. After functionalisation torch spells dropout in two ways:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -48,7 +48,7 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
         if not draws(node.target, node.args, node.kwargs):
             continue
         if node.target is _aten.native_dropout.default:
-            value, rate, train = node.args
+            value, rate, train = cast("tuple[fx.Node, float, bool | None]", node.args)
             outputs = {user: user.args[1] for user in node.users}
             if any(index != 0 for index in outputs.values()):
                 raise _unknown(node, "its mask is used beside its output")
@@ -56,7 +56,7 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
                 if train is False or rate == 0:
                     identities[user] = _node(value)
                 else:
-                    sites[user] = SiteDraft(user, "dropout", _node(value), float(rate))  # type: ignore[arg-type]
+                    sites[user] = SiteDraft(user, "dropout", _node(value), float(rate))
         elif (draft := _scaled_bernoulli(node)) is not None:
             sites[draft.node] = draft
         else:
@@ -78,7 +78,9 @@ def draws(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 def where(node: fx.Node) -> str:
     """The caller's line that made a node, such as "net.py:12", or an empty string."""
-    frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
+    frames = [
+        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")
+    ]
     own = [frame for frame in frames if "/torch/" not in frame and "<eval_with_key>" not in frame]
     if not own:
         return ""
@@ -86,11 +88,17 @@ def where(node: fx.Node) -> str:
     return f"{path.strip(chr(34))}:{line.removeprefix('line ')}"
 
 
+def module_path(node: fx.Node) -> str:
+    """The path of the module that made a node, such as "head.2", or an empty string for the whole network."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""
+
+
 def _scaled_bernoulli(node: fx.Node) -> SiteDraft | None:
     """The second spelling, from its `bernoulli` node."""
     if node.target is not _aten.bernoulli.p or len(node.users) != 1:
         return None
-    template, keep = _node(node.args[0]), float(node.args[1])  # type: ignore[arg-type]
+    template, keep = _node(node.args[0]), cast("float", node.args[1])
     scaled = next(iter(node.users))
     if scaled.target is not _aten.div.Scalar or scaled.args[1] != keep or len(scaled.users) != 1:
         return None

@@ -1,7 +1,7 @@
 """An exported program, node by node, into a Graph: references, sizes, devices and sites of our own."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -24,7 +24,7 @@ from dropout_core.mc.program import (
     live,
     references,
 )
-from dropout_core.mc.sites import find_sites, where
+from dropout_core.mc.sites import find_sites, module_path, where
 
 Shape = tuple[int | Size, ...]
 _OPERATORS = {"Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "Mod": "mod", "PythonMod": "mod"}
@@ -102,7 +102,9 @@ class _Translator:
                 if not stored:
                     self.constants[name] = constant
             else:
-                raise CaptureError(f"the forward uses {spec.target}, a {spec.kind.name}; only tensors can be published.")
+                raise CaptureError(
+                    f"the forward uses {spec.target}, a {spec.kind.name}; only tensors can be published."
+                )
             self.weights.append(name)
             self._record(node, name)
         return inputs
@@ -111,24 +113,30 @@ class _Translator:
         outputs = exported.graph_signature.output_specs
         if any(spec.kind == OutputKind.USER_INPUT_MUTATION for spec in outputs):
             raise CaptureError("the forward changes its input in place; let it work on a copy.")
-        results = [arg for arg, spec in zip(self._results(), outputs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
+        results = [
+            arg for arg, spec in zip(self._results(), outputs, strict=True) if spec.kind == OutputKind.USER_OUTPUT
+        ]
         if len(results) != 1 or not isinstance(results[0], fx.Node):
             raise CaptureError(f"the forward returns {len(results)} values; return one tensor, rows first.")
         result = self._follow(results[0])
-        draft = self._sites.get(result)
-        return (draft.node if draft else result).name if result not in self._names else self._names[result]
+        return self._names.get(result, result.name)
 
     def _results(self) -> tuple[Any, ...]:
-        return tuple(self._graph.output_node().args[0])  # type: ignore[arg-type]
+        return tuple(cast("tuple[Any, ...]", self._graph.output_node().args[0]))
 
     def _is_kept(self, node: fx.Node) -> bool:
         """Sizes are folded into their users, identities into their inputs."""
-        return not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool) and node not in self._identities
+        return (
+            not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
+            and node not in self._identities
+        )
 
     def _node(self, node: fx.Node) -> Node:
         self._record(node, node.name)
         if (draft := self._sites.get(node)) is not None:
-            return Site(node.name, 0, draft.kind, self._argument(draft.input), draft.rate, where=where(node))
+            return Site(
+                node.name, 0, draft.kind, self._argument(draft.input), draft.rate, None, module_path(node), where(node)
+            )
         if getattr(node.target, "__name__", "") == "getitem":
             return Operation(node.name, GETITEM, self._argument(node.args), {}, where(node))
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -158,7 +166,9 @@ class _Translator:
             if isinstance(value, torch.SymInt):
                 return _size(value)
             if isinstance(value, torch.SymFloat | torch.SymBool):
-                raise CaptureError(f"{arg.name}{_at(arg)} computes with the number of rows: an answer must not depend on it.")
+                raise CaptureError(
+                    f"{arg.name}{_at(arg)} computes with the number of rows: an answer must not depend on it."
+                )
             followed = self._follow(arg)
             return Ref(self._names.get(followed, followed.name))
         if isinstance(arg, list | tuple):
@@ -183,7 +193,9 @@ def _expression(symbolic: Any) -> Expression:
         return ROWS
     operator = _OPERATORS.get(type(symbolic).__name__)
     if operator is None:
-        raise CaptureError(f"the forward computes the size {symbolic} from the number of rows; use +, *, // and % only.")
+        raise CaptureError(
+            f"the forward computes the size {symbolic} from the number of rows; use +, *, // and % only."
+        )
     terms = [_expression(term) for term in symbolic.args]
     tree = terms[0]
     for term in terms[1:]:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dropout_core.errors import CoupledRows, InvalidInput, NotTheModel, NoVariance
-from dropout_core.estimate import Estimate, estimate_of
 from dropout_core.mc.capture import clone
 from dropout_core.mc.engine import Engine
+from dropout_core.mc.estimate import Estimate, estimate_of
 from dropout_core.mc.measures import kind_of
 from dropout_core.mc.probe import NUM_ROWS, perturbed, probe_rows, two_rows
 from dropout_core.mc.program import Program, Stage
@@ -32,10 +32,14 @@ def verify(program: Program, engine: Engine, example: Tensor, output: str) -> Es
         others = [other for other in range(NUM_ROWS) if other != row]
         changed = _outputs(program, engine, perturbed(probe, row))
         if not agree(changed[:, others], outputs[:, others]):
-            raise CoupledRows(f"changing row {row} of the probe changes the answers of rows {others}; rows must be independent.")
+            raise CoupledRows(
+                f"changing row {row} of the probe changes the answers of rows {others}; rows must be independent."
+            )
     for count in (1, 2):
         if not agree(_outputs(program, engine, probe[:count]), outputs[:, :count]):
-            raise CoupledRows(f"the answer of row 0 is another one in a batch of {count} than in a batch of {NUM_ROWS}.")
+            raise CoupledRows(
+                f"the answer of row 0 is another one in a batch of {count} than in a batch of {NUM_ROWS}."
+            )
     return known_answer(program, engine, example, output)
 
 
@@ -46,8 +50,8 @@ def known_answer(program: Program, engine: Engine, example: Tensor, output: str)
     spread = estimate.statistics["value"].variance
     if not bool((spread > 0).any()):
         raise NoVariance(
-            f"{PROBE_PASSES} passes over the probe agree to the last digit: the dropout of this network does not reach its "
-            "answer. Train it with dropout on a path that matters."
+            f"{PROBE_PASSES} passes over the probe agree to the last digit: the dropout of this network does not reach "
+            "its answer. Train it with dropout on a path that matters."
         )
     return estimate
 
@@ -64,8 +68,8 @@ def is_the_model(program: Program, model: nn.Module, example: Tensor) -> None:
         got = stage.run(values, len(probe), probe.device, lambda _, value: value)[program.graph.output]
     if got.shape != wanted.shape or not agree(got, wanted):
         raise NotTheModel(
-            "with its noise off the captured network answers otherwise than model.eval()(x). A layer acts differently in "
-            "training mode beside its dropout, or its eval mode is not its expectation."
+            "with its noise off the captured network answers otherwise than model.eval()(x). A layer acts differently "
+            "in training mode beside its dropout, or its eval mode is not its expectation."
         )
 
 
@@ -80,9 +84,13 @@ def agree(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
 class _AtExpectation(TorchDispatchMode):
     """Dropouts that eval mode leaves on, such as F.dropout(x, 0.5), answer with their expectation: their input."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.bernoulli_.float:  # of noise that is then divided by the same keep probability
-            return args[0].fill_(args[1])
+        if func is torch.ops.aten.bernoulli_.float:
+            noise, keep = (*args, 0.5)[:2]  # an argument equal to its default is left out
+            return noise.fill_(keep)  # divided by keep afterwards
         if func is torch.ops.aten.native_dropout.default:
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
         return func(*args, **(kwargs or {}))
@@ -99,7 +107,6 @@ def _refuse_wrong_kind(outputs: Tensor, output: str) -> None:
     total = outputs.double().sum(-1) if outputs.dim() == 3 and outputs.shape[-1] > 1 else torch.ones(())
     if outputs.min() < 0 or outputs.max() > 1 + 1e-6 or (total - 1).abs().max() > 1e-3:
         raise InvalidInput(
-            f"the outputs run from {outputs.min():.3g} to {outputs.max():.3g} and are no probabilities; say output='logits' "
-            "if softmax turns them into some."
+            f"the outputs run from {outputs.min():.3g} to {outputs.max():.3g} and are no probabilities; say "
+            "output='logits' if softmax turns them into some."
         )
-

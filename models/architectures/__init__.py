@@ -1,0 +1,1 @@
+"""Networks built for Monte Carlo dropout."""

@@ -13,7 +13,14 @@ class SmallCNN(nn.Module):
 
     brightest: Tensor
 
-    def __init__(self, image: tuple[int, int], num_classes: int, brightest: float, spatial: float = 0.1, head: float = 0.5) -> None:
+    def __init__(
+        self,
+        image: tuple[int, int],
+        num_classes: int,
+        brightest: float,
+        spatial: float = 0.1,
+        head: float = 0.5,
+    ) -> None:
         super().__init__()
         self.register_buffer("brightest", torch.tensor(brightest))
         self.features = nn.Sequential(

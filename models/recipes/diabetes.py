@@ -25,7 +25,10 @@ def train(on_epoch: OnEpoch) -> Trained:
     estimate = predict(model, x_test, output="mean_and_log_variance").rescaled(scale[None], shift[None])
     error = estimate.mean[:, 0] - y_test
     covered = error.abs() <= 1.96 * estimate.std[:, 0]
-    metrics = {"rmse": float(error.square().mean().sqrt()), "coverage_of_95_percent": float(covered.double().mean())}
+    metrics = {
+        "rmse": float(error.square().mean().sqrt()),
+        "coverage_of_95_percent": float(covered.double().mean()),
+    }
     return Trained(
         model=model,
         example=x_test[:8],
@@ -38,6 +41,8 @@ def train(on_epoch: OnEpoch) -> Trained:
 
 def _data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     data = load_diabetes(scaled=False)
-    split = train_test_split(data.data.astype(np.float32), data.target.astype(np.float32), test_size=0.2, random_state=_SEED)
+    split = train_test_split(
+        data.data.astype(np.float32), data.target.astype(np.float32), test_size=0.2, random_state=_SEED
+    )
     x, x_test, y, y_test = map(torch.from_numpy, split)
     return x, y, x_test, y_test

@@ -41,6 +41,8 @@ def train(on_epoch: OnEpoch) -> Trained:
 
 def _data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     data = load_digits()
-    split = train_test_split(data.images.astype(np.float32), data.target, test_size=0.2, random_state=_SEED, stratify=data.target)
+    split = train_test_split(
+        data.images.astype(np.float32), data.target, test_size=0.2, random_state=_SEED, stratify=data.target
+    )
     x, x_test, y, y_test = map(torch.from_numpy, split)
     return x, y, x_test, y_test

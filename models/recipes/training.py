@@ -26,7 +26,9 @@ class Trained:
     output_scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
-def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, epochs: int, weight_decay: float, on_epoch: OnEpoch) -> None:
+def fit(
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss, epochs: int, weight_decay: float, on_epoch: OnEpoch
+) -> None:
     """Train in place with AdamW, batches of 64 and a cosine learning rate, shuffled by torch's own randomness."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -36,7 +38,7 @@ def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, epochs: int, weight_
         for batch in torch.randperm(len(x)).split(64):
             optimizer.zero_grad()
             value = loss(model(x[batch]), y[batch])
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             optimizer.step()
             total += float(value.detach()) * len(batch)
         schedule.step()

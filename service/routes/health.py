@@ -1,4 +1,4 @@
-"""Is the process alive, and can it answer?"""
+"""Whether the process is alive, and whether it can answer."""
 
 from fastapi import APIRouter, Response
 
@@ -24,6 +24,6 @@ async def ready(response: Response, shared: Shared) -> dict[str, bool | str | li
         return {"ready": False, "reason": "the bundles are being loaded."}
     return {
         "ready": False,
-        "reason": "no bundle can be served. Publish one into the bundles folder (mcdrop publish, mcdrop train), or mount a "
-        "folder of bundles: docker run -v $PWD/bundles:/bundles:ro. GET /v1/models tells why a bundle is refused.",
+        "reason": "no bundle can be served. Publish one into the bundles folder (mcdrop publish, mcdrop train), or "
+        "mount a folder of them: docker run -v $PWD/bundles:/bundles:ro. GET /v1/models says why a bundle is refused.",
     }

@@ -38,7 +38,9 @@ def _list(shared: State) -> ModelList:
             state, reason = shared.catalogue.state(name, version)
             if state == "unloaded" and (reason := repository.entry(name, version).reason):
                 state = "refused"
-            summaries.append(ModelSummary.model_validate({"name": name, "version": version, "state": state, "reason": reason}))
+            summaries.append(
+                ModelSummary.model_validate({"name": name, "version": version, "state": state, "reason": reason})
+            )
     return ModelList(models=summaries)
 
 
@@ -59,7 +61,7 @@ def _describe(predictor: Predictor, shared: State) -> ModelDescription:
         sampling=manifest.sampling,
         masks=manifest.masks,
         noise=manifest.noise,
-        sites=[SiteDescription(name=site.name, kind=site.kind, rate=site.rate) for site in manifest.sites],
+        sites=[SiteDescription(module=site.module, kind=site.kind, rate=site.rate) for site in manifest.sites],
         metrics=manifest.metrics,
         digest=manifest.digest,
         example=example_of(predictor),

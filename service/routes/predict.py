@@ -19,7 +19,10 @@ T = TypeVar("T")
 router = APIRouter(prefix="/v1/models", tags=["predict"])
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    status: {
+        "description": text,
+        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+    }
     for status, text in {
         400: "The body is not JSON",
         401: "A key is required",
@@ -34,11 +37,19 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def _documented(body: type[PredictRequest] | type[RankRequest]) -> dict[str, Any]:
     """What OpenAPI says of a body that is read by hand."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": body.model_json_schema()}},
+        }
+    }
 
 
 @router.post(
-    "/{name}/predict", response_model=PredictResponse, responses=_PROBLEMS, openapi_extra=_documented(PredictRequest)
+    "/{name}/predict",
+    response_model=PredictResponse,
+    responses=_PROBLEMS,
+    openapi_extra=_documented(PredictRequest),
 )
 async def predict(name: str, request: Request, shared: Shared) -> Response:
     """Predictive mean, variance and entropies of each row."""

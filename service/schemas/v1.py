@@ -2,13 +2,13 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr, ValidationError
 
 from dropout_core.noise import VERSION as NOISE_VERSION
 from service.errors import InvalidRequest
 
 Inputs = list[Any]
-_ROW = [[0, 0, 5, 13, 9, 1, 0, 0]] * 8
+_ROW: JsonValue = [[0, 0, 5, 13, 9, 1, 0, 0] for _ in range(8)]
 
 
 class _Body(BaseModel):
@@ -18,10 +18,17 @@ class _Body(BaseModel):
         description="Rows as nested lists, each of the model's input shape; a single row may stand alone.",
         json_schema_extra={"type": "array", "items": {}},
     )
-    passes: StrictInt | None = Field(default=None, description="Stochastic passes; absent or null: the bundle's own number.")
-    seed: StrictInt | None = Field(default=None, description="Decides the masks; absent: the bundle's own; null: one is drawn and reported.")
+    passes: StrictInt | None = Field(
+        default=None, description="Stochastic passes; absent or null: the bundle's own number."
+    )
+    seed: StrictInt | None = Field(
+        default=None,
+        description="Decides the masks; absent: the bundle's own; null: one is drawn and reported.",
+    )
     sampling: Literal["iid"] = Field(default="iid", description="How masks of different passes relate.")
-    masks: Literal["shared"] = Field(default="shared", description="One sampled network for each pass, shared by all rows.")
+    masks: Literal["shared"] = Field(
+        default="shared", description="One sampled network for each pass, shared by all rows."
+    )
 
 
 class PredictRequest(_Body):
@@ -32,21 +39,28 @@ class PredictRequest(_Body):
     samples: StrictBool = Field(default=False, description="Return the passes themselves as well.")
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"inputs": [_ROW], "passes": 32, "seed": 0, "outputs": ["mean", "mutual_information"]}]}
+        json_schema_extra={
+            "examples": [{"inputs": [_ROW], "passes": 32, "seed": 0, "outputs": ["mean", "mutual_information"]}]
+        }
     )
 
 
 class RankRequest(_Body):
-    """Rows of a pool: which should a human label next?"""
+    """Rows of a pool, to find those a human should label next."""
 
     k: StrictInt = Field(default=10, ge=1, description="How many rows to return, best first.")
     score: StrictStr | None = Field(
-        default=None, description="mutual_information, predictive_entropy, margin, variance or random; absent: the first the task has."
+        default=None,
+        description="mutual_information, predictive_entropy, margin, variance or random; absent: the task's first.",
     )
-    ids: list[StrictStr | StrictInt] | None = Field(default=None, description="The caller's names of the rows, one for each.")
+    ids: list[StrictStr | StrictInt] | None = Field(
+        default=None, description="The caller's names of the rows, one for each."
+    )
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"inputs": [_ROW, _ROW], "k": 1, "score": "mutual_information", "ids": ["a", "b"]}]}
+        json_schema_extra={
+            "examples": [{"inputs": [_ROW, _ROW], "k": 1, "score": "mutual_information", "ids": ["a", "b"]}]
+        }
     )
 
 
@@ -66,7 +80,9 @@ class PredictResponse(Run):
     """One array for each measure, rows first."""
 
     labels: list[str] | None = Field(default=None, description="Names of the columns, for classification.")
-    quantiles: list[float] | None = Field(default=None, description="The levels of outputs.quantiles, [rows, levels, columns].")
+    quantiles: list[float] | None = Field(
+        default=None, description="The levels of outputs.quantiles, [rows, levels, columns]."
+    )
     outputs: dict[str, Any]
 
 
@@ -106,7 +122,7 @@ class InputDescription(BaseModel):
 class SiteDescription(BaseModel):
     """One place where noise enters."""
 
-    name: str
+    module: str
     kind: str
     rate: float
 

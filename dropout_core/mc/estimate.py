@@ -49,7 +49,8 @@ class Estimate:
         """A measure by name. Raises UnknownMeasure, listing those there are."""
         if name not in self.kind.measures:
             raise UnknownMeasure(
-                f"there is no measure {name!r} for {self.kind.task} from {self.output}; there are {', '.join(self.measures)}."
+                f"there is no measure {name!r} for {self.kind.task} from {self.output}; "
+                f"there are {', '.join(self.measures)}."
             )
         return self.kind.measures[name](self.statistics)
 
@@ -65,7 +66,7 @@ class Estimate:
         return quantiles({"value": self.samples, **self.draws}, levels)
 
     def rescaled(self, scale: Tensor, shift: Tensor) -> "Estimate":
-        """The estimate of scale · y + shift, for regression: its moments and draws, scaled once and not in each pass."""
+        """The estimate of scale · y + shift, for regression: its moments and draws are scaled, not each pass."""
         if self.kind.task != "regression":
             raise InvalidInput("only a regression's outputs have a unit to scale to.")
         scale, shift = scale.double(), shift.double()
@@ -91,7 +92,9 @@ def estimate_of(
         moments = moments_of(values)
         statistics[chunk.index] = merge(statistics[chunk.index], moments) if chunk.index in statistics else moments
         if keep_draws:
-            kept.setdefault(chunk.index, []).append({name: values[name] for name in ("value", "aleatoric") if name in values})
+            kept.setdefault(chunk.index, []).append(
+                {name: values[name] for name in ("value", "aleatoric") if name in values}
+            )
     draws = _joined(list(kept.values())) if keep_draws else {}
     return Estimate(output, passes, seed, method, concatenate(list(statistics.values())), draws)
 
@@ -102,7 +105,7 @@ def _columns(outputs: Tensor) -> Tensor:
         outputs = outputs.unsqueeze(-1)
     if outputs.dim() != 3:
         raise InvalidInput(
-            f"the network answers {tuple(outputs.shape[2:])} for each row; return one number or one list of numbers for each row."
+            f"the network answers {tuple(outputs.shape[2:])} for each row; return one number for each row, or one list."
         )
     return outputs.to(dtype=torch.float64, copy=True)
 
