@@ -85,7 +85,7 @@ class _AtExpectation(TorchDispatchMode):
     """Dropouts that eval mode leaves on, such as F.dropout(x, 0.5), answer with their expectation: their input."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotation here
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.bernoulli_.float:
