@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,6 +110,22 @@ def _attributes(module: nn.Module) -> tuple[Any, ...]:
     return tuple((name, _frozen(value)) for name, value in vars(module).items() if name not in hidden)
 
 
+class _Identity:
+    """Compares by identity, alive objects only: an id alone may be taken over by a later object."""
+
+    def __init__(self, value: Any) -> None:
+        try:
+            self._object: Callable[[], Any] = weakref.ref(value)
+        except TypeError:  # a builtin, such as a set
+            self._object = lambda: value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self._object() is not None and self._object() is other._object()
+
+    def __hash__(self) -> int:
+        return id(self._object())
+
+
 def _frozen(value: Any) -> Any:
     """A value to compare later: plain values by value, tensors by identity and version, the rest by identity."""
     if isinstance(value, str | int | float | bool | None):
@@ -119,5 +135,5 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((key, _frozen(item)) for key, item in value.items())
     if isinstance(value, Tensor) and not value.is_inference():
-        return id(value), value._version
-    return id(value)
+        return _Identity(value), value._version
+    return _Identity(value)

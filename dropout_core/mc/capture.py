@@ -26,6 +26,7 @@ from dropout_core.errors import CaptureError, DataDependent, HostRandomness, NoS
 from dropout_core.mc.layout import assign_rows
 from dropout_core.mc.probe import two_rows
 from dropout_core.mc.program import Program, split
+from dropout_core.mc.sites import find_sites
 from dropout_core.mc.translate import Translation, translate
 
 _lock = threading.RLock()
@@ -110,14 +111,28 @@ def _translate(model: nn.Module, example: Tensor, seed: int) -> tuple[Translatio
         exported = _export(copied, example)
         owners = {name.rpartition(".")[0] for name in exported.graph_signature.buffers_to_mutate.values()}
         if owners:
-            for owner in owners:
-                copied.get_submodule(owner).eval()
-            exported = _export(copied, example)
+            exported = _with_still_buffers(copied, example, owners, exported)
         drew = _host_state() != before
     if exported.graph_signature.buffers_to_mutate:
         changed = ", ".join(exported.graph_signature.buffers_to_mutate.values())
         raise CaptureError(f"the forward changes the buffers {changed} even in eval mode; make it leave them alone.")
     return translate(exported), drew
+
+
+def _with_still_buffers(
+    model: nn.Module, example: Tensor, owners: set[str], exported: ExportedProgram
+) -> ExportedProgram:
+    """The export with the modules that change their buffers in eval mode, and they alone: their children may drop."""
+    for owner in owners:
+        model.get_submodule(owner).training = False
+    still = _export(model, example)
+    if len(find_sites(still.graph)[0]) < len(find_sites(exported.graph)[0]):
+        names = ", ".join(sorted(owner or "the network itself" for owner in owners))
+        raise CaptureError(
+            f"a module that changes its buffers in training mode drops as well (one of: {names}), and eval mode "
+            "switches off both. Put the dropout in a module of its own, such as nn.Dropout."
+        )
+    return still
 
 
 def _export(model: nn.Module, example: Tensor) -> ExportedProgram:

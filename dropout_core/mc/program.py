@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dropout_core.mc.sizes import check_sizes
+
 ROWS = "rows"
 GETITEM = "getitem"
 
@@ -215,7 +217,9 @@ def _call(node: Operation, values: Mapping[str, Any], rows: int, device: torch.d
     args = [_resolve(arg, values, rows, device) for arg in node.args]
     if node.target == GETITEM:
         return args[0][args[1]]
-    return node.target(*args, **{key: _resolve(arg, values, rows, device) for key, arg in node.kwargs.items()})
+    kwargs = {key: _resolve(arg, values, rows, device) for key, arg in node.kwargs.items()}
+    check_sizes(node.target, args, kwargs)
+    return node.target(*args, **kwargs)
 
 
 def _resolve(arg: Any, values: Mapping[str, Any], rows: int, device: torch.device) -> Any:

@@ -19,11 +19,11 @@ from dropout_core.errors import UnknownRandomness
 _aten = torch.ops.aten
 _SITE_KINDS = "dropout (also functional and in place), and feature dropout 1d, 2d, 3d"
 _RATE_AND_SWITCH = {
-    _aten.scaled_dot_product_attention.default: (4, None),
-    _aten.lstm.input: (5, 6),
-    _aten.gru.input: (5, 6),
-    _aten.rnn_tanh.input: (5, 6),
-    _aten.rnn_relu.input: (5, 6),
+    _aten.scaled_dot_product_attention.default: ("dropout_p", None),
+    _aten.lstm.input: ("dropout", "train"),
+    _aten.gru.input: ("dropout", "train"),
+    _aten.rnn_tanh.input: ("dropout", "train"),
+    _aten.rnn_relu.input: ("dropout", "train"),
 }
 
 
@@ -68,12 +68,17 @@ def draws(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether an operator call draws random numbers: it can, and its rate is above 0 and its switch on."""
     if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
         return False
-    position = _RATE_AND_SWITCH.get(target)
-    if position is None:
+    names = _RATE_AND_SWITCH.get(target)
+    if names is None:
         return True
-    rate, switch = position
-    drawn = kwargs.get("dropout_p", args[rate] if len(args) > rate else 0.0)
-    return bool(drawn != 0) and (switch is None or bool(args[switch]))
+    rate, switch = names
+    given = named(target, args, kwargs)
+    return bool(given.get(rate, 0.0) != 0) and (switch is None or bool(given.get(switch, True)))
+
+
+def named(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an operator call by name, whichever way they were given."""
+    return {**{argument.name: value for argument, value in zip(target._schema.arguments, args, strict=False)}, **kwargs}
 
 
 def where(node: fx.Node) -> str:

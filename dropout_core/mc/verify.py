@@ -45,10 +45,11 @@ def verify(program: Program, engine: Engine, example: Tensor, output: str) -> Es
 
 def known_answer(program: Program, engine: Engine, example: Tensor, output: str) -> Estimate:
     """The estimate of 64 passes over the example. Raises NoVariance when every row's passes agree."""
-    chunks = engine.run(program.weights, example, PROBE_PASSES, PROBE_SEED)
+    chunks = list(engine.run(program.weights, example, PROBE_PASSES, PROBE_SEED))
     estimate = estimate_of(chunks, output, PROBE_PASSES, PROBE_SEED, "captured")
-    spread = estimate.statistics["value"].variance
-    if not bool((spread > 0).any()):
+    first = {chunk.index: chunk.outputs[:1] for chunk in reversed(chunks)}
+    # Not by their variance, nor to the bit: kernels round equal passes in other ways at other places of a batch.
+    if all(agree(chunk.outputs, first[chunk.index], 0.0) for chunk in chunks):
         raise NoVariance(
             f"{PROBE_PASSES} passes over the probe agree to the last digit: the dropout of this network does not reach "
             "its answer. Train it with dropout on a path that matters."
