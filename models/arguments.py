@@ -83,6 +83,13 @@ def integer(value: Any) -> int:
     return value
 
 
+def number(value: Any) -> float:
+    """A JSON value that must be a number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r}, where a number is wanted")
+    return float(value)
+
+
 def _name_in(table: Mapping[str, Any], value: Any) -> str:
     name = str(value).removeprefix("torch.")
     if name not in table:

@@ -1,17 +1,34 @@
 """The operators a bundle may use: pure functions of tensors, nothing that reads files, memory or random numbers.
 
 This list is a security boundary. Left out on purpose: whatever is in place, opens files (from_file), returns
-uninitialised memory (empty, new_empty), looks at storage (as_strided), draws random numbers, or has a shape that
-depends on values (nonzero, masked_select).
+uninitialised memory (empty, new_empty), looks at storage (as_strided), draws random numbers, has a shape that
+depends on values (nonzero, masked_select), or takes sizes on trust (native_batch_norm, which writes out of bounds;
+_adaptive_avg_pool2d). Those that networks cannot do without are checked in dropout_core.mc.sizes.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from dropout_core.mc.program import Device
+from dropout_core.mc.sites import named
 from models.errors import InvalidBundle
 
 _NAMESPACE = "aten"
+# torch takes a number for these too, and crashes on one that it does not know.
+_KINDS = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": Device,
+}
+# Any other number leaves the result uninitialised.
+_MODES = ("interpolation_mode", "padding_mode")
+_BATCH_STATISTICS = {
+    torch.ops.aten.batch_norm.default: "training",
+    torch.ops.aten.instance_norm.default: "use_input_stats",
+}
 _ALLOWED = frozenset(
     """
     abs acos acosh add addcdiv addcmul addmm alias all amax amin any arange argmax argmin argsort asin asinh atan atan2
@@ -36,8 +53,8 @@ _ALLOWED = frozenset(
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
     adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d batch_norm conv1d conv2d conv3d conv_transpose1d
     conv_transpose2d conv_transpose3d convolution group_norm im2col col2im max_pool1d max_pool2d max_pool2d_with_indices
-    max_pool3d max_pool3d_with_indices native_batch_norm native_group_norm native_layer_norm
-    _adaptive_avg_pool2d _adaptive_avg_pool3d _native_batch_norm_legit_no_training
+    max_pool3d max_pool3d_with_indices native_group_norm native_layer_norm
+    _native_batch_norm_legit_no_training
 
     gru lstm rnn_relu rnn_tanh scaled_dot_product_attention
     """.split()
@@ -47,7 +64,11 @@ _ALLOWED = frozenset(
 def name_of(target: Any, where: str = "") -> str:
     """An operator's name in program.json. Raises InvalidBundle for one that bundles may not use."""
     name = str(target)
-    if operator(name) is not target:
+    try:
+        found = operator(name)
+    except InvalidBundle as error:
+        raise InvalidBundle(_refusal(name, where)) from error
+    if found is not target:
         raise InvalidBundle(_refusal(name, where))
     return name
 
@@ -62,9 +83,26 @@ def operator(name: str) -> Any:
     if overload not in packet.overloads():
         raise InvalidBundle(f"torch {torch.__version__} has no operator {name}.")
     found = getattr(packet, overload)
-    if found._schema.is_mutable:
+    returns_tensors = all("Tensor" in str(result.type) for result in found._schema.returns)
+    if found._schema.is_mutable or not returns_tensors:
         raise InvalidBundle(_refusal(name))
     return found
+
+
+def check_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise InvalidBundle for arguments that an operator takes on trust, or that make it write into them."""
+    schema = {argument.name: str(argument.real_type) for argument in target._schema.arguments}
+    given = named(target, args, kwargs)
+    for name, value in given.items():
+        kind = schema.get(name, "").removeprefix("Optional[").removesuffix("]")
+        if value is not None and kind in _KINDS and not isinstance(value, _KINDS[kind]):
+            raise InvalidBundle(f"{target} has the {name} {value!r}, where a {kind} is wanted.")
+        if name in _MODES and value not in (0, 1, 2):
+            raise InvalidBundle(f"{target} has the {name} {value!r}; 0, 1 and 2 are known.")
+    statistics = _BATCH_STATISTICS.get(target)
+    running = given.get("running_mean") is not None or given.get("running_var") is not None
+    if statistics and running and given.get(statistics) is not False:
+        raise InvalidBundle(f"{target} would write batch statistics into its running ones; a bundle's weights stay.")
 
 
 def _refusal(name: str, where: str = "") -> str:

@@ -45,15 +45,7 @@ class Predictor:
             raise
         except (CoupledRows, NoVariance, InvalidInput) as error:
             raise InvalidBundle(f"{name}/{version} is refused: {error}") from error
-        except (
-            RuntimeError,
-            TypeError,
-            ValueError,
-            IndexError,
-            KeyError,
-            AttributeError,
-            NotImplementedError,
-        ) as error:
+        except Exception as error:  # a hostile program may make torch and Python raise anything
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InvalidBundle(
                 f"the program of {name}/{version} does not run: {type(error).__name__}: {reason}"

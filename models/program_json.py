@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dropout_core.mc.program import GETITEM, Graph, Input, Node, Operation, Program, Ref, Rows, Site, references
+from dropout_core.mc.program import GETITEM, Graph, Input, Node, Operation, Program, Ref, Rows, Site, references, split
 from dropout_core.mc.sites import draws
-from models.arguments import decode, dtype_name, dtype_of, encode, integer, text
+from models.arguments import decode, dtype_name, dtype_of, encode, integer, number, text
 from models.errors import InvalidBundle
-from models.operators import name_of, operator
+from models.operators import check_call, name_of, operator
 
 SCHEMA = 1
 _MAX_NODES = 100_000
@@ -41,10 +41,10 @@ def from_json(content: bytes, weights: Mapping[str, Tensor]) -> Program:
     """The Program of a program.json and its weights. Raises InvalidBundle, naming what is wrong."""
     try:
         document = json.loads(content, parse_constant=_no_constant)
-        if document["schema"] != SCHEMA:
+        if integer(document["schema"]) != SCHEMA:
             raise InvalidBundle(f"program.json has schema {document['schema']!r}; this version reads {SCHEMA}.")
         graph = _graph(document)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InvalidBundle(f"program.json is malformed: {type(error).__name__} at {error}.") from error
     missing = set(graph.weights) - set(weights)
     if missing:
@@ -71,9 +71,21 @@ def _graph(document: Any) -> Graph:
         num_sites += isinstance(node, Site)
     boundary = {text(name): _rows(rows) for name, rows in document["boundary"].items()}
     output = text(document["output"])
-    if not {output, *boundary} <= known:
-        raise InvalidBundle("program.json names an output or a boundary that no node makes.")
-    return Graph(inputs, names, tuple(nodes), output, boundary)
+    if output not in known:
+        raise InvalidBundle(f"program.json names the output {output!r}, which no node makes.")
+    graph = Graph(inputs, names, tuple(nodes), output, boundary)
+    _refuse_wrong_boundary(graph)
+    return graph
+
+
+def _refuse_wrong_boundary(graph: Graph) -> None:
+    """Rows are joined along their boundary only in large batches: what no probe sees is checked here."""
+    crossing = set(split(graph).crossing) - set(graph.weights)
+    if set(graph.boundary) != crossing:
+        raise InvalidBundle(f"program.json has the boundary {sorted(graph.boundary)}; {sorted(crossing)} cross it.")
+    for site in graph.sites:
+        if site.rows != graph.boundary.get(site.input.name, site.rows):
+            raise InvalidBundle(f"site {site.name} and the boundary place the rows of {site.input.name} differently.")
 
 
 def _input(item: Any) -> Input:
@@ -81,7 +93,7 @@ def _input(item: Any) -> Input:
 
 
 def _site(item: Any, index: int) -> Site:
-    name, kind, rate = text(item["name"]), item["kind"], float(item["rate"])
+    name, kind, rate = text(item["name"]), item["kind"], number(item["rate"])
     if kind not in _KINDS or not 0.0 < rate <= 1.0:
         allowed = f"{' or '.join(_KINDS)}, above 0 and up to 1"
         raise InvalidBundle(f"site {name} has kind {kind!r} and rate {rate}; {allowed} is read.")
@@ -95,9 +107,19 @@ def _operation(item: Any) -> Operation:
     if not isinstance(args, tuple):
         raise InvalidBundle(f"node {name} has arguments that are no list.")
     kwargs = {text(key): decode(value) for key, value in item["kwargs"].items()}
+    if found == GETITEM:
+        _refuse_odd_element(name, args, kwargs)
+        return Operation(name, found, args, kwargs)
+    check_call(found, args, kwargs)
     if draws(found, args, kwargs):
         raise InvalidBundle(f"node {name} ({target}) draws random numbers of its own; only sites may.")
     return Operation(name, found, args, kwargs)
+
+
+def _refuse_odd_element(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    if len(args) != 2 or not isinstance(args[0], Ref) or kwargs:
+        raise InvalidBundle(f"node {name} takes an element with {args}; the name of a node and an index are wanted.")
+    integer(args[1])
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
     Raises CaptureError, VerificationError, InvalidInput, or InvalidBundle for an operator bundles may not use.
     """
     checked_name(name)
+    if task not in _DEFAULT_OUTPUT:
+        raise InvalidInput(f"the task is {task!r}; choose one of {', '.join(_DEFAULT_OUTPUT)}.")
     example = two_rows(_single(example_inputs))[:_PROBE_ROWS].detach()
     chosen = output or _DEFAULT_OUTPUT[task]
     program = capture(model, example)

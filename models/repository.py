@@ -18,7 +18,7 @@ from models.manifest import NAME_PATTERN, Manifest, sha256
 
 MANIFEST, PROGRAM, WEIGHTS = "manifest.json", "program.json", "weights.safetensors"
 _MAX_BYTES = {MANIFEST: 2**20, PROGRAM: 2**26, WEIGHTS: 2**37}
-_VERSION_PATTERN = r"^[1-9][0-9]{0,8}$"
+_VERSION_PATTERN = r"[1-9][0-9]{0,8}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Repository:
         if not folder.is_dir():
             return []
         found = (path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-        return sorted((int(version) for version in found if re.match(_VERSION_PATTERN, version)), reverse=True)
+        return sorted((int(version) for version in found if re.fullmatch(_VERSION_PATTERN, version)), reverse=True)
 
     def entries(self) -> list[Entry]:
         """Every version of every name, newest first, digests checked."""
@@ -116,10 +116,11 @@ class Repository:
         """Rename to the next free version; another publisher may take it first, then the one after."""
         version = max(self.versions(name), default=0) + 1
         while True:
+            place = self.root / name / str(version)
             try:
-                staging.rename(self.root / name / str(version))
+                staging.rename(place)
             except OSError:
-                if not (self.root / name / str(version)).exists():
+                if not place.exists() and not place.is_symlink():
                     raise
                 version += 1
             else:
@@ -145,10 +146,13 @@ def _content(path: Path) -> bytes:
     """A bundle's file, bounded before it is read. Links are not followed."""
     if path.is_symlink() or not path.is_file():
         raise InvalidBundle(f"{path.name} of {path.parent.parent.name}/{path.parent.name} is missing or no plain file.")
-    size, bound = path.stat().st_size, _MAX_BYTES[path.name]
-    if size > bound:
-        raise InvalidBundle(f"{path.name} has {size} bytes; {bound} are allowed.")
-    return path.read_bytes()
+    try:
+        size, bound = path.stat().st_size, _MAX_BYTES[path.name]
+        if size > bound:
+            raise InvalidBundle(f"{path.name} has {size} bytes; {bound} are allowed.")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidBundle(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -16,7 +16,7 @@ from dropout_core.errors import McdropError
 from models.repository import Repository
 from service.auth import RequireKey
 from service.catalogue import Catalogue
-from service.compute import Compute
+from service.compute import Compute, device_of
 from service.errors import on_http_error, on_invalid_path, on_mcdrop_error, on_unexpected_error
 from service.routes import health, models, predict
 from service.settings import Settings
@@ -28,7 +28,9 @@ OnReady = Callable[[Catalogue], None]
 
 def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
     """A server of the bundles in settings.bundles. on_ready: called when those there are have been loaded."""
-    state = State(settings, Catalogue(Repository(settings.bundles)), Compute(settings.threads))
+    state = State(
+        settings, Catalogue(Repository(settings.bundles), device_of(settings.device)), Compute(settings.threads)
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,15 +60,18 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
 
 async def _load(state: State, on_ready: OnReady | None) -> None:
     """Load the newest bundles off the event loop: the server is live meanwhile, and not ready."""
-    await anyio.to_thread.run_sync(state.catalogue.load_newest)
-    for entry in [
-        (name, number)
-        for name in state.catalogue.repository.names()
-        for number in state.catalogue.repository.versions(name)
-    ]:
-        verdict, reason = state.catalogue.state(*entry)
-        if verdict == "refused":
-            _log.warning("%s/%s is not served: %s", *entry, reason)
+    try:
+        await anyio.to_thread.run_sync(state.catalogue.load_newest)
+        for entry in [
+            (name, number)
+            for name in state.catalogue.repository.names()
+            for number in state.catalogue.repository.versions(name)
+        ]:
+            verdict, reason = state.catalogue.state(*entry)
+            if verdict == "refused":
+                _log.warning("%s/%s is not served: %s", *entry, reason)
+    except OSError as error:
+        _log.error("the bundles cannot be read: %s", error)
     state.started = True
     if on_ready is not None:
         on_ready(state.catalogue)

@@ -28,4 +28,4 @@ class RequireKey:
     def _matches(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(sent.encode(), self._key)
+        return hmac.compare_digest(sent.encode("latin-1"), self._key)

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from models.errors import InvalidBundle, UnknownModel
 from models.predictor import Predictor
@@ -21,8 +22,9 @@ class Refusal:
 class Catalogue:
     """Predictors by name and version. Safe for many threads; loading happens one at a time."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, device: str = "cpu") -> None:
         self.repository = repository
+        self._device = device
         self._loaded: dict[Key, Predictor] = {}
         self._refused: dict[Key, Refusal] = {}
         self._loading = threading.Lock()
@@ -86,7 +88,7 @@ class Catalogue:
             if refusal is not None and refusal.stamps == stamps:
                 raise InvalidBundle(refusal.reason)
             try:
-                predictor = Predictor.load(self.repository, name, version)
+                predictor = self._read(name, version)
             except InvalidBundle as error:
                 self._refused[key] = Refusal(str(error), stamps)
                 raise
@@ -94,13 +96,26 @@ class Catalogue:
             self._loaded[key] = predictor
             return predictor
 
+    def _read(self, name: str, version: int) -> Predictor:
+        try:
+            return Predictor.load(self.repository, name, version, self._device)
+        except OSError as error:
+            raise InvalidBundle(f"{name}/{version} cannot be read: {error.strerror}.") from error
+
     def _stamps(self, key: Key) -> tuple[int, ...]:
         folder = self.repository.root / key[0] / str(key[1])
-        files = [folder / file for file in (MANIFEST, PROGRAM, WEIGHTS)]
-        return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in files)
+        return tuple(_stamp(folder / file) for file in (MANIFEST, PROGRAM, WEIGHTS))
 
     def _unknown(self, name: str, version: int | None) -> UnknownModel:
         if version is not None and (versions := self.repository.versions(name)):
             return UnknownModel(f"{name} has no version {version}; it has {', '.join(map(str, versions))}.")
         names = ", ".join(self.repository.names()) or "none: publish one with `mcdrop publish` or `mcdrop train`"
         return UnknownModel(f"there is no model {name!r}; there are {names}.")
+
+
+def _stamp(path: Path) -> int:
+    """When a file was last touched, its permissions included; 0 when nothing can be learned of it."""
+    try:
+        return path.stat().st_ctime_ns
+    except OSError:
+        return 0

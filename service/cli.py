@@ -1,10 +1,16 @@
 """The command `mcdrop`."""
 
+import logging
+import os
+import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import BadZipFile
 
 import numpy as np
+import torch
 import typer
 import uvicorn
 from pydantic import ValidationError
@@ -28,15 +34,23 @@ Passes = Annotated[int | None, typer.Option(help="Stochastic passes; the bundle'
 Seed = Annotated[int | None, typer.Option(help="Decides the masks; the bundle's own otherwise.")]
 File = Annotated[Path, typer.Argument(help="Rows as a .npy array, rows first.")]
 _UNBOUNDED = Limits(max_passes=2**31, max_samples=2**63)
+# docker kills ten seconds after it asked
+_GRACE_S = 5
 
 
 def main() -> None:
-    """Run the command; errors of ours are one line, not a traceback."""
+    """Run the command; errors of ours and of files are one line, not a traceback."""
     try:
         app()
-    except McdropError as error:
+    except (McdropError, OSError) as error:
         console.fail(str(error))
         sys.exit(1)
+
+
+@app.callback()
+def common() -> None:
+    """Monte Carlo dropout in production: train, publish, serve, predict, rank."""
+    torch.set_num_threads(_settings().threads)
 
 
 @app.command()
@@ -54,10 +68,11 @@ def serve(
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        console.fail("; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors()))
+        console.fail("; ".join(map(_reason, error.errors())))
         raise typer.Exit(2) from None
     server = create_app(settings, on_ready=lambda catalogue: console.announce(settings, catalogue))
-    uvicorn.run(server, host=settings.host, port=settings.port, timeout_graceful_shutdown=10)
+    signal.signal(signal.SIGTERM, _end)
+    uvicorn.run(server, host=settings.host, port=settings.port, timeout_graceful_shutdown=_GRACE_S)
 
 
 @app.command()
@@ -109,6 +124,7 @@ def publish(
     """
     from service.local import load_factory, publish_factory  # noqa: PLC0415
 
+    logging.getLogger("torch").setLevel(logging.CRITICAL)  # what torch.export logs at length it also raises
     network = load_factory(factory, weights)
     console.published(publish_factory(network, name, task, output, example_shape, labels, _folder(bundles)))
 
@@ -198,6 +214,22 @@ def rank(
     console.ranking(RankedRows(name, predictor.version, chosen, found.indices.numpy(), found.scores.numpy(), None))
 
 
+def _end(*_: object) -> None:
+    """The end of a server that was told to stop: uvicorn sends itself the signal again when its own work is done.
+
+    What still computes has nobody left who waits for it, so it is not waited for.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _reason(item: Mapping[str, Any]) -> str:
+    """Which setting is wrong, and why."""
+    reason = str(item["msg"]).removeprefix("Value error, ")
+    return ": ".join([*map(str, item["loc"]), reason])
+
+
 def _predict_here(
     name: str,
     rows: "np.ndarray[Any, Any]",
@@ -216,18 +248,27 @@ def _predict_here(
 
 def _rows(file: Path) -> "np.ndarray[Any, Any]":
     try:
-        rows = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        with file.open("rb") as stream:
+            rows = np.load(stream, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InvalidInput(f"{file} cannot be read as a .npy array: {error}.") from error
     if not isinstance(rows, np.ndarray):
         raise InvalidInput(f"{file} holds several arrays; save the rows alone with numpy.save.")
     return rows
 
 
+def _settings() -> CommonSettings:
+    try:
+        return CommonSettings()
+    except ValidationError as error:
+        console.fail("; ".join(map(_reason, error.errors())))
+        raise typer.Exit(2) from None
+
+
 def _folder(bundles: Path | None) -> Path:
-    return bundles if bundles is not None else CommonSettings().bundles
+    return bundles if bundles is not None else _settings().bundles
 
 
 def _client(url: str) -> Client:
-    key = CommonSettings().api_key
+    key = _settings().api_key
     return Client(url, key.get_secret_value() if key is not None else None)

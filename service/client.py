@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike, NDArray
 
-from dropout_core.errors import McdropError
+from dropout_core.errors import InvalidInput, McdropError
 
 
 class ServerError(McdropError):
@@ -20,6 +20,10 @@ class ServerError(McdropError):
         super().__init__(detail)
         self.status = status
         self.code = code
+
+
+class Unreachable(McdropError):
+    """No answer came: no server there, no network, or no time left."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Client:
     """Talks to one server. Use as a context manager, or call `close`."""
 
     def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {b"Authorization": f"Bearer {api_key}".encode()} if api_key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
 
     def __enter__(self) -> Self:
@@ -132,18 +136,31 @@ class Client:
         )
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY) if body is not None else None
-        answer = self._http.request(method, path, content=content, headers={"Content-Type": "application/json"})
-        if answer.is_success:
+        answer = self._answer(method, path, _json(body) if body is not None else None)
+        kind = answer.headers.get("content-type", "")
+        if answer.is_success and kind.startswith("application/json"):
             return dict(answer.json())
-        if answer.headers.get("content-type", "").startswith("application/problem+json"):
+        if kind.startswith("application/problem+json"):
             problem = answer.json()
             raise ServerError(answer.status_code, problem["type"].rpartition(":")[2], problem["detail"])
         raise ServerError(
             answer.status_code,
             "http",
-            f"{method} {path} answered {answer.status_code} {answer.reason_phrase}.",
+            f"{method} {answer.url} answered {answer.status_code} {answer.reason_phrase}; is it a mcdrop server?",
         )
+
+    def _answer(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+        try:
+            return self._http.request(method, path, content=content, headers={"Content-Type": "application/json"})
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(f"no answer from {self._http.base_url}: {error}.") from error
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        raise InvalidInput(f"the request cannot be written as JSON: {error}.") from error
 
 
 def _given(chosen: Mapping[str, Any]) -> dict[str, Any]:

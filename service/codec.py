@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 import torch
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
@@ -21,12 +22,15 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     if declared.isdecimal() and int(declared) > max_bytes:
         raise BodyTooLarge(f"the body has {declared} bytes; {max_bytes} are accepted. Send fewer rows at a time.")
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > max_bytes:
-            raise BodyTooLarge(
-                f"the body has more than the {max_bytes} bytes that are accepted. Send fewer rows at a time."
-            )
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > max_bytes:
+                raise BodyTooLarge(
+                    f"the body has more than the {max_bytes} bytes that are accepted. Send fewer rows at a time."
+                )
+    except ClientDisconnect as error:
+        raise MalformedJson("the caller left before the whole body came.") from error
     return bytes(body)
 
 
@@ -36,9 +40,11 @@ def parse_json(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
+            value = json.loads(body, parse_int=_whole)
+            orjson.dumps(value)  # half a character, which Python reads, can be sent back by nobody
+        except (ValueError, TypeError, RecursionError):
             raise MalformedJson(f"the body is not JSON: {error}.") from error
+        return value
 
 
 def to_json(value: Any) -> bytes:
@@ -59,7 +65,7 @@ def to_rows(inputs: Any, spec: InputSpec) -> Tensor:
         raise _complaint(inputs, spec) from error
     if values.size == 0 and values.ndim == 1:
         return torch.zeros((0, *spec.shape), dtype=getattr(torch, spec.dtype))
-    if values.dtype.kind not in "iuf":
+    if values.dtype.kind not in "iuf" or _holds_bool(inputs, values.ndim):
         raise _complaint(inputs, spec)
     return array_to_rows(values, spec)
 
@@ -94,8 +100,7 @@ def _complaint(inputs: list[Any], spec: InputSpec) -> InvalidInput:
 
 def _misfit(value: Any, shape: tuple[int, ...], position: tuple[int, ...]) -> str:
     if not shape:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if fits and math.isfinite(value) and abs(value) < 2.0**63 else f"{_place(position)} is {_kind(value)}"
+        return "" if _is_number(value) else f"{_place(position)} is {_kind(value)}"
     if not isinstance(value, list):
         return f"{_place(position)} is {_kind(value)}, not a list of {shape[0]}"
     if len(value) != shape[0]:
@@ -103,8 +108,29 @@ def _misfit(value: Any, shape: tuple[int, ...], position: tuple[int, ...]) -> st
     return next((found for i, item in enumerate(value) if (found := _misfit(item, shape[1:], (*position, i)))), "")
 
 
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**64
+
+
+def _holds_bool(values: list[Any], depth: int) -> bool:
+    """Whether lists of a depth hold true or false, which numpy takes for 1 and 0 beside numbers."""
+    if depth == 1:
+        return bool in set(map(type, values))
+    return any(_holds_bool(part, depth - 1) for part in values)
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number as orjson reads it: one that no 64 bits hold is a float."""
+    return int(digits) if len(digits) < 20 else float(digits)
+
+
 def _depth(value: Any) -> int:
-    return 1 + _depth(value[0]) if isinstance(value, list) and value else 0
+    depth = 0
+    while isinstance(value, list) and value:
+        value, depth = value[0], depth + 1
+    return depth
 
 
 def _place(position: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from models.predictor import Predictor
 from models.publish import Published
@@ -18,7 +19,7 @@ from service.client import Prediction, RankedRows
 from service.query import example_of
 from service.settings import Settings
 
-_out = Console()
+_out = Console(markup=False, emoji=False)
 _err = Console(stderr=True)
 _MAX_TABLE_ROWS = 20
 _MAX_EXAMPLE_NUMBERS = 256
@@ -26,7 +27,7 @@ _MAX_EXAMPLE_NUMBERS = 256
 
 def fail(message: str) -> None:
     """One line on standard error."""
-    _err.print(f"[red]error:[/red] {message}", highlight=False, soft_wrap=True)
+    _err.print(Text.assemble(("error:", "red"), " ", " ".join(message.split())), soft_wrap=True)
 
 
 @contextmanager

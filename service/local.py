@@ -21,13 +21,15 @@ _OUTPUTS: dict[str, OutputKind] = {output: output for output in KINDS}
 def load_factory(path: str, weights: Path | None) -> nn.Module:
     """The network that package.module:factory makes, found from the current folder as well, with its weights loaded."""
     module_name, _, attribute = path.partition(":")
-    if not attribute:
+    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
         raise InvalidInput(f"{path!r} names no factory; write package.module:factory.")
     sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"{path} cannot be imported: {error}.") from error
+    if not callable(factory):
+        raise InvalidInput(f"{path} is a {type(factory).__name__}; name a function that makes the network.")
     network = factory()
     if not isinstance(network, nn.Module):
         raise InvalidInput(f"{path} makes a {type(network).__name__}; it must return a torch.nn.Module.")

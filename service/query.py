@@ -68,17 +68,19 @@ def make_query(
     if not 0 <= chosen <= MAX_SEED:
         raise InvalidInput(f"the seed is {chosen}; it must lie between 0 and 2^63 - 1, or be null to have one drawn.")
     known = measures_of(predictor)
-    names = [_ALIASES.get(name, name) for name in outputs] if outputs is not None else known
+    asked_apart = [name for name, asked in (("quantiles", bool(quantiles)), ("samples", samples)) if asked]
+    wanted = known if outputs is None else [name for name in outputs if name not in asked_apart]
+    names = [_ALIASES.get(name, name) for name in wanted]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UnknownMeasure(f"{manifest.name} has no measure {unknown[0]!r}; it has {', '.join(known)}.")
     wrong = [level for level in quantiles if not 0.0 < level < 1.0]
     if wrong:
         raise InvalidInput(f"the quantile {wrong[0]} must lie strictly between 0 and 1.")
-    kept = num_passes * len(x) * manifest.num_outputs
+    kept = max(num_passes, len(quantiles)) * len(x) * manifest.num_outputs
     if (samples or quantiles) and kept > limits.max_samples:
         raise InvalidInput(
-            f"samples and quantiles keep passes · rows · outputs = {kept} numbers; this server keeps up to "
+            f"samples and quantiles keep passes or levels · rows · outputs = {kept} numbers; this server keeps up to "
             f"{limits.max_samples}. Ask for fewer passes, or send fewer rows at a time."
         )
     return Query(x, num_passes, chosen, tuple(dict.fromkeys(names)), tuple(quantiles), samples)
@@ -111,9 +113,8 @@ def run_predict(predictor: Predictor, query: Query) -> Mapping[str, Array]:
 def run_rank(predictor: Predictor, query: Query, score: str | None, k: int) -> tuple[str, Ranking]:
     """The score used, and the k rows to label first. Where none is named: mutual information, or variance."""
     known = measures_of(predictor)
-    chosen = (
-        _ALIASES.get(score, score) if score else ("mutual_information" if "mutual_information" in known else "variance")
-    )
+    default = "mutual_information" if "mutual_information" in known else "variance"
+    chosen = default if score is None else _ALIASES.get(score, score)
 
     def estimate() -> Estimate:
         return predictor.predict(query.x, query.passes, query.seed)

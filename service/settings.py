@@ -2,19 +2,23 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class CommonSettings(BaseSettings):
-    """What every command reads: where bundles are, and the key that a server asks for."""
+    """What every command reads."""
 
     model_config = SettingsConfigDict(env_prefix="MCDROP_", frozen=True, extra="forbid")
 
     bundles: Path = Field(default=Path("bundles"), description="Folder of published bundles.")
     api_key: SecretStr | None = Field(default=None, description="Key that callers send; unset: no key is asked for.")
+
+    threads: int = Field(
+        default=1, ge=1, description="Threads one operator may use; more help only on a quiet machine."
+    )
 
     @field_validator("api_key")
     @classmethod
@@ -27,13 +31,11 @@ class Settings(CommonSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback a key is required.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute; auto: a GPU if any.")
     allow_anonymous: bool = Field(default=False, description="Listen beyond loopback without a key.")
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest request body, in bytes.")
     max_passes: int = Field(default=1000, ge=1, description="Most passes one request may ask for.")
     max_samples: int = Field(default=2**22, ge=1, description="Most numbers kept for samples or quantiles: T·B·C.")
-    threads: int = Field(
-        default=1, ge=1, description="Threads one operator may use; more help only on a quiet machine."
-    )
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

@@ -2,7 +2,17 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from dropout_core.noise import VERSION as NOISE_VERSION
 from service.errors import InvalidRequest
@@ -35,7 +45,7 @@ class PredictRequest(_Body):
     """Rows to predict, and what to say of them."""
 
     outputs: list[StrictStr] | None = Field(default=None, description="Measures by name; absent: all the model has.")
-    quantiles: list[float] = Field(default=[], max_length=99, description="Levels strictly between 0 and 1.")
+    quantiles: list[StrictFloat] = Field(default=[], max_length=99, description="Levels strictly between 0 and 1.")
     samples: StrictBool = Field(default=False, description="Return the passes themselves as well.")
 
     model_config = ConfigDict(

@@ -188,3 +188,58 @@ def rows_for(net: nn.Module, shape: tuple[int, ...], num_rows: int, seed: int = 
     if any(isinstance(module, nn.Embedding) for module in net.modules()):
         return torch.randint(0, 10, (num_rows, *shape), generator=generator)
     return torch.randn(num_rows, *shape, generator=generator)
+
+
+class Coupled(nn.Module):
+    """Each row is centred on its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(x - x.mean(0))
+
+
+class Silent(nn.Module):
+    """Dropout is there and switched off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.dropout(self.inner(x), 0.5, training=False))
+
+
+class Doubled(nn.Module):
+    """Is another network in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(x) * (2 if self.training else 1)
+
+
+class Bessel(nn.Module):
+    """Uses an operator that bundles may not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(torch.special.bessel_j0(x))
+
+
+class TwoInputs(nn.Module):
+    """Takes two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = Mlp()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.rest(x + y)

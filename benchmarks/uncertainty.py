@@ -1,0 +1,46 @@
+"""Claim: what the digits network has not seen gets visibly more uncertainty.
+
+Held-out digits as they are, turned by 180 degrees, and replaced by noise of the same range.
+
+Run: python benchmarks/uncertainty.py --bundles bundles [--json FILE]
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from machine import report
+
+from models.predictor import Predictor
+from models.recipes.digits import test_images
+from models.repository import Repository
+
+
+def main(
+    bundles: Annotated[Path, typer.Option(help="Folder with the digits bundle.")] = Path("bundles"),
+    json: Annotated[Path | None, typer.Option(help="Keep the figures here.")] = None,
+) -> None:
+    torch.set_num_threads(1)
+    repository = Repository(bundles)
+    predictor = Predictor.load(repository, "digits", repository.versions("digits")[0])
+    upright, classes = test_images()
+    noise = torch.randint(0, 17, upright.shape, generator=torch.Generator().manual_seed(0)).float()
+    rows: list[dict[str, object]] = []
+    for name, images in {"upright": upright, "turned by 180°": upright.flip(1).flip(2), "noise": noise}.items():
+        estimate = predictor.predict(images, passes=32, seed=0)
+        correct = (estimate.mean.argmax(-1) == classes).double().mean()
+        rows.append(
+            {
+                "images": name,
+                "number": len(images),
+                "accuracy": float(correct) if name != "noise" else float("nan"),
+                "mutual_information": float(estimate.mutual_information.mean()),
+                "predictive_entropy": float(estimate.predictive_entropy.mean()),
+            }
+        )
+    report("digits, mean over images, nats, 32 passes", rows, json)
+
+
+if __name__ == "__main__":
+    typer.run(main)

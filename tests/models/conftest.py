@@ -1,0 +1,60 @@
+"""Bundles that were published honestly, made once; tests work on copies."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.predictor import Predictor
+from models.publish import publish
+from models.repository import Repository
+from tests.models.attacker import Bundle
+from tests.models.nets import ConvNet, Mlp, Recurrent, rows_for, seeded
+from tests.models.watch import refused
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Path:
+    """The root of a repository with one MLP classifier, net/1. Read only."""
+    root = tmp_path_factory.mktemp("published")
+    net = seeded(Mlp)
+    publish(net, rows_for(net, (4,), 8), name="net", task="classification", root=root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def honest(published, tmp_path_factory) -> Bundle:
+    """The MLP taken apart, once all that a load and a refusal import is imported."""
+    bundle = Bundle.of(published / "net" / "1")
+    Predictor.load(Repository(published), "net", 1)
+    spoilt = bundle.copy()
+    spoilt.tensors["probe/mean"] = torch.zeros(8, 3, dtype=torch.float64)
+    root = tmp_path_factory.mktemp("spoilt")
+    spoilt.write(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.models.watch.outside_of", lambda *_: [])
+        refused(root)
+    return bundle
+
+
+@pytest.fixture
+def bundle(honest) -> Bundle:
+    """A copy of the MLP to tamper with."""
+    return honest.copy()
+
+
+def _taken_apart(make, shape, root) -> Bundle:
+    net = seeded(make)
+    return Bundle.of(publish(net, rows_for(net, shape, 8), name="net", task="classification", root=root).path)
+
+
+@pytest.fixture(scope="session")
+def convolutional(tmp_path_factory) -> Bundle:
+    """A CNN with batch norm, taken apart. Read only."""
+    return _taken_apart(ConvNet, (1, 6, 6), tmp_path_factory.mktemp("convolutional"))
+
+
+@pytest.fixture(scope="session")
+def recurrent(tmp_path_factory) -> Bundle:
+    """An LSTM, taken apart. Read only."""
+    return _taken_apart(Recurrent, (5, 4), tmp_path_factory.mktemp("recurrent"))

@@ -1,0 +1,115 @@
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.predictor import Predictor
+from models.publish import publish
+from models.repository import Repository
+from service import cli
+from service.app import create_app
+from service.settings import Settings
+from tests.service import nets
+from tests.service.asgi import Served, listening
+
+LABELS = ("nought", "one", "two")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+SCALING = ((10.0, 2.0), (100.0, -5.0))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_the_developer() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("MCDROP_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory) -> Path:
+    """digits 1 and 2, heights 1. Read only: what a test changes it copies first."""
+    root = tmp_path_factory.mktemp("bundles")
+    for seed in (1, 2):
+        publish(
+            nets.seeded(nets.Classifier, seed),
+            nets.images(4),
+            name="digits",
+            task="classification",
+            labels=LABELS,
+            root=root,
+            passes=20,
+            seed=7,
+            metrics={"accuracy": 0.5},
+        )
+    publish(
+        nets.seeded(nets.Regressor, 3),
+        nets.features(4),
+        name="heights",
+        task="regression",
+        output="mean_and_log_variance",
+        output_scaling=SCALING,
+        root=root,
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def nan_bundles(tmp_path_factory) -> Path:
+    """rooted 1, which answers NaN where a feature is negative."""
+    root = tmp_path_factory.mktemp("nan_bundles")
+    publish(nets.seeded(nets.Rooted, 4), torch.rand(4, 2), name="rooted", task="classification", root=root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def digits(bundles) -> Predictor:
+    """The newest version of digits."""
+    return Predictor.load(Repository(bundles), "digits", 2)
+
+
+@pytest.fixture(scope="session")
+def heights(bundles) -> Predictor:
+    return Predictor.load(Repository(bundles), "heights", 1)
+
+
+@pytest.fixture(scope="session")
+def server(bundles) -> Iterator[Served]:
+    """A server of the bundles with the usual settings, ready."""
+    with Served(Settings(bundles=bundles)) as served:
+        yield served.loaded()
+
+
+@pytest.fixture(scope="session")
+def url(bundles, server) -> Iterator[str]:
+    """The address of a server of the bundles."""
+    app = create_app(Settings(bundles=bundles))
+    app.state.mcdrop.catalogue = server.state.catalogue
+    with listening(app) as address:
+        yield address
+
+
+@pytest.fixture
+def mcdrop(monkeypatch, capsys):
+    """Runs the command in this process. Returns its exit code and what it printed on both streams."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["mcdrop", *map(str, args)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *(ANSI.sub("", text) for text in capsys.readouterr()))
+
+    monkeypatch.setenv("COLUMNS", "250")
+    return run
+
+
+def assert_refused(ended, said, code=1):
+    assert ended[0] == code
+    assert ended[1] == ""
+    assert re.fullmatch(rf"error: [^\n]*{said}[^\n]*\n", ended[2]), ended[2]

@@ -1,0 +1,86 @@
+"""What the README shows works as it stands there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ADDRESS = "127.0.0.1:8000"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def shell(examples_server, tmp_path_factory):
+    """Runs a block of the README where the example bundles are, against a server of them."""
+    bundles, url = examples_server
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "bundles").symlink_to(bundles)
+    scripts = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}", "COLUMNS": "200"}
+
+    def run(command: list[str], text: str) -> str:
+        script = text.replace(ADDRESS, url.removeprefix("http://"))
+        finished = subprocess.run(
+            command, check=False, input=script, capture_output=True, text=True, cwd=folder, env=environment, timeout=120
+        )
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=["library", "client"])
+def test_python_blocks_run(shell, block):
+    shell([sys.executable, "-W", "error", "-"], block)
+
+
+def test_the_library_example_is_under_twenty_lines():
+    assert len(blocks("python")[0].splitlines()) < 20
+
+
+def test_curl_blocks_show_that_a_digit_upside_down_is_more_uncertain(shell):
+    answers = [json.loads(shell(["bash", "-e"], block)) for block in blocks("bash") if block.startswith("curl")]
+    assert len(answers) == 2
+    upright, turned = (answer["outputs"] for answer in answers)
+    for measure in ("least_confidence", "predictive_entropy", "mutual_information"):
+        assert turned[measure][0] > 10 * upright[measure][0]
+
+
+def test_the_table_holds_the_answers_to_the_curl_blocks(shell):
+    """Training rounds otherwise on other machines, so the figures are compared in size only: within a factor of 5."""
+    answers = [json.loads(shell(["bash", "-e"], block)) for block in blocks("bash") if block.startswith("curl")]
+    for name, answer in zip(("upright", "upside down"), answers, strict=True):
+        row = re.search(rf"^\| {name} \|(.*)\|$", README, re.MULTILINE)
+        shown = [float(cell) for cell in row[1].split("|")]
+        for figure, values in zip(shown, answer["outputs"].values(), strict=True):
+            assert figure / 5 <= values[0] <= figure * 5
+
+
+def test_shell_block_runs(shell):
+    (block,) = [block for block in blocks("bash") if not block.startswith("curl")]
+    printed = shell(["bash", "-e"], block)
+    assert "digits" in printed
+    assert "mutual_information" in printed
+
+
+def test_the_settings_table_is_that_of_the_settings():
+    shown = re.findall(r"^\| `MCDROP_(\w+)` \| ?(.*?) ?\| (.*?) \|$", README, re.MULTILINE)
+    fields = Settings.model_fields
+    assert {name.lower(): (default, text) for name, default, text in shown} == {
+        name: ("" if field.default is None else str(field.default), field.description) for name, field in fields.items()
+    }
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
