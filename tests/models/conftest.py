@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.errors import InvalidBundle
 from models.predictor import Predictor
 from models.publish import publish
 from models.repository import Repository
 from tests.models.attacker import Bundle
 from tests.models.nets import ConvNet, Mlp, Recurrent, rows_for, seeded
-from tests.models.watch import refused
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +31,8 @@ def honest(published, tmp_path_factory) -> Bundle:
     spoilt.tensors["probe/mean"] = torch.zeros(8, 3, dtype=torch.float64)
     root = tmp_path_factory.mktemp("spoilt")
     spoilt.write(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.models.watch.outside_of", lambda *_: [])
-        refused(root)
+    with pytest.raises(InvalidBundle):
+        Predictor.load(Repository(root), "net", 1)
     return bundle
 
 
