@@ -1,13 +1,11 @@
 """One thread, so that sums are taken in one order; hypothesis without deadlines and without surprises."""
 
-import subprocess
-
 import pytest
 import torch
 from hypothesis import settings
 
 from models.recipes import RECIPES
-from tests.live import MCDROP, serving
+from tests.processes import mcdrop, serving
 
 torch.set_num_threads(1)
 settings.register_profile("mcdrop", deadline=None, derandomize=True, max_examples=50)
@@ -19,12 +17,13 @@ def example_bundles(tmp_path_factory):
     """A folder with the two example models, trained and published as a newcomer's `make serve` does."""
     folder = tmp_path_factory.mktemp("examples") / "bundles"
     for name in RECIPES:
-        subprocess.run([MCDROP, "train", name, "--bundles", folder], check=True, capture_output=True)
+        trained = mcdrop("train", name, "--bundles", folder)
+        assert trained.returncode == 0, trained.stderr
     return folder
 
 
 @pytest.fixture(scope="session")
 def examples_server(example_bundles):
     """The folder of the two example models, and the address of a server of them."""
-    with serving(example_bundles) as (url, _):
-        yield example_bundles, url
+    with serving(example_bundles) as server:
+        yield example_bundles, server.wait_ready().url

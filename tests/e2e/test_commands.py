@@ -8,7 +8,7 @@ import pytest
 
 from models.recipes import digits
 from service.client import Client
-from tests.e2e.processes import mcdrop, serving
+from tests.processes import mcdrop, serving
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from models.predictor import Predictor
 from models.publish import publish
 from models.repository import Repository
 from service.client import Client, ServerError
-from tests.e2e.processes import PATIENCE_S, serving
+from tests.processes import PATIENCE_S, serving
 from tests.service import nets
 
 X = nets.images(4, seed=5)

@@ -4,7 +4,8 @@ import threading
 import pytest
 import torch
 
-from service.compute import Compute
+from dropout_core.errors import InvalidInput
+from service.compute import Compute, device_of
 
 
 def test_work_is_done_by_one_thread_in_the_order_it_was_asked():
@@ -75,3 +76,10 @@ def test_closing_drops_what_waits_and_does_not_wait_for_what_runs():
 
     asyncio.run(close_while_busy())
     assert done == ["ran"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused():
+    assert (device_of("auto"), device_of("cpu")) == ("cpu", "cpu")
+    with pytest.raises(InvalidInput, match="torch finds no GPU"):
+        device_of("cuda")

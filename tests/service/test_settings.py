@@ -15,6 +15,7 @@ VARIABLES = {
     "port": ("9000", 9000),
     "bundles": ("/some/where", Path("/some/where")),
     "api_key": ("secret", SecretStr("secret")),
+    "device": ("cpu", "cpu"),
     "allow_anonymous": ("1", True),
     "max_body_bytes": ("10", 10),
     "max_passes": ("20", 20),
