@@ -25,12 +25,13 @@ VARIABLES = {
 OPEN = ["0.0.0.0", "::", "192.168.1.4", "2001:db8::1", "example.org", "localhost.example.org", ""]
 
 
-def test_without_environment_and_flags_only_this_machine_is_served():
+def test_without_environment_and_flags_only_this_machine_is_served(monkeypatch):
+    monkeypatch.delenv("MCDROP_DEVICE")
+
     settings = Settings()
 
     assert (settings.host, settings.port, settings.bundles) == ("127.0.0.1", 8000, Path("bundles"))
-    assert settings.api_key is None
-    assert not settings.allow_anonymous
+    assert (settings.api_key, settings.allow_anonymous, settings.device, settings.threads) == (None, False, "auto", 1)
     assert (settings.max_body_bytes, settings.max_passes, settings.max_samples) == (33554432, 1000, 4194304)
 
 
@@ -95,7 +96,15 @@ def test_this_machine_alone_needs_no_key(host):
 
 @pytest.mark.parametrize(
     "flags",
-    [{"port": 0}, {"port": 65536}, {"max_passes": 0}, {"max_samples": 0}, {"max_body_bytes": 0}, {"threads": 0}],
+    [
+        {"port": 0},
+        {"port": 65536},
+        {"max_passes": 0},
+        {"max_samples": 0},
+        {"max_body_bytes": 0},
+        {"threads": 0},
+        {"device": "tpu"},
+    ],
     ids=str,
 )
 def test_a_number_out_of_bounds_is_refused_by_name(flags):
