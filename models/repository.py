@@ -4,11 +4,15 @@ A version appears whole or not at all: files are written to a hidden folder, syn
 publishes at once get two versions. What does not match its digests is listed with its reason and never loaded.
 """
 
+import hashlib
 import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -65,14 +69,22 @@ class Repository:
         return [self.entry(name, version) for name in self.names() for version in self.versions(name)]
 
     def entry(self, name: str, version: int) -> Entry:
-        """One version, with the reason when it is not what was published."""
+        """One version, with the reason when it is not what was published. Weights are hashed, never held."""
         try:
-            return Entry(name, version, self.read(name, version).manifest)
+            manifest, folder = self._manifest(name, version)
+            _refuse_changed(manifest, version, {file: _digest(folder / file) for file in (PROGRAM, WEIGHTS)})
+            return Entry(name, version, manifest)
         except InvalidBundle as error:
             return Entry(name, version, reason=str(error))
 
     def read(self, name: str, version: int) -> Files:
         """The content of a version. Raises UnknownModel, or InvalidBundle when it is not what was published."""
+        manifest, folder = self._manifest(name, version)
+        program, weights = _content(folder / PROGRAM), _content(folder / WEIGHTS)
+        _refuse_changed(manifest, version, {PROGRAM: sha256(program), WEIGHTS: sha256(weights)})
+        return Files(manifest, program, weights)
+
+    def _manifest(self, name: str, version: int) -> tuple[Manifest, Path]:
         if version not in self.versions(name):
             raise UnknownModel(f"there is no version {version} of {name!r}; there are {self._known(name)}.")
         folder = self.root / name / str(version)
@@ -84,16 +96,7 @@ class Repository:
             raise InvalidBundle(f"{MANIFEST} of {name}/{version} is wrong at {at}: {first['msg']}") from error
         if manifest.name != name:
             raise InvalidBundle(f"{MANIFEST} of {name}/{version} is that of {manifest.name!r}.")
-        program, weights = _content(folder / PROGRAM), _content(folder / WEIGHTS)
-        for file, content, digest in (
-            (PROGRAM, program, manifest.program),
-            (WEIGHTS, weights, manifest.weights),
-        ):
-            if sha256(content) != digest:
-                raise InvalidBundle(
-                    f"{file} of {name}/{version} does not match its digest; it was changed after publishing."
-                )
-        return Files(manifest, program, weights)
+        return manifest, folder
 
     def publish(self, manifest: Manifest, program: bytes, weights: bytes) -> int:
         """Write a bundle as the next version of its name, all or nothing. Returns the version."""
@@ -142,7 +145,27 @@ def checked_name(name: str) -> str:
     return name
 
 
+def _refuse_changed(manifest: Manifest, version: int, found: dict[str, str]) -> None:
+    published = {PROGRAM: manifest.program, WEIGHTS: manifest.weights}
+    for file, digest in found.items():
+        if digest != published[file]:
+            raise InvalidBundle(
+                f"{file} of {manifest.name}/{version} does not match its digest; it was changed after publishing."
+            )
+
+
 def _content(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read()
+
+
+def _digest(path: Path) -> str:
+    with _opened(path) as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
     """A bundle's file, bounded before it is read. Links are not followed."""
     if path.is_symlink() or not path.is_file():
         raise InvalidBundle(f"{path.name} of {path.parent.parent.name}/{path.parent.name} is missing or no plain file.")
@@ -150,7 +173,8 @@ def _content(path: Path) -> bytes:
         size, bound = path.stat().st_size, _MAX_BYTES[path.name]
         if size > bound:
             raise InvalidBundle(f"{path.name} has {size} bytes; {bound} are allowed.")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise InvalidBundle(f"{path.name} cannot be read: {error.strerror}.") from error
 

@@ -62,16 +62,12 @@ async def _load(state: State, on_ready: OnReady | None) -> None:
     """Load the newest bundles off the event loop: the server is live meanwhile, and not ready."""
     try:
         await anyio.to_thread.run_sync(state.catalogue.load_newest)
-        for entry in [
-            (name, number)
-            for name in state.catalogue.repository.names()
-            for number in state.catalogue.repository.versions(name)
-        ]:
-            verdict, reason = state.catalogue.state(*entry)
-            if verdict == "refused":
-                _log.warning("%s/%s is not served: %s", *entry, reason)
+        state.started = True
+        if on_ready is not None:
+            on_ready(state.catalogue)
+        for found in await anyio.to_thread.run_sync(state.catalogue.states):
+            if found.state == "refused":
+                _log.warning("%s/%s is not served: %s", found.name, found.version, found.reason)
     except OSError as error:
+        state.started = True
         _log.error("the bundles cannot be read: %s", error)
-    state.started = True
-    if on_ready is not None:
-        on_ready(state.catalogue)

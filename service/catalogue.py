@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from models.errors import InvalidBundle, UnknownModel
 from models.predictor import Predictor
@@ -12,11 +13,21 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a version is not served, and what its files looked like then."""
+class Verdict:
+    """Why a version is not served (empty where nothing is against it), and what its files looked like then."""
 
     reason: str
     stamps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a version stands, and why it is refused."""
+
+    name: str
+    version: int
+    state: Literal["ready", "refused", "unloaded"]
+    reason: str = ""
 
 
 class Catalogue:
@@ -26,7 +37,7 @@ class Catalogue:
         self.repository = repository
         self._device = device
         self._loaded: dict[Key, Predictor] = {}
-        self._refused: dict[Key, Refusal] = {}
+        self._verdicts: dict[Key, Verdict] = {}
         self._loading = threading.Lock()
 
     def load_newest(self) -> list[Predictor]:
@@ -64,13 +75,18 @@ class Catalogue:
             raise InvalidBundle(f"{name} cannot be served. {' '.join(reasons)}")
         raise self._unknown(name, version)
 
-    def state(self, name: str, version: int) -> tuple[str, str]:
-        """Whether a version is "ready", "refused" or "unloaded", and the reason of a refusal."""
-        key = (name, version)
+    def states(self) -> list[State]:
+        """Every version of every name, newest first. What is not loaded is looked at again when its files change."""
+        versions = [(name, version) for name in self.repository.names() for version in self.repository.versions(name)]
+        return [self._state(key) for key in versions]
+
+    def _state(self, key: Key) -> State:
         if key in self._loaded:
-            return "ready", ""
-        refusal = self._refused.get(key)
-        return ("refused", refusal.reason) if refusal else ("unloaded", "")
+            return State(*key, "ready")
+        stamps, verdict = self._stamps(key), self._verdicts.get(key)
+        if verdict is None or verdict.stamps != stamps:
+            verdict = self._verdicts[key] = Verdict(self.repository.entry(*key).reason, stamps)
+        return State(*key, "refused" if verdict.reason else "unloaded", verdict.reason)
 
     def _versions(self, name: str, version: int | None) -> list[int]:
         versions = self.repository.versions(name)
@@ -84,15 +100,14 @@ class Catalogue:
             if key in self._loaded:
                 return self._loaded[key]
             stamps = self._stamps(key)
-            refusal = self._refused.get(key)
-            if refusal is not None and refusal.stamps == stamps:
-                raise InvalidBundle(refusal.reason)
+            verdict = self._verdicts.get(key)
+            if verdict is not None and verdict.reason and verdict.stamps == stamps:
+                raise InvalidBundle(verdict.reason)
             try:
                 predictor = self._read(name, version)
             except InvalidBundle as error:
-                self._refused[key] = Refusal(str(error), stamps)
+                self._verdicts[key] = Verdict(str(error), stamps)
                 raise
-            self._refused.pop(key, None)
             self._loaded[key] = predictor
             return predictor
 

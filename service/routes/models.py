@@ -1,5 +1,7 @@
 """GET /v1/models and what a caller needs to know of one."""
 
+from dataclasses import asdict
+
 import anyio.to_thread
 from fastapi import APIRouter
 
@@ -31,17 +33,7 @@ async def describe_version(name: str, version: int, shared: Shared) -> ModelDesc
 
 
 def _list(shared: State) -> ModelList:
-    repository = shared.catalogue.repository
-    summaries = []
-    for name in repository.names():
-        for version in repository.versions(name):
-            state, reason = shared.catalogue.state(name, version)
-            if state == "unloaded" and (reason := repository.entry(name, version).reason):
-                state = "refused"
-            summaries.append(
-                ModelSummary.model_validate({"name": name, "version": version, "state": state, "reason": reason})
-            )
-    return ModelList(models=summaries)
+    return ModelList(models=[ModelSummary.model_validate(asdict(state)) for state in shared.catalogue.states()])
 
 
 def _describe(predictor: Predictor, shared: State) -> ModelDescription:

@@ -186,14 +186,14 @@ def test_a_file_is_bounded_before_it_is_read(tmp_path, file, bound):
 def test_a_file_that_cannot_be_read_is_a_reason_too(tmp_path, monkeypatch):
     put(tmp_path)
 
-    readable = Path.read_bytes
+    readable = Path.open
 
-    def read_bytes(path):
+    def open_(path, *args, **kwargs):
         if path.name == WEIGHTS:
             raise PermissionError(13, "Permission denied")
-        return readable(path)
+        return readable(path, *args, **kwargs)
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", read_bytes)
+    monkeypatch.setattr("pathlib.Path.open", open_)
     (entry,) = Repository(tmp_path).entries()
     assert entry.reason == f"{WEIGHTS} cannot be read: Permission denied."
 

@@ -30,6 +30,11 @@ def named(predictors):
     return [(one.manifest.name, one.version) for one in predictors]
 
 
+def state_of(catalogue, name, version):
+    (found,) = [one for one in catalogue.states() if (one.name, one.version) == (name, version)]
+    return found.state, found.reason
+
+
 def test_the_newest_version_is_the_default_and_any_can_be_asked_for(bundles):
     catalogue = Catalogue(Repository(bundles))
 
@@ -49,7 +54,7 @@ def test_nothing_is_found_before_it_is_loaded(bundles):
 
     assert catalogue.find("digits") is None
     assert catalogue.loaded() == []
-    assert catalogue.state("digits", 2) == ("unloaded", "")
+    assert state_of(catalogue, "digits", 2) == ("unloaded", "")
 
 
 def test_finding_loads_nothing(bundles):
@@ -68,8 +73,8 @@ def test_at_start_the_newest_of_every_name_is_loaded(bundles):
     catalogue = Catalogue(Repository(bundles))
 
     assert named(catalogue.load_newest()) == named(catalogue.loaded()) == [("digits", 2), ("heights", 1)]
-    assert catalogue.state("digits", 2) == ("ready", "")
-    assert catalogue.state("digits", 1) == ("unloaded", "")
+    assert state_of(catalogue, "digits", 2) == ("ready", "")
+    assert state_of(catalogue, "digits", 1) == ("unloaded", "")
 
 
 def test_many_threads_get_one_predictor_that_was_loaded_once(bundles):
@@ -117,7 +122,7 @@ def test_a_tampered_version_is_kept_with_its_reason_and_the_older_one_is_served(
 
     assert named(catalogue.load_newest()) == [("digits", 1), ("heights", 1)]
     assert catalogue.get("digits").version == 1
-    state, reason = catalogue.state("digits", 2)
+    state, reason = state_of(catalogue, "digits", 2)
     assert (state, file in reason) == ("refused", True)
 
 
@@ -149,7 +154,7 @@ def test_a_refused_version_is_read_again_only_when_its_files_change(root):
     (root / "digits" / "2" / "program.json").write_bytes(before)
 
     assert catalogue.get("digits").version == 2
-    assert catalogue.state("digits", 2) == ("ready", "")
+    assert state_of(catalogue, "digits", 2) == ("ready", "")
 
 
 def test_a_version_that_may_not_be_read_is_refused_without_its_path(root):
@@ -157,7 +162,7 @@ def test_a_version_that_may_not_be_read_is_refused_without_its_path(root):
     catalogue = Catalogue(repository)
 
     assert named(catalogue.load_newest()) == [("digits", 1)]
-    assert catalogue.state("digits", 2) == ("refused", "digits/2 cannot be read: Permission denied.")
+    assert state_of(catalogue, "digits", 2) == ("refused", "digits/2 cannot be read: Permission denied.")
 
 
 def test_a_version_is_read_again_once_it_may_be(root):
@@ -198,3 +203,23 @@ def test_versions_are_told_apart(bundles):
     old, new = (catalogue.get("digits", version).predict(x, 4, 0).mean for version in (1, 2))
 
     assert not torch.allclose(old, new)
+
+
+def test_what_is_not_loaded_is_hashed_once_until_its_files_change(root):
+    class Hashed(Repository):
+        entries_read = 0
+
+        def entry(self, name, version):
+            self.entries_read += 1
+            return super().entry(name, version)
+
+    repository = Hashed(root)
+    catalogue = Catalogue(repository)
+    for _ in range(3):
+        assert {state.state for state in catalogue.states()} == {"unloaded"}
+    assert repository.entries_read == 3  # digits/2, digits/1 and heights/1
+
+    tamper(root / "digits" / "1" / "weights.safetensors")
+
+    assert [state_of(catalogue, "digits", version)[0] for version in (2, 1)] == ["unloaded", "refused"]
+    assert repository.entries_read == 4

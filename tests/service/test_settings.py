@@ -15,7 +15,7 @@ VARIABLES = {
     "port": ("9000", 9000),
     "bundles": ("/some/where", Path("/some/where")),
     "api_key": ("secret", SecretStr("secret")),
-    "device": ("cpu", "cpu"),
+    "device": ("cuda", "cuda"),
     "allow_anonymous": ("1", True),
     "max_body_bytes": ("10", 10),
     "max_passes": ("20", 20),
@@ -107,7 +107,7 @@ def test_this_machine_alone_needs_no_key(host):
     ],
     ids=str,
 )
-def test_a_number_out_of_bounds_is_refused_by_name(flags):
+def test_a_value_out_of_bounds_is_refused_by_name(flags):
     with pytest.raises(ValidationError) as refusal:
         Settings(**flags)
 
