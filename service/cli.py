@@ -16,13 +16,17 @@ import uvicorn
 from pydantic import ValidationError
 
 from dropout_core.errors import InvalidInput, McdropError
+from models.predictor import Predictor
+from models.publish import publish as publish_model
+from models.recipes import RECIPES, load_recipe
 from models.repository import Repository
 from service import console
 from service.app import create_app
 from service.catalogue import Catalogue
 from service.client import Client, Prediction, RankedRows
 from service.codec import array_to_rows
-from service.query import Limits, make_query, run_predict, run_rank
+from service.local import load_factory, publish_factory
+from service.query import Limits, Query, make_query, run_predict, run_rank
 from service.settings import CommonSettings, Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -84,9 +88,6 @@ def train(
 
     Example: `mcdrop train digits`
     """
-    from models.publish import publish as publish_model  # noqa: PLC0415
-    from models.recipes import RECIPES, load_recipe  # noqa: PLC0415 - scikit-learn is an extra
-
     if name not in RECIPES:
         raise InvalidInput(f"there is no example {name!r}; there are {', '.join(RECIPES)}.")
     with console.epochs(f"training {name}") as on_epoch:
@@ -122,8 +123,6 @@ def publish(
 
     Example: `mcdrop publish net:make --weights net.safetensors --example-shape 28,28 --name net --task classification`
     """
-    from service.local import load_factory, publish_factory  # noqa: PLC0415
-
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # what torch.export logs at length it also raises
     network = load_factory(factory, weights)
     console.published(publish_factory(network, name, task, output, example_shape, labels, _folder(bundles)))
@@ -174,7 +173,9 @@ def predict(
         with _client(url) as client:
             answer = client.predict(name, rows, version=version, passes=passes, seed=seed)
     else:
-        answer = _predict_here(name, rows, version, passes, seed, bundles)
+        predictor, query = _question(name, rows, version, passes, seed, bundles)
+        outputs, labels = run_predict(predictor, query), predictor.manifest.labels
+        answer = Prediction(name, predictor.version, query.passes, query.seed, outputs, labels, None)
     if out is not None:
         np.savez(out, **{key: np.asarray(value) for key, value in answer.outputs.items()}, allow_pickle=False)
     if json:
@@ -206,10 +207,7 @@ def rank(
         with _client(url) as client:
             console.ranking(client.rank(name, rows, k=k, score=score, version=version, passes=passes, seed=seed))
         return
-    predictor = Catalogue(Repository(_folder(bundles))).get(name, version)
-    query = make_query(
-        predictor, array_to_rows(rows, predictor.manifest.inputs[0]), _UNBOUNDED, passes=passes, seed=seed
-    )
+    predictor, query = _question(name, rows, version, passes, seed, bundles)
     chosen, found = run_rank(predictor, query, score, k)
     console.ranking(RankedRows(name, predictor.version, chosen, found.indices.numpy(), found.scores.numpy(), None))
 
@@ -230,20 +228,18 @@ def _reason(item: Mapping[str, Any]) -> str:
     return ": ".join([*map(str, item["loc"]), reason])
 
 
-def _predict_here(
+def _question(
     name: str,
     rows: "np.ndarray[Any, Any]",
     version: int | None,
     passes: int | None,
     seed: int | None,
     bundles: Path | None,
-) -> Prediction:
+) -> tuple[Predictor, Query]:
+    """A model of a folder, and what is asked of it."""
     predictor = Catalogue(Repository(_folder(bundles))).get(name, version)
-    query = make_query(
-        predictor, array_to_rows(rows, predictor.manifest.inputs[0]), _UNBOUNDED, passes=passes, seed=seed
-    )
-    outputs = run_predict(predictor, query)
-    return Prediction(name, predictor.version, query.passes, query.seed, outputs, predictor.manifest.labels, None)
+    x = array_to_rows(rows, predictor.manifest.inputs[0])
+    return predictor, make_query(predictor, x, _UNBOUNDED, passes=passes, seed=seed)
 
 
 def _rows(file: Path) -> "np.ndarray[Any, Any]":

@@ -56,7 +56,8 @@ def published(bundle: Published) -> None:
 
 def announce(settings: Settings, catalogue: Catalogue) -> None:
     """That the server is ready, and a line to try it with."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - asked, not bound
+    host = f"[{reachable}]" if ":" in reachable else reachable
     url = f"http://{host}:{settings.port}"
     loaded = catalogue.loaded()
     names = ", ".join(f"{one.manifest.name}/{one.version}" for one in loaded)

@@ -47,8 +47,9 @@ class Served:
         return self
 
     async def _until_started(self) -> None:
-        while not self.state.started:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(60):  # ends a test that would never end
+            while not self.state.started:
+                await asyncio.sleep(0.001)
 
     def ask(self, method: str, path: str, body: Any = None, **kwargs: Any) -> httpx.Response:
         content = body if body is None or isinstance(body, bytes) or hasattr(body, "__aiter__") else json.dumps(body)

@@ -174,4 +174,9 @@ def test_a_server_that_must_not_start_says_why_and_which_setting_it_is(mcdrop, m
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
+    def run(*_, **__):
+        raise AssertionError("the server started")
+
+    monkeypatch.setattr("uvicorn.run", run)
+
     assert_refused(mcdrop("serve", *args), said, code=2)

@@ -172,6 +172,13 @@ def test_an_address_of_version_6_is_in_brackets(capsys, digits):
     assert capsys.readouterr().out.count("http://[::1]:8000/") == 2
 
 
+@pytest.mark.parametrize(("host", "asked"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]")], ids=["IPv4", "IPv6"])
+def test_a_server_of_every_address_is_asked_at_this_machine_s(capsys, digits, host, asked):
+    console.announce(Settings(host=host, allow_anonymous=True), Loaded([digits]))
+
+    assert capsys.readouterr().out.count(f"http://{asked}:8000/") == 2
+
+
 def test_without_models_no_line_to_paste_is_printed(capsys):
     console.announce(Settings(), Loaded([]))
 
