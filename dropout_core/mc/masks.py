@@ -48,8 +48,9 @@ def num_units(site: Site, value: Tensor) -> int:
 def mask_shape(site: Site, value: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape of one pass of a mask, [*pre, before, after, *post], and the coordinates it is drawn over.
 
-    A feature dropout draws over the first two axes only. The rows' own axis is no coordinate: rows share a mask. The
-    coordinates a site has do not depend on sizes, so that a longer sequence contains a shorter one's mask.
+    A feature dropout draws over the first two axes only. The rows' own axis is no coordinate: rows share a mask. How
+    many coordinates a site has does not depend on sizes (a fold of 1 is no fold), so that a longer sequence contains a
+    shorter one's mask.
     """
     sizes = [(size, axis < 2 or site.kind == "dropout") for axis, size in enumerate(value.shape)]
     if site.rows is not None:
