@@ -54,6 +54,7 @@ def _describe(predictor: Predictor, shared: State) -> ModelDescription:
         masks=manifest.masks,
         noise=manifest.noise,
         sites=[SiteDescription(module=site.module, kind=site.kind, rate=site.rate) for site in manifest.sites],
+        looped=predictor.engine.looped,
         metrics=manifest.metrics,
         digest=manifest.digest,
         example=example_of(predictor),

@@ -155,6 +155,7 @@ class ModelDescription(BaseModel):
     masks: str
     noise: int
     sites: list[SiteDescription]
+    looped: str = Field(description="Why passes run one by one; empty where they are batched.")
     metrics: dict[str, float]
     digest: str
     example: Any = Field(description="A row the model was published with.")

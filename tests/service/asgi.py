@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,12 +43,16 @@ class Served:
 
     def loaded(self) -> "Served":
         """Once the bundles that were there at start have been tried."""
-        self._runner.run(self._until_started())
+        return self.until(lambda: self.state.started)
+
+    def until(self, happened: Callable[[], bool]) -> "Served":
+        """Once something has happened."""
+        self._runner.run(self._until(happened))
         return self
 
-    async def _until_started(self) -> None:
+    async def _until(self, happened: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):  # ends a test that would never end
-            while not self.state.started:
+            while not happened():
                 await asyncio.sleep(0.001)
 
     def ask(self, method: str, path: str, body: Any = None, **kwargs: Any) -> httpx.Response:

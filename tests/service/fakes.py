@@ -7,6 +7,7 @@ from typing import Any
 from models.errors import UnknownModel
 from models.predictor import Predictor
 from models.repository import Files, Repository
+from service.catalogue import State
 
 SECRET = "hunter2"
 
@@ -27,32 +28,33 @@ class NoCatalogue:
     def loaded(self) -> list[Predictor]:
         return []
 
+    def states(self) -> list[State]:
+        return []
+
     def find(self, *_: Any) -> Predictor:
         raise RuntimeError(f"cannot open /srv/{SECRET}")
 
     get = find
 
-    @property
-    def repository(self) -> Repository:
-        return Repository("no-such-folder")
-
 
 @dataclass
 class OneModel:
-    """A catalogue of one predictor, which loads when it is let."""
+    """A catalogue of one predictor, which is loaded when somebody asks for it, or at start when that is let."""
 
     predictor: Predictor
     may_load: threading.Event = field(default_factory=threading.Event)
-    repository: Repository = field(default_factory=lambda: Repository("no-such-folder"))
     held: list[Predictor] = field(default_factory=list)
 
     def load_newest(self) -> list[Predictor]:
         assert self.may_load.wait(60)
-        self.held.append(self.predictor)
+        self.held[:] = [self.predictor]
         return self.held
 
     def loaded(self) -> list[Predictor]:
         return self.held
+
+    def states(self) -> list[State]:
+        return [State(one.manifest.name, one.version, "ready") for one in self.held]
 
     def find(self, name: str, version: int | None = None) -> Predictor:
         return self.get(name, version)
@@ -60,6 +62,7 @@ class OneModel:
     def get(self, name: str, version: int | None = None) -> Predictor:
         if (name, version or self.predictor.version) != (self.predictor.manifest.name, self.predictor.version):
             raise UnknownModel("there is another one")
+        self.held[:] = [self.predictor]
         return self.predictor
 
 

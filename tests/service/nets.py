@@ -64,3 +64,15 @@ def images(num_rows: int, seed: int = 0) -> Tensor:
 def features(num_rows: int, seed: int = 0) -> Tensor:
     """Rows that the regressor takes, [B, 4]."""
     return torch.randn(num_rows, 4, generator=torch.Generator().manual_seed(seed))
+
+
+class NoisyWeights(nn.Module):
+    """Features [B, 4] → logits [B, 2], by weights of which one half is dropped in each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = nn.functional.dropout(self.head.weight, 0.5, self.training)
+        return nn.functional.linear(x, weight, self.head.bias)

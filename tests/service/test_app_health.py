@@ -30,14 +30,15 @@ def test_a_server_that_is_loading_is_live_and_not_ready(bundles, digits):
         assert ready(served.loaded()) == (200, {"ready": True, "models": ["digits/2"]})
 
 
-def test_a_server_that_is_loading_answers_who_does_not_wait(bundles, digits):
+def test_a_server_that_is_loading_answers_who_does_not_wait_and_is_not_ready_yet(bundles, digits):
     catalogue = OneModel(digits)
     with Served(Settings(bundles=bundles), catalogue) as served:
-        answered = served.predict("digits", nets.images(1).tolist())
-        catalogue.may_load.set()
-        served.loaded()
+        assert served.predict("digits", nets.images(1).tolist())["version"] == 2
+        assert catalogue.loaded()
+        assert ready(served)[0] == 503
 
-    assert answered["version"] == 2
+        catalogue.may_load.set()
+        assert ready(served.loaded())[0] == 200
 
 
 def test_without_bundles_a_server_is_live_and_says_how_to_get_some(tmp_path):
@@ -59,12 +60,14 @@ def tampered(bundles, tmp_path):
 
 
 def test_a_server_of_tampered_bundles_is_not_ready_and_logs_every_reason(tampered, caplog):
+    def warned():
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
     with Served(Settings(bundles=tampered)) as served:
-        status, body = ready(served.loaded())
+        status, body = ready(served.loaded().until(lambda: len(warned()) >= 3))
 
     assert (status, body["ready"]) == (503, False)
-    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert sorted(message.partition(":")[0] for message in warned) == [
+    assert sorted(message.partition(":")[0] for message in warned()) == [
         "digits/1 is not served",
         "digits/2 is not served",
         "heights/1 is not served",
@@ -77,7 +80,7 @@ def test_a_folder_that_cannot_be_read_is_logged_and_the_server_is_not_ready(tmp_
             raise PermissionError(13, "Permission denied", "bundles")
 
     with Served(Settings(bundles=tmp_path), Forbidden(predictor=None)) as served:
-        status, body = ready(served.loaded())
+        status, body = ready(served.loaded().until(lambda: bool(caplog.text)))
 
     assert (status, body["ready"]) == (503, False)
     assert "the bundles cannot be read: [Errno 13] Permission denied" in caplog.text

@@ -80,6 +80,7 @@ def test_a_description_has_what_a_caller_needs(server, digits):
         "masks": "shared",
         "noise": 1,
         "sites": [{"module": "layers.3", "kind": "dropout", "rate": 0.5}],
+        "looped": "",
         "metrics": {"accuracy": 0.5},
         "digest": digits.manifest.digest,
         "example": nets.images(4)[0].int().tolist(),
@@ -102,6 +103,17 @@ def test_the_example_and_every_measure_and_score_of_a_description_can_be_asked_f
     assert list(outputs) == description["measures"]
     for score in description["scores"]:
         assert server.rank(name, description["example"], score=score)["score"] == score
+
+
+def test_a_network_whose_passes_run_one_by_one_says_why(tmp_path):
+    rows = nets.features(4)
+    publish(nets.seeded(nets.NoisyWeights, 0), rows, name="noisy", task="classification", root=tmp_path)
+    with Served(Settings(bundles=tmp_path)) as server:
+        description = good(server.loaded().get("/v1/models/noisy"))
+
+        assert description["looped"] == "noise on weights takes one draw for each pass"
+        assert description["sites"] == [{"module": "", "kind": "dropout", "rate": 0.5}]
+        assert server.predict("noisy", rows.tolist())["passes"] == 32
 
 
 def test_an_older_version_can_be_described(server):
