@@ -42,6 +42,12 @@ class DropsBesideItsOutput(Parts):
         return self.head(self.body(x))
 
 
+class SelectsByValue(Parts):
+    def forward(self, x):
+        h = self.drop(self.body(x))
+        return self.head(h) + h[h > 0].sum()  # named
+
+
 class DrawsUniformNoise(Parts):
     def forward(self, x):
         return self.head(self.drop(self.body(x)) * torch.rand(6))  # named

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from dropout_core.errors import CaptureError
+from dropout_core.errors import CaptureError, DataDependent
 from dropout_core.mc.program import (
     GETITEM,
     ROWS,
@@ -153,6 +153,7 @@ class _Translator:
         self._names[node] = name
         value = node.meta.get("val")
         if isinstance(value, Tensor):
+            _refuse_value_dependent(value, node)
             self.shapes[name] = tuple(_size(size) for size in value.shape)
 
     def _follow(self, node: fx.Node) -> fx.Node:
@@ -176,6 +177,17 @@ class _Translator:
         if isinstance(arg, torch.device):
             return Device()
         return _size(arg) if isinstance(arg, torch.SymInt) else arg
+
+
+def _refuse_value_dependent(value: Tensor, node: fx.Node) -> None:
+    """Sizes may depend on the number of rows, not on values: torch names the symbols of those u0, u1 and so on."""
+    sizes = [size for size in cast("tuple[int | torch.SymInt, ...]", value.shape) if isinstance(size, torch.SymInt)]
+    symbols = [symbol for size in sizes for symbol in size.node.expr.free_symbols]
+    if any(symbol.name.startswith("u") for symbol in symbols):
+        raise DataDependent(
+            f"{node.target}{_at(node)} makes a tensor whose size depends on values, which cannot be captured. Keep "
+            "sizes fixed: torch.where(condition, a, b), or a mask. On a live model predict(..., method='loop') works."
+        )
 
 
 def _size(size: int | torch.SymInt) -> int | Size:

@@ -46,6 +46,7 @@ REFUSED = {
     refused.DecidesByNumpyButRarely: (HostRandomness, "outside torch's graph"),
     refused.DecidesOnADraw: (DataDependent, "torch.where(condition, a, b)"),
     refused.DecidesOnAValue: (DataDependent, "F.dropout(torch.ones(x.shape[0], 1), p, training=True)"),
+    refused.SelectsByValue: (DataDependent, "aten.index.Tensor"),
     refused.FixesTheNumberOfRows: (CaptureError, "write x.shape[0] or -1 where it has a number"),
     refused.SubtractsTheMeanRow: (CoupledRows, "changing one row changes another's values"),
     refused.NormsByTheBatch: (CoupledRows, "batch norm needs running statistics"),
