@@ -153,7 +153,7 @@ def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         hint = ""
         if "dynamic but your code specialized it" in str(error):
-            hint = " The forward fixes the number of rows: write x.shape[0] or -1 where it has a number."
+            hint = " The forward fixes the number of rows: write x.shape[0] or -1 where it has a number or len(x)."
         raise CaptureError(f"torch.export refused the model{_place(error)}: {reason[0]}{hint}") from error
 
 

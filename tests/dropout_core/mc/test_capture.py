@@ -48,6 +48,7 @@ REFUSED = {
     refused.DecidesOnAValue: (DataDependent, "F.dropout(torch.ones(x.shape[0], 1), p, training=True)"),
     refused.SelectsByValue: (DataDependent, "aten.index.Tensor"),
     refused.FixesTheNumberOfRows: (CaptureError, "write x.shape[0] or -1 where it has a number"),
+    refused.AsksForTheLength: (CaptureError, "or len(x)"),
     refused.SubtractsTheMeanRow: (CoupledRows, "changing one row changes another's values"),
     refused.NormsByTheBatch: (CoupledRows, "batch norm needs running statistics"),
     refused.ReturnsTwoValues: (CaptureError, "returns 2 values; return one tensor"),
