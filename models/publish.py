@@ -93,7 +93,10 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
             }
         )
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'bundle'}: {item['msg']}" for item in error.errors())
+        found = [
+            (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
+        ]
+        reasons = "; ".join(f"{field}: {message}" if field else message for field, message in found)
         raise InvalidInput(f"{name} cannot be published: {reasons}") from error
     repository = Repository(root)
     version = repository.publish(manifest, program_bytes, weights_bytes)

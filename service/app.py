@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import TypeVar
 
 import anyio.to_thread
 from fastapi import FastAPI
@@ -24,6 +25,7 @@ from service.state import State
 
 _log = logging.getLogger("mcdrop")
 OnReady = Callable[[Catalogue], None]
+T = TypeVar("T")
 
 
 def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
@@ -59,15 +61,20 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
 
 
 async def _load(state: State, on_ready: OnReady | None) -> None:
-    """Load the newest bundles off the event loop: the server is live meanwhile, and not ready."""
+    """Load the newest bundles: the server is live meanwhile, and not ready. Old versions are only looked at, after."""
+    await _aside(state.catalogue.load_newest)
+    state.started = True
+    if on_ready is not None:
+        on_ready(state.catalogue)
+    for found in await _aside(state.catalogue.states):
+        if found.state == "refused":
+            _log.warning("%s/%s is not served: %s", found.name, found.version, found.reason)
+
+
+async def _aside(work: Callable[[], list[T]]) -> list[T]:
+    """What some work on files finds, off the event loop; nothing, and a line in the log, where they cannot be read."""
     try:
-        await anyio.to_thread.run_sync(state.catalogue.load_newest)
-        state.started = True
-        if on_ready is not None:
-            on_ready(state.catalogue)
-        for found in await anyio.to_thread.run_sync(state.catalogue.states):
-            if found.state == "refused":
-                _log.warning("%s/%s is not served: %s", found.name, found.version, found.reason)
+        return await anyio.to_thread.run_sync(work)
     except OSError as error:
-        state.started = True
         _log.error("the bundles cannot be read: %s", error)
+        return []

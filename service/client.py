@@ -91,7 +91,7 @@ class Client:
         """The measures of each row of inputs [B, *F]. Where passes or seed are None the bundle's own are used."""
         chosen = {"passes": passes, "seed": seed, "outputs": outputs}
         body = {
-            "inputs": np.ascontiguousarray(inputs),
+            "inputs": _native(inputs),
             "quantiles": list(quantiles),
             "samples": samples,
             **_given(chosen),
@@ -124,7 +124,7 @@ class Client:
         answer = self._ask(
             "POST",
             _path(name, version, "rank"),
-            {"inputs": np.ascontiguousarray(inputs), "k": k, **_given(chosen)},
+            {"inputs": _native(inputs), "k": k, **_given(chosen)},
         )
         return RankedRows(
             model=answer["model"],
@@ -154,6 +154,12 @@ class Client:
             return self._http.request(method, path, content=content, headers={"Content-Type": "application/json"})
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unreachable(f"no answer from {self._http.base_url}: {error}.") from error
+
+
+def _native(inputs: ArrayLike) -> NDArray[Any]:
+    """An array as it is written to JSON: contiguous, and in this machine's byte order."""
+    rows = np.ascontiguousarray(inputs)
+    return rows.astype(rows.dtype.newbyteorder("="), copy=False)
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

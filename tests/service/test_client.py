@@ -46,6 +46,13 @@ async def silent(scope, receive, send):
         pass
 
 
+def test_the_byte_order_of_an_array_does_not_matter(client):
+    native = client.predict("digits", X.numpy())
+    foreign = client.predict("digits", X.numpy().astype(">f4"))
+
+    assert np.array_equal(native.outputs["mean"], foreign.outputs["mean"])
+
+
 def test_a_prediction_is_the_predictors_own_in_arrays(client, digits):
     answer = client.predict("digits", X.numpy())
 
