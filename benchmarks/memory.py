@@ -34,7 +34,7 @@ _CASES = [(num_rows, allocator) for num_rows in (256, 2048) for allocator in _AL
 def main(
     bundles: Annotated[Path, typer.Option(help="Folder with the digits bundle.")] = Path("bundles"),
     json: Annotated[Path | None, typer.Option(help="Keep the figures here.")] = None,
-    rounds: int = 5,
+    rounds: int = 3,
     one: Annotated[tuple[int, int], typer.Option(help="Rows and passes of a single run.", hidden=True)] = (0, 0),
 ) -> None:
     if any(one):
