@@ -176,6 +176,22 @@ class BranchesInsideTheGraph(Parts):
         return torch.cond(x.sum() > 0, self.head, lambda h: self.head(-h), (h,))  # named
 
 
+class DropsInsideABranch(Parts):
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(torch.cond(x.sum() > 0, lambda h: F.dropout(h, 0.5), lambda h: -h, (h,)))
+
+
+class DropsInsideABranchOfABranch(Parts):
+    def forward(self, x):
+        h = self.body(x)
+
+        def inner(h):
+            return torch.cond(h.sum() > 0, lambda h: F.dropout(h, 0.5), lambda h: -h, (h,))
+
+        return self.head(torch.cond(x.sum() > 0, inner, lambda h: h + 1, (h,)))
+
+
 class ScalesByAFractionOfRows(Parts):
     def forward(self, x):
         return self.head(self.drop(self.body(x))) * (x.shape[0] / 2)  # named

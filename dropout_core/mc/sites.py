@@ -7,7 +7,7 @@ One row a kind. After functionalisation torch spells dropout in two ways:
   dropout (1d, 2d, 3d) when it is [N, C, 1, …].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -42,6 +42,7 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
 
     Raises UnknownRandomness for a live random operator of any other kind, naming it and its line.
     """
+    _refuse_nested_draws(graph)
     sites: dict[fx.Node, SiteDraft] = {}
     identities: dict[fx.Node, fx.Node] = {}
     for node in _live_nodes(graph):
@@ -118,6 +119,25 @@ def _scaled_bernoulli(node: fx.Node) -> SiteDraft | None:
     if len(shape) >= 2 and mask_shape[:2] == shape[:2] and all(size == 1 for size in mask_shape[2:]):
         return SiteDraft(product, "feature_dropout", value, rate)
     return None
+
+
+def _refuse_nested_draws(graph: fx.Graph) -> None:
+    for node in _live_nodes(graph):
+        for inner in _nested_draws(node):
+            raise _unknown(inner, f"it stands inside {node.target}, where it runs or not by the values of a tensor")
+
+
+def _nested_draws(node: fx.Node) -> Iterator[fx.Node]:
+    """The random operators inside the subgraphs that a node calls, at any depth."""
+    owner = node.graph.owning_module
+    for argument in node.all_input_nodes:
+        if owner is None or argument.op != "get_attr":
+            continue
+        called = getattr(owner, str(argument.target), None)
+        for inner in called.graph.nodes if isinstance(called, fx.GraphModule) else ():
+            if draws(inner.target, inner.args, inner.kwargs):
+                yield inner
+            yield from _nested_draws(inner)
 
 
 def _live_nodes(graph: fx.Graph) -> list[fx.Node]:

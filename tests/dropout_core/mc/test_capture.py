@@ -54,6 +54,8 @@ REFUSED = {
     refused.ReturnsTwoValues: (CaptureError, "returns 2 values; return one tensor"),
     refused.ChangesItsInput: (CaptureError, "changes its input in place; let it work on a copy"),
     refused.BranchesInsideTheGraph: (CaptureError, "write it with tensor operations such as torch.where"),
+    refused.DropsInsideABranch: (UnknownRandomness, "aten.native_dropout.default"),
+    refused.DropsInsideABranchOfABranch: (UnknownRandomness, "it stands inside cond"),
     refused.ScalesByAFractionOfRows: (CaptureError, "number of rows"),
 }
 
