@@ -1,6 +1,6 @@
 # install  make .venv with everything the tests need    check  format, lint, types, layers
 # serve    train the missing examples, start the server  test   check, then the tests (what CI runs)
-# bench    speed and memory, printed as tables           clean  remove what make made, but never your bundles
+# bench    uncertainty, speed and memory, as tables      clean  remove what make made, but never your bundles
 
 PYTHON ?= python3
 # torch comes alone and first, from here: a bare install brings gigabytes of CUDA libraries.
@@ -38,7 +38,8 @@ check: install
 test: check
 	$(BIN)/pytest
 
-bench: install
+bench: install $(MISSING:%=train-%)
+	$(BIN)/python benchmarks/uncertainty.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/memory.py
 

@@ -23,8 +23,8 @@ import torch
 import typer
 from machine import report
 
-from models.predictor import Predictor
 from models.repository import Repository
+from service.catalogue import Catalogue
 
 _PASSES = (10, 1000)
 _ALLOCATORS = {"default": {}, "exact": {"MALLOC_MMAP_THRESHOLD_": "65536"}}
@@ -61,8 +61,7 @@ def _measure(bundles: Path, num_rows: int, passes: int, allocator: str) -> float
 
 def _above_loaded(bundles: Path, num_rows: int, passes: int) -> float:
     torch.set_num_threads(1)
-    repository = Repository(bundles)
-    predictor = Predictor.load(repository, "digits", repository.versions("digits")[0])
+    predictor = Catalogue(Repository(bundles)).get("digits")
     x = predictor.probe.repeat(num_rows // len(predictor.probe), 1, 1)
     loaded = _resident_mib()
     predictor.predict(x, passes, seed=1)

@@ -12,9 +12,9 @@ import torch
 import typer
 from machine import report
 
-from models.predictor import Predictor
 from models.recipes.digits import test_images
 from models.repository import Repository
+from service.catalogue import Catalogue
 
 
 def main(
@@ -22,8 +22,7 @@ def main(
     json: Annotated[Path | None, typer.Option(help="Keep the figures here.")] = None,
 ) -> None:
     torch.set_num_threads(1)
-    repository = Repository(bundles)
-    predictor = Predictor.load(repository, "digits", repository.versions("digits")[0])
+    predictor = Catalogue(Repository(bundles)).get("digits")
     upright, classes = test_images()
     noise = torch.randint(0, 17, upright.shape, generator=torch.Generator().manual_seed(0)).float()
     rows: list[dict[str, object]] = []
