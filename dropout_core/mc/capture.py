@@ -26,7 +26,7 @@ from dropout_core.errors import CaptureError, DataDependent, HostRandomness, NoS
 from dropout_core.mc.layout import assign_rows
 from dropout_core.mc.probe import two_rows
 from dropout_core.mc.program import Program, split
-from dropout_core.mc.sites import find_sites
+from dropout_core.mc.sites import find_sites, is_callers
 from dropout_core.mc.translate import Translation, translate
 
 _lock = threading.RLock()
@@ -162,7 +162,7 @@ def _place(error: BaseException) -> str:
     place, trace = "", error.__traceback__
     while trace is not None:
         path = trace.tb_frame.f_code.co_filename
-        if "/torch/" not in path and not path.startswith("<") and path != __file__:
+        if is_callers(path) and path != __file__:
             place = f" at {path}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place

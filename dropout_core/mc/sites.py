@@ -9,6 +9,7 @@ One row a kind. After functionalisation torch spells dropout in two ways:
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch import fx
 from dropout_core.errors import UnknownRandomness
 
 _aten = torch.ops.aten
+_TORCH = str(Path(torch.__file__).parent)
 _SITE_KINDS = "dropout (also functional and in place), and feature dropout 1d, 2d, 3d"
 _RATE_AND_SWITCH = {
     _aten.scaled_dot_product_attention.default: ("dropout_p", None),
@@ -87,11 +89,14 @@ def where(node: fx.Node) -> str:
     frames = [
         line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")
     ]
-    own = [frame for frame in frames if "/torch/" not in frame and "<eval_with_key>" not in frame]
-    if not own:
-        return ""
-    path, line = own[-1].removeprefix("File ").split(", ")[:2]
-    return f"{path.strip(chr(34))}:{line.removeprefix('line ')}"
+    places = [frame.removeprefix("File ").split(", ")[:2] for frame in frames]
+    own = [(path.strip('"'), line.removeprefix("line ")) for path, line in places]
+    return next((f"{path}:{line}" for path, line in reversed(own) if is_callers(path)), "")
+
+
+def is_callers(path: str) -> bool:
+    """Whether a file of a stack trace is the caller's own: not torch's, and not code that torch made up."""
+    return not path.startswith((_TORCH, "torch/", "<"))
 
 
 def module_path(node: fx.Node) -> str:
