@@ -1,6 +1,6 @@
 """What the endpoints of one app share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, cast
 
 import anyio.to_thread
@@ -23,7 +23,7 @@ class State:
     settings: Settings
     catalogue: Catalogue
     compute: Compute
-    started: bool = field(default=False)
+    started: bool = False
 
     @property
     def limits(self) -> Limits:

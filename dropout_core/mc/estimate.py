@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ class Estimate:
         """The row of the output kind."""
         return kind_of(self.output)
 
-    @cached_property
+    @property
     def measures(self) -> tuple[str, ...]:
         """The names of the measures this estimate has."""
         return tuple(self.kind.measures)

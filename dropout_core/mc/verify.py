@@ -105,6 +105,7 @@ def _refuse_wrong_kind(outputs: Tensor, output: str) -> None:
     kind_of(output)
     if output != "probabilities":
         return
+    # half precision rounds the sum of some hundred probabilities by as much; logits are off by far more
     total = outputs.double().sum(-1) if outputs.dim() == 3 and outputs.shape[-1] > 1 else torch.ones(())
     if outputs.min() < 0 or outputs.max() > 1 + 1e-6 or (total - 1).abs().max() > 1e-3:
         raise InvalidInput(

@@ -118,8 +118,7 @@ async def _rank(name: str, version: int | None, request: Request, shared: State)
 
 def predict_query(predictor: Predictor, body: bytes, shared: State) -> Query:
     """A checked query from the bytes of a predict request."""
-    value = parse_json(body)
-    asked: PredictRequest = parse(PredictRequest, value)
+    asked = parse(PredictRequest, parse_json(body))
     x = to_rows(asked.inputs, predictor.manifest.inputs[0])
     return make_query(
         predictor,
@@ -135,7 +134,7 @@ def predict_query(predictor: Predictor, body: bytes, shared: State) -> Query:
 
 def rank_query(predictor: Predictor, body: bytes, shared: State) -> tuple[RankRequest, Query]:
     """A checked query from the bytes of a rank request."""
-    asked: RankRequest = parse(RankRequest, parse_json(body))
+    asked = parse(RankRequest, parse_json(body))
     x = to_rows(asked.inputs, predictor.manifest.inputs[0])
     if asked.ids is not None and len(asked.ids) != len(x):
         raise InvalidInput(f"there are {len(asked.ids)} ids and {len(x)} rows; send one id for each row, or none.")

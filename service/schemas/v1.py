@@ -1,6 +1,6 @@
 """The wire names of /v1. Tensors are left as they came: `service.codec` reads them."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -39,6 +39,9 @@ class _Body(BaseModel):
     masks: Literal["shared"] = Field(
         default="shared", description="One sampled network for each pass, shared by all rows."
     )
+
+
+B = TypeVar("B", bound=_Body)
 
 
 class PredictRequest(_Body):
@@ -170,7 +173,7 @@ class Problem(BaseModel):
     detail: str
 
 
-def parse(kind: type[_Body], value: Any) -> Any:
+def parse(kind: type[B], value: Any) -> B:
     """A request of a kind from a JSON value. Raises InvalidRequest, naming the field."""
     if not isinstance(value, dict):
         raise InvalidRequest('the body is no JSON object; send {"inputs": [...]}.')
