@@ -87,6 +87,15 @@ def uniform(seed: int, site: int, passes: Tensor, shape: Sequence[int]) -> Tenso
     return words(seed, site, passes, shape).double() * 2.0**-32
 
 
+def normal(seed: int, site: int, passes: Tensor, shape: Sequence[int]) -> Tensor:
+    """Standard normal draws, float64 [t, *shape]: Φ⁻¹ of the middle of the interval of 2^-32 that a word names.
+
+    The largest is 6.34. They follow the order of the words, and agree between devices to rounding.
+    """
+    drawn: Tensor = torch.special.ndtri((words(seed, site, passes, shape).double() + 0.5) * 2.0**-32)
+    return drawn
+
+
 def _site_key(seed: int, site: int) -> tuple[int, int]:
     if not 0 <= seed <= MAX_SEED:
         raise InvalidInput(f"the seed is {seed}; it must lie between 0 and 2^63 - 1.")

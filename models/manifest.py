@@ -44,12 +44,12 @@ class OutputScaling(_Frozen):
 
 
 class SiteSpec(_Frozen):
-    """One place where noise enters. `module`: the path of the module that drops."""
+    """One place where noise enters. `module`: the path of the module that drops. `rate`: null where a kind has none."""
 
     name: str
     module: str
-    kind: Literal["dropout", "feature_dropout"]
-    rate: float = Field(gt=0, le=1)
+    kind: Literal["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "bernoulli", "normal"]
+    rate: float | None = Field(gt=0, le=1)
 
 
 class Manifest(_Frozen):

@@ -69,7 +69,9 @@ def site_specs(program: Program) -> tuple[SiteSpec, ...]:
     """The sites of a Program as its manifest lists them."""
     sites = program.graph.sites
     return tuple(
-        SiteSpec.model_validate({"name": site.name, "module": site.module, "kind": site.kind, "rate": site.rate})
+        SiteSpec.model_validate(
+            {"name": site.name, "module": site.module, "kind": site.kind, "rate": site.rate or None}
+        )
         for site in sites
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dropout_core.mc.kinds import KINDS
 from dropout_core.mc.program import GETITEM, Graph, Input, Node, Operation, Program, Ref, Rows, Site, references, split
 from dropout_core.mc.sites import draws
 from models.arguments import decode, dtype_name, dtype_of, encode, integer, number, text
@@ -20,7 +21,6 @@ from models.operators import check_call, name_of, operator
 
 SCHEMA = 1
 _MAX_NODES = 100_000
-_KINDS = ("dropout", "feature_dropout")
 
 
 def to_json(graph: Graph) -> bytes:
@@ -93,10 +93,11 @@ def _input(item: Any) -> Input:
 
 
 def _site(item: Any, index: int) -> Site:
-    name, kind, rate = text(item["name"]), item["kind"], number(item["rate"])
-    if kind not in _KINDS or not 0.0 < rate <= 1.0:
-        allowed = f"{' or '.join(_KINDS)}, above 0 and up to 1"
-        raise InvalidBundle(f"site {name} has kind {kind!r} and rate {rate}; {allowed} is read.")
+    name, kind, rate = text(item["name"]), text(item["kind"]), number(item["rate"])
+    if kind not in KINDS or not (0.0 < rate <= 1.0 if KINDS[kind].rated else rate == 0.0):
+        rated, unrated = (", ".join(name for name in KINDS if KINDS[name].rated is rated) for rated in (True, False))
+        allowed = f"{rated} with a rate above 0 and up to 1, and {unrated} with a rate of 0"
+        raise InvalidBundle(f"site {name} has kind {kind!r} and rate {rate}; {allowed} are read.")
     return Site(name, index, kind, Ref(text(item["input"])), rate, _rows(item["rows"]), text(item["module"]))
 
 

@@ -13,7 +13,10 @@ class Twin(nn.Module):
     """Two linear layers around a dropout; subclasses say where the noise goes.
 
     row: the shape of an input row. sites: for each site the shape of one pass's mask, rows left out, and its rate.
+    kind: that of the sites.
     """
+
+    kind: ClassVar[str] = "dropout"
 
     row: ClassVar[tuple[int, ...]] = (2,)
     sites: ClassVar[Sequence[tuple[tuple[int, ...], float]]] = (((3,), 0.5),)
@@ -131,6 +134,7 @@ class NoisyWeights(Twin):
 class Channels1d(Twin):
     """Feature dropout takes whole channels, axis 1."""
 
+    kind = "feature_dropout"
     row = (3, 2)
     sites = (((3,), 0.25),)
     dims = 1
@@ -193,6 +197,61 @@ class StochasticDepth(Twin):
 
     def forward(self, x):
         return self.head(self.body(x) * F.dropout(x.new_ones(x.shape[0], 1), 0.5, training=True))
+
+
+class Alpha(Twin):
+    """Dropped units take SELU's floor; scale and shift keep mean 0 and variance 1 (Klambauer et al. 2017)."""
+
+    kind = "alpha_dropout"
+    floor = -1.7580993408473766
+    sites = (((3,), 0.5),)
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.AlphaDropout(0.5)
+        variance = 0.5 * (1 + self.floor**2 * 0.5)
+        self.scale = variance**-0.5
+        self.shift = -self.scale * 0.5 * self.floor
+
+    def masked(self, x, masks):
+        h = torch.where(masks[0] > 0, self.body(x), self.floor)
+        return self.head(h * self.scale + self.shift)
+
+
+class AlphaInPlace(Alpha):
+    def forward(self, x):
+        return self.head(F.alpha_dropout(self.body(x), 0.5, self.training, inplace=True))
+
+
+class AlphaChannels(Alpha):
+    kind = "feature_alpha_dropout"
+    row = (3, 2)
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.FeatureAlphaDropout(0.5)
+
+    def forward(self, x):
+        return self.head(self.drop(x).tanh().sum(2))
+
+    def masked(self, x, masks):
+        h = torch.where(masks[0].unsqueeze(-1) > 0, x, self.floor)
+        return self.head((h * self.scale + self.shift).tanh().sum(2))
+
+
+class Probabilities(Twin):
+    """Bernoulli draws whose probabilities are values of the network; here the same for all rows."""
+
+    kind = "bernoulli"
+    sites = (((3,), 0.25),)
+
+    def forward(self, x):
+        h = self.body(x)
+        keep = (h * 0 + 0.75).clamp(0, 1)
+        return self.head(h * (torch.bernoulli(keep) if self.training else keep))
+
+    def masked(self, x, masks):
+        return self.head(self.body(x) * (masks[0] > 0))
 
 
 class Recurrent(Twin):
@@ -286,5 +345,5 @@ class Rich(nn.Module):
 TWINS = [
     LastLayer, TwoSites, Residual, ParallelBranches, FoldedTime, SequenceFirst, StackedViews, NoisyWeights,
     Channels1d, Channels2d, Channels3d, ChannelsInPlace, InPlace, Functional, AlwaysOn, StochasticDepth, Recurrent,
-    BatchNorm, OwnLaw, WithoutGradient, Checkpointed, Autocast,
+    Alpha, AlphaInPlace, AlphaChannels, Probabilities, BatchNorm, OwnLaw, WithoutGradient, Checkpointed, Autocast,
 ]  # fmt: skip

@@ -58,10 +58,10 @@ class DrawsUniformNoise(Parts):
         return self.head(self.drop(self.body(x)) * torch.rand(6))  # named
 
 
-class DrawsNormalNoiseLikeAValue(Parts):
+class DrawsUniformNoiseLikeAValue(Parts):
     def forward(self, x):
         h = self.body(x)
-        return self.head(h + torch.randn_like(h))  # named
+        return self.head(h + torch.rand_like(h))  # named
 
 
 class Shuffles(Parts):
@@ -71,12 +71,17 @@ class Shuffles(Parts):
 
 class DrawsUnscaledBernoulliNoise(Parts):
     def forward(self, x):
-        return self.head(self.body(x) * torch.bernoulli(torch.full((6,), 0.5)))  # named
+        h = self.body(x)
+        return self.head(h * torch.empty_like(h).bernoulli_(0.5))  # named
 
 
-class DropsToTheAlphaValue(Parts):
+class DropsToAValueOfItsOwn(Parts):
+    """As alpha dropout, with other constants."""
+
     def forward(self, x):
-        return self.head(F.alpha_dropout(self.body(x), 0.5, self.training))  # named
+        h = self.body(x)
+        kept = torch.empty_like(h).bernoulli_(0.5)  # named
+        return self.head(h * (kept * 0.86) + ((kept - 1) * 1.5 + 0.4))
 
 
 class DropsAttention(Parts):

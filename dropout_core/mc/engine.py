@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dropout_core.mc.masks import Masks, num_units
+from dropout_core.mc.masks import Masks, num_units, quiet
 from dropout_core.mc.program import Node, Operation, Program, Rows, Site, Stage, references, split
 
 # Suffix rows whose largest value fills this much: on the CPU the fastest of 128 KiB to 4 MiB for a small CNN; on a GPU
@@ -82,7 +82,7 @@ class Engine:
         return _Boundary(len(rows), rows.device, values)
 
     def _run_prefix(self, weights: Mapping[str, Tensor], rows: Tensor) -> dict[str, Any]:
-        return self._prefix.run({**weights, self._input.name: rows}, len(rows), rows.device, _no_noise)
+        return self._prefix.run({**weights, self._input.name: rows}, len(rows), rows.device, quiet)
 
     @torch.inference_mode()
     def _suffix_outputs(
@@ -94,7 +94,7 @@ class Engine:
             values[name] = _tile(value, self._boundary[name], passes, rows) if name in self._tiled else value
 
         def noise(site: Site, value: Any) -> Tensor:
-            return masks.multiply(site, value, start, stop, rows)
+            return masks.apply(site, value, start, stop, rows)
 
         outputs: Tensor = self._suffix.run(values, passes * rows, boundary.device, noise)[self._output]
         return outputs.reshape(passes, rows, *outputs.shape[1:])
@@ -107,10 +107,10 @@ class Engine:
 
         def noise(site: Site, value: Any) -> Any:
             units.append(num_units(site, value))
-            return value
+            return quiet(site, value)
 
         prefix, suffix = _Largest(), _Largest()
-        values = self._prefix.run({**program.weights, self._input.name: row}, 1, row.device, _no_noise, prefix)
+        values = self._prefix.run({**program.weights, self._input.name: row}, 1, row.device, quiet, prefix)
         crossing = sum(values[name].nbytes for name, rows in self._boundary.items() if rows is not None)
         values = self._suffix.run({**program.weights, **values}, 1, row.device, noise, suffix)
         out = values[self._output]
@@ -141,12 +141,8 @@ class _Largest:
             self.nbytes = max(self.nbytes, math.prod(value.shape) * value.element_size())
 
 
-def _no_noise(_: Site, value: Any) -> Any:
-    return value
-
-
 def _read_by_operations(nodes: tuple[Node, ...], output: str) -> set[str]:
-    """The values that need a copy for each pass. A site multiplies what it reads into one by itself."""
+    """The values that need a copy for each pass. A site spreads what it reads over passes by itself."""
     return {output, *(name for node in nodes if isinstance(node, Operation) for name in references(node))}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dropout_core.errors import CoupledRows
+from dropout_core.mc.masks import quiet
 from dropout_core.mc.probe import NUM_ROWS, perturbed, probe_rows
 from dropout_core.mc.program import Graph, Program, Rows, Site, Size, Stage, split
 from dropout_core.mc.translate import Shape
@@ -57,7 +58,7 @@ def _values(program: Program, probe: Tensor, watched: set[str]) -> dict[str, Ten
     (spec,) = program.graph.inputs
     observe(spec.name, probe)
     stage = Stage(program.graph.nodes, keep=())
-    stage.run({**program.weights, spec.name: probe}, len(probe), probe.device, lambda _, value: value, observe)
+    stage.run({**program.weights, spec.name: probe}, len(probe), probe.device, quiet, observe)
     return seen
 
 

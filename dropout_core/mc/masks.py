@@ -1,43 +1,46 @@
-"""The masks of (seed, site, passes): shared by all rows, iid Bernoulli, scaled by 1 / keep."""
+"""The noise of (seed, site, passes): shared by all rows, independent between passes."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from dropout_core.mc.kinds import KINDS
 from dropout_core.mc.program import Rows, Site
-from dropout_core.noise import keep_mask
 
 
 class Masks:
-    """The masks of a run of passes, made when a site first asks for them. Nothing outlives the run."""
+    """The noise of a run of passes, made when a site first asks for it. Nothing outlives the run."""
 
     def __init__(self, seed: int, first: int, count: int) -> None:
         self._seed, self._first, self._count = seed, first, count
         self._made: dict[int, Tensor] = {}
 
-    def multiply(self, site: Site, value: Tensor, start: int, stop: int, num_rows: int) -> Tensor:
+    def apply(self, site: Site, value: Tensor, start: int, stop: int, num_rows: int) -> Tensor:
         """The value of a site in passes start … stop − 1, counted from the first of this run.
 
-        value: holds num_rows rows (at least one), or (stop − start) · num_rows of them, passes outermost.
+        value: its input, of num_rows rows (at least one), or of (stop − start) · num_rows, passes outermost.
         """
-        mask = self._mask(site, value)[start:stop]
+        apply, draws = KINDS[site.kind].apply, self._draws(site, value)[start:stop]
         if site.rows is None:
-            return value * mask[0]
+            return apply(value, draws[0], site.rate)
         axis, before, after = site.rows.axis, site.rows.before, site.rows.after
         passes: Tensor = value.unflatten(axis, (before, -1, num_rows, after))
-        return (passes * mask.movedim(0, axis + 1).unsqueeze(axis + 2)).flatten(axis, axis + 3)
+        return apply(passes, draws.movedim(0, axis + 1).unsqueeze(axis + 2), site.rate).flatten(axis, axis + 3)
 
-    def _mask(self, site: Site, value: Tensor) -> Tensor:
+    def _draws(self, site: Site, value: Tensor) -> Tensor:
         """[count, *pre, before, after, *post]: the value's axes with the rows taken out."""
         if site.index not in self._made:
             shape, drawn = mask_shape(site, value)
             passes = torch.arange(self._first, self._first + self._count, device=value.device)
-            keep = 1.0 - site.rate
-            mask = keep_mask(self._seed, site.index, passes, drawn, site.rate).to(value.dtype)
-            mask = mask * (1.0 / keep if keep > 0 else 0.0)
-            self._made[site.index] = mask.reshape(self._count, *shape)
+            made = KINDS[site.kind].noise(self._seed, site.index, passes, drawn, site.rate, value.dtype)
+            self._made[site.index] = made.reshape(self._count, *shape)
         return self._made[site.index]
+
+
+def quiet(site: Site, value: Tensor) -> Tensor:
+    """The value of a site with its noise off."""
+    return KINDS[site.kind].quiet(value)
 
 
 def num_units(site: Site, value: Tensor) -> int:
@@ -52,7 +55,7 @@ def mask_shape(site: Site, value: Tensor) -> tuple[tuple[int, ...], tuple[int, .
     many coordinates a site has does not depend on sizes (a fold of 1 is no fold), so that a longer sequence contains a
     shorter one's mask.
     """
-    sizes = [(size, axis < 2 or site.kind == "dropout") for axis, size in enumerate(value.shape)]
+    sizes = [(size, axis < 2 or not KINDS[site.kind].per_channel) for axis, size in enumerate(value.shape)]
     if site.rows is not None:
         sizes[site.rows.axis : site.rows.axis + 1] = _folds(site.rows)
     shape = tuple(size if drawn else 1 for size, drawn in sizes)

@@ -78,11 +78,11 @@ class Operation:
 
 @dataclass(frozen=True)
 class Site:
-    """One place where noise enters: `input` times a keep mask over 1 − rate.
+    """One place where noise enters.
 
-    kind: "dropout" (a draw for each unit) or "feature_dropout" (a draw for each channel, axis 1).
-    rows: where the input's rows lie; None when it has none (noise on weights: one draw a pass). module: the path of
-    the module that drops, empty for the whole network.
+    kind: a row of dropout_core.mc.kinds, such as "dropout": `input` times a keep mask over 1 − rate. rate: 0 for a kind
+    without one. rows: where the input's rows lie; None when it has none (noise on weights: one draw a pass). module:
+    the path of the module that drops, empty for the whole network.
     """
 
     name: str

@@ -1,25 +1,34 @@
 """Which operators of an exported graph are random, and how each becomes a site with its noise handed in.
 
-One row a kind. After functionalisation torch spells dropout in two ways:
+After functionalisation torch spells its dropouts, with b = bernoulli(template, keep), as
 
 * `native_dropout(x, p, True)[0]`: a draw for each unit;
-* `x * (bernoulli(template, keep) / keep)`: an in-place dropout when the template has the shape of x, a feature
-  dropout (1d, 2d, 3d) when it is [N, C, 1, …].
+* `x · (b / keep)`: a dropout in place when the template has the shape of x, a feature dropout (1d, 2d, 3d) when it is
+  [N, C, 1, …];
+* `x · (b · a) + ((b − 1) · s + c)`: an alpha dropout, and a feature alpha dropout, likewise;
+
+and other draws as `bernoulli(probabilities)` and `randn_like(template)`.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from dropout_core.errors import UnknownRandomness
+from dropout_core.mc.kinds import SELU_FLOOR, alpha_affine
 
 _aten = torch.ops.aten
 _TORCH = str(Path(torch.__file__).parent)
-_SITE_KINDS = "dropout (also functional and in place), and feature dropout 1d, 2d, 3d"
+_SITE_KINDS = (
+    "dropout, feature dropout 1d, 2d, 3d, alpha dropout (all also functional and in place), "
+    "torch.bernoulli(probabilities) and torch.randn_like"
+)
+_OF_THEIR_INPUT: dict[Any, str] = {_aten.bernoulli.default: "bernoulli", _aten.randn_like.default: "normal"}
 _RATE_AND_SWITCH = {
     _aten.scaled_dot_product_attention.default: ("dropout_p", None),
     _aten.lstm.input: ("dropout", "train"),
@@ -31,7 +40,7 @@ _RATE_AND_SWITCH = {
 
 @dataclass(frozen=True)
 class SiteDraft:
-    """A site as the exported graph shows it: the node whose value it replaces, its input, its rate."""
+    """A site as the exported graph shows it: the node whose value it replaces, its input, its rate (0: it has none)."""
 
     node: fx.Node
     kind: str
@@ -60,7 +69,7 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
                     identities[user] = _node(value)
                 else:
                     sites[user] = SiteDraft(user, "dropout", _node(value), float(rate))
-        elif (draft := _scaled_bernoulli(node)) is not None:
+        elif (draft := _of_its_input(node) or _scaled_bernoulli(node) or _alpha_bernoulli(node)) is not None:
             sites[draft.node] = draft
         else:
             raise _unknown(node, "the engine has no rule for it")
@@ -105,25 +114,65 @@ def module_path(node: fx.Node) -> str:
     return str(stack[-1][0]) if stack else ""
 
 
+def _of_its_input(node: fx.Node) -> SiteDraft | None:
+    """Draws whose law or shape is their input's."""
+    kind = _OF_THEIR_INPUT.get(node.target)
+    value = node.meta.get("val")
+    if kind is None or node.kwargs.get("dtype") not in (None, value.dtype if isinstance(value, Tensor) else None):
+        return None
+    return SiteDraft(node, kind, _node(node.args[0]), 0.0)
+
+
 def _scaled_bernoulli(node: fx.Node) -> SiteDraft | None:
-    """The second spelling, from its `bernoulli` node."""
-    if node.target is not _aten.bernoulli.p or len(node.users) != 1:
+    """`x · (b / keep)`, from its b."""
+    if node.target is not _aten.bernoulli.p:
         return None
-    template, keep = _node(node.args[0]), cast("float", node.args[1])
-    scaled = next(iter(node.users))
-    if scaled.target is not _aten.div.Scalar or scaled.args[1] != keep or len(scaled.users) != 1:
+    keep = cast("float", node.args[1])
+    scaled = _only_user(node, _aten.div.Scalar)
+    product = scaled and scaled.args[1] == keep and _only_user(scaled, _aten.mul.Tensor)
+    if not product or product.args[1] is not scaled:
         return None
-    product = next(iter(scaled.users))
-    if product.target is not _aten.mul.Tensor or product.args[1] is not scaled:
+    return _draft(product, node, _node(product.args[0]), ("dropout", "feature_dropout"))
+
+
+def _alpha_bernoulli(node: fx.Node) -> SiteDraft | None:
+    """`x · (b · a) + ((b − 1) · s + c)`, from its b."""
+    if node.target is not _aten.bernoulli.p:
         return None
-    value = _node(product.args[0])
-    mask_shape, shape = template.meta["val"].shape, value.meta["val"].shape
-    rate = round(1.0 - keep, 12)
+    users = {user.target: user for user in node.users}
+    if len(node.users) != 2 or set(users) != {_aten.mul.Scalar, _aten.add.Scalar}:
+        return None
+    scaled, floor = users[_aten.mul.Scalar], _only_user(users[_aten.add.Scalar], _aten.mul.Scalar)
+    product, shift = _only_user(scaled, _aten.mul.Tensor), floor and _only_user(floor, _aten.add.Scalar)
+    total = product and _only_user(product, _aten.add.Tensor)
+    if not floor or not product or not shift or not total or total.args != (product, shift):
+        return None
+    draft = _draft(total, node, _node(product.args[0]), ("alpha_dropout", "feature_alpha_dropout"))
+    return draft if draft is not None and _is_alpha(draft.rate, scaled, users[_aten.add.Scalar], floor, shift) else None
+
+
+def _is_alpha(rate: float, scaled: fx.Node, less: fx.Node, floor: fx.Node, shift: fx.Node) -> bool:
+    """Whether the constants of a pattern are those of alpha dropout at this rate."""
+    scale, offset = alpha_affine(rate)
+    wanted = (scale, -1.0, -scale * SELU_FLOOR, offset)
+    given = cast("list[float]", [node.args[1] for node in (scaled, less, floor, shift)])
+    return all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(given, wanted, strict=True))
+
+
+def _draft(node: fx.Node, drawn: fx.Node, value: fx.Node, kinds: tuple[str, str]) -> SiteDraft | None:
+    """A site of the first kind where the drawn node has the value's shape, of the second where it is [N, C, 1, …]."""
+    mask_shape, shape = _node(drawn.args[0]).meta["val"].shape, value.meta["val"].shape
+    rate = round(1.0 - cast("float", drawn.args[1]), 12)
     if mask_shape == shape:
-        return SiteDraft(product, "dropout", value, rate)
+        return SiteDraft(node, kinds[0], value, rate)
     if len(shape) >= 2 and mask_shape[:2] == shape[:2] and all(size == 1 for size in mask_shape[2:]):
-        return SiteDraft(product, "feature_dropout", value, rate)
+        return SiteDraft(node, kinds[1], value, rate)
     return None
+
+
+def _only_user(node: fx.Node, target: Any) -> fx.Node | None:
+    user = next(iter(node.users), None)
+    return user if user is not None and len(node.users) == 1 and user.target is target else None
 
 
 def _refuse_nested_draws(graph: fx.Graph) -> None:

@@ -10,6 +10,7 @@ from dropout_core.errors import CoupledRows, InvalidInput, NotTheModel, NoVarian
 from dropout_core.mc.capture import clone
 from dropout_core.mc.engine import Engine
 from dropout_core.mc.estimate import Estimate, estimate_of
+from dropout_core.mc.masks import quiet
 from dropout_core.mc.measures import kind_of
 from dropout_core.mc.probe import NUM_ROWS, perturbed, probe_rows, two_rows
 from dropout_core.mc.program import Program, Stage
@@ -66,7 +67,7 @@ def is_the_model(program: Program, model: nn.Module, example: Tensor) -> None:
     with torch.inference_mode():
         stage = Stage(program.graph.nodes, keep=[program.graph.output])
         values = {**program.weights, spec.name: probe}
-        got = stage.run(values, len(probe), probe.device, lambda _, value: value)[program.graph.output]
+        got = stage.run(values, len(probe), probe.device, quiet)[program.graph.output]
     if got.shape != wanted.shape or not agree(got, wanted):
         raise NotTheModel(
             "with its noise off the captured network answers otherwise than model.eval()(x). A layer acts differently "
@@ -83,7 +84,7 @@ def agree(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
 
 
 class _AtExpectation(TorchDispatchMode):
-    """Dropouts that eval mode leaves on, such as F.dropout(x, 0.5), answer with their expectation: their input."""
+    """Noise that eval mode leaves on, such as F.dropout(x, 0.5), is at its mean."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotation here
@@ -94,6 +95,10 @@ class _AtExpectation(TorchDispatchMode):
             return noise.fill_(keep)  # divided by keep afterwards
         if func is torch.ops.aten.native_dropout.default:
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        if func is torch.ops.aten.bernoulli.default:
+            return args[0].clone()
+        if func is torch.ops.aten.randn_like.default:
+            return torch.zeros_like(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 

@@ -137,7 +137,7 @@ class SiteDescription(BaseModel):
 
     module: str
     kind: str
-    rate: float
+    rate: float | None = Field(description="The probability that a draw drops; null for noise without one.")
 
 
 class ModelDescription(BaseModel):

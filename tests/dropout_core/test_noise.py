@@ -1,4 +1,5 @@
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropout_core.errors import InvalidInput
-from dropout_core.noise import MAX_SEED, keep_mask, philox, uniform, words
+from dropout_core.noise import MAX_SEED, keep_mask, normal, philox, uniform, words
 from tests import references
 
 KNOWN_ANSWERS = {  # Random123, kat_vectors: philox4x32 10
@@ -32,6 +33,7 @@ GOLDEN = [  # seed, site, pass, shape, first word, last word
     (2**63 - 1, 5, 999, (2, 2, 3, 2, 5), 0x5647F852, 0xC0DC0AEF),
     (2**63 - 1, 5, 999, (2, 2, 2, 2, 2, 5), 0x5647F852, 0xA9F32326),
 ]
+GOLDEN_NORMALS = [-1.3227290217953427, 0.20660249386932725, -1.1299370253193455]  # seed, site and pass 0
 WORD = st.integers(0, 2**32 - 1)
 SHAPES = [(7,), (3, 6), (2, 3, 9), (2, 3, 2, 5), (2, 2, 3, 2, 5), (2, 2, 2, 2, 2, 5)]
 by_rank = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"rank {len(shape)}")
@@ -215,3 +217,21 @@ def test_a_seventh_coordinate_is_refused():
 def test_an_axis_too_long_for_its_bits_is_refused(shape, bits):
     with pytest.raises(InvalidInput, match=rf"longer than 2\^{bits} along one axis"):
         words(0, 0, passes(0), shape)
+
+
+@given(seed=st.integers(0, MAX_SEED), site=st.integers(0, 999), number=st.integers(0, 2**31))
+def test_a_normal_draw_is_the_quantile_of_its_word(seed, site, number):
+    drawn = normal(seed, site, passes(number), (3, 5))
+    for word, value in zip(words(seed, site, passes(number), (3, 5)).flatten(), drawn.flatten(), strict=True):
+        assert float(value) == pytest.approx(NormalDist().inv_cdf((int(word) + 0.5) / 2**32), rel=1e-9, abs=1e-12)
+
+
+def test_golden_normals_pin_noise_version_1():
+    assert normal(0, 0, passes(0), (3,))[0].tolist() == pytest.approx(GOLDEN_NORMALS, rel=1e-12)
+
+
+def test_normal_draws_have_the_moments_of_the_law():
+    """Standard errors of mean, variance and fourth moment: 1, √2 and √96, over √n."""
+    drawn = normal(3, 1, torch.arange(500), (200,))
+    for power, wanted, spread in ((1, 0, 1), (2, 1, math.sqrt(2)), (4, 3, math.sqrt(96))):
+        assert abs(float((drawn**power).mean()) - wanted) < 5 * spread / math.sqrt(drawn.numel())

@@ -121,7 +121,7 @@ def test_sealed_fills_in_the_digest_of_its_fields():
         ({"sites": []}, "sites"),
         ({"sites": [{"name": "d", "module": "", "kind": "dropout", "rate": 0}]}, "rate"),
         ({"sites": [{"name": "d", "module": "", "kind": "dropout", "rate": 1.5}]}, "rate"),
-        ({"sites": [{"name": "d", "module": "", "kind": "alpha_dropout", "rate": 0.5}]}, "kind"),
+        ({"sites": [{"name": "d", "module": "", "kind": "zoneout", "rate": 0.5}]}, "kind"),
         ({"passes": 0}, "passes"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),

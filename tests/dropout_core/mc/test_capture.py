@@ -17,6 +17,7 @@ from dropout_core.errors import (
     UnknownRandomness,
 )
 from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic
+from dropout_core.mc.kinds import KINDS
 from dropout_core.mc.program import Input
 from tests import refused
 from tests.captured import captured, made
@@ -31,10 +32,10 @@ REFUSED = {
     refused.DropsAtRate0: (NoSite, "with a rate above 0"),
     refused.DropsBesideItsOutput: (NoSite, "no random operator reaches the output"),
     refused.DrawsUniformNoise: (UnknownRandomness, "aten.rand.default"),
-    refused.DrawsNormalNoiseLikeAValue: (UnknownRandomness, "aten.randn_like.default"),
+    refused.DrawsUniformNoiseLikeAValue: (UnknownRandomness, "aten.rand_like.default"),
     refused.Shuffles: (UnknownRandomness, "aten.randperm.default"),
-    refused.DrawsUnscaledBernoulliNoise: (UnknownRandomness, "aten.bernoulli.default"),
-    refused.DropsToTheAlphaValue: (UnknownRandomness, "aten.bernoulli.p"),
+    refused.DrawsUnscaledBernoulliNoise: (UnknownRandomness, "aten.bernoulli.p"),
+    refused.DropsToAValueOfItsOwn: (UnknownRandomness, "aten.bernoulli.p"),
     refused.DropsAttention: (UnknownRandomness, "aten.scaled_dot_product_attention.default"),
     refused.ReadsTheMask: (UnknownRandomness, "its mask is used beside its output"),
     refused.ScalesByRandom: (HostRandomness, "outside torch's graph"),
@@ -127,10 +128,10 @@ def test_an_example_without_rows_is_refused(example):
 @pytest.mark.parametrize("kind", TWINS, ids=lambda kind: kind.__name__)
 def test_every_dropout_is_a_site_with_its_rate(kind):
     program = captured(kind).program
-    assert [site.rate for site in program.graph.sites] == [rate for _, rate in kind.sites]
+    rates = [rate if KINDS[kind.kind].rated else 0 for _, rate in kind.sites]
+    assert [site.rate for site in program.graph.sites] == rates
     assert [site.index for site in program.graph.sites] == list(range(len(kind.sites)))
-    kinds = {"feature_dropout" if kind.__name__.startswith("Channels") else "dropout"}
-    assert {site.kind for site in program.graph.sites} == kinds
+    assert {site.kind for site in program.graph.sites} == {kind.kind}
     assert program.graph.inputs == (Input(program.graph.inputs[0].name, kind.row, kind.dtype),)
     assert set(program.graph.weights) == set(program.weights)
 
