@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from dropout_core.errors import UnknownRandomness
 from dropout_core.mc.kinds import SELU_FLOOR, alpha_affine
@@ -117,8 +117,7 @@ def module_path(node: fx.Node) -> str:
 def _of_its_input(node: fx.Node) -> SiteDraft | None:
     """Draws whose law or shape is their input's."""
     kind = _OF_THEIR_INPUT.get(node.target)
-    value = node.meta.get("val")
-    if kind is None or node.kwargs.get("dtype") not in (None, value.dtype if isinstance(value, Tensor) else None):
+    if kind is None or node.meta["val"].dtype != _node(node.args[0]).meta["val"].dtype:
         return None
     return SiteDraft(node, kind, _node(node.args[0]), 0.0)
 
