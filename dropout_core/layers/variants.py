@@ -1,0 +1,27 @@
+"""The table of variants, as `mcdrop variants` and the README show it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: the classes it names (joined by commas), what they drop, what for, the draws they cost, the source."""
+
+    names: str
+    drops: str
+    use: str
+    cost: str
+    source: str
+
+
+VARIANTS = (
+    Variant("Dropout", "units", "fully connected heads", "1 a unit", "Hinton 2012, Srivastava 2014"),
+    Variant("SpatialDropout1d, SpatialDropout2d, SpatialDropout3d", "feature maps", "convolutions", "1 a channel",
+            "Tompson 2015"),
+    Variant("DropConnectLinear, DropConnectConv1d, DropConnectConv2d", "weights", "heads that overfit",
+            "1 a weight and row (per='row')", "Wan 2013"),
+    Variant("GaussianDropout", "nothing: ×N(1, p/(1−p))", "as Dropout, no unit lost", "1 normal a unit",
+            "Srivastava 2014 §10"),
+    Variant("GroupDropout", "given groups of units", "features that fail together", "1 a group", "Srivastava 2014"),
+    Variant("AlphaDropout", "units, to SELU's floor", "self-normalising nets", "1 a unit", "Klambauer 2017"),
+)  # fmt: skip

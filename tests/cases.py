@@ -1,0 +1,153 @@
+"""Every variant of dropout_core.layers as a row of one table: its training law and its Monte Carlo law.
+
+The laws that run over all rows are in tests/dropout_core/layers/test_laws.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dropout_core import layers
+
+Moments = Callable[[nn.Module, Tensor], Tensor]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def away_from_zero(shape, generator):
+    """Numbers of either sign, none of them near 0, so that a 0 in an output was dropped."""
+    signs = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
+    return signs * (0.5 + torch.rand(shape, generator=generator))
+
+
+def itself(_layer, x):
+    return x
+
+
+def inverted(layer, x):
+    """The variance of x · m / (1 − p), whichever units share their m."""
+    return x.square() * layer.p / (1 - layer.p)
+
+
+def each_unit(dropped):
+    return dropped.flatten(1)
+
+
+def each_channel(dropped):
+    channels = dropped.flatten(2)
+    assert (channels == channels[..., :1]).all(), "a channel is dropped in part"
+    return channels[..., 0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant, and what is true of it.
+
+    make: the layer at a drop probability. row: the shape of one input row. sample: (shape, generator) → inputs.
+    mean, variance: the exact moments of each element of the output in training, from (layer, x); None where they have
+    no closed form (then the family's own tests enumerate). passes_mean, passes_variance: those of Monte Carlo passes,
+    where they are others. off: the output in eval mode, where it is not the mean.
+    kept: what a kept unit is multiplied by at a drop probability, where a unit is either 0 or kept. units: from
+    "dropped" [B, *row] to one boolean for each draw [B, n]; asserts that what shares a draw agrees.
+    per_batch: training draws once for a batch. kinds: of its sites in a capture. no_rate: p = 0 is "identity" or
+    "refused"; full_rate: p = 1 is "zero" or "refused", or has an output of its own. refused: input shapes that are no
+    input. dtypes: of the inputs it takes.
+    """
+
+    name: str
+    make: Callable[[float], nn.Module]
+    row: tuple[int, ...]
+    sample: Callable[[tuple[int, ...], torch.Generator], Tensor] = away_from_zero
+    mean: Moments | None = itself
+    variance: Moments | None = inverted
+    passes_mean: Moments | None = None
+    passes_variance: Moments | None = None
+    off: Moments | None = None
+    kept: Callable[[float], float] | None = None
+    units: Callable[[Tensor], Tensor] = each_unit
+    per_batch: bool = False
+    kinds: tuple[str, ...] = ("dropout",)
+    no_rate: str = "identity"
+    full_rate: str | Moments = "zero"
+    refused: tuple[tuple[int, ...], ...] = ()
+    dtypes: tuple[torch.dtype, ...] = FLOATS
+
+    def layer(self, p: float = 0.3, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The layer in training mode, with weights drawn under one seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self.make(p).to(dtype).train()
+
+    def rows(self, count: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """So many rows, the same at each call."""
+        x = self.sample((count, *self.row), torch.Generator().manual_seed(count))
+        return x.to(dtype) if x.is_floating_point() else x
+
+
+def inverse_keep(p):
+    return 1 / (1 - p)
+
+
+SELU_FLOOR = -1.7580993408473766
+
+
+def alpha_scale(p):
+    return ((1 - p) * (1 + p * SELU_FLOOR**2)) ** -0.5
+
+
+def alpha_mean(layer, x):
+    return alpha_scale(layer.p) * (1 - layer.p) * x
+
+
+def alpha_variance(layer, x):
+    return alpha_scale(layer.p) ** 2 * layer.p * (1 - layer.p) * (x - SELU_FLOOR).square()
+
+
+def without_dropout(layer, x):
+    return layer.eval()(x)
+
+
+def of_weights(layer, x):
+    """The variance of a sum whose weights are dropped one by one: by hand, over the weights of a linear layer."""
+    return layer.p / (1 - layer.p) * (x.square() @ layer.weight.square().T)
+
+
+def bias_only(layer, x):
+    return layer.eval()(torch.zeros_like(x))
+
+
+def of_kernel(layer, x):
+    """The same for a convolution: what each weight adds to each output, one at a time."""
+    weight, total = layer.weight, 0
+    for index in range(weight.numel()):
+        one = torch.zeros_like(weight).flatten()
+        one[index] = weight.flatten()[index]
+        total = total + layer._linear(x, one.reshape(weight.shape), None).square()
+    return layer.p / (1 - layer.p) * total
+
+
+CASES = [
+    Case("Dropout", layers.Dropout, (6,), kept=inverse_keep),
+    Case("AlphaDropout", layers.AlphaDropout, (6,), mean=alpha_mean, variance=alpha_variance, off=itself,
+         kinds=("alpha_dropout",)),
+    Case("SpatialDropout1d", layers.SpatialDropout1d, (3, 4), kept=inverse_keep, units=each_channel,
+         kinds=("feature_dropout",), refused=((3, 4), (2, 3, 4, 4))),
+    Case("SpatialDropout2d", layers.SpatialDropout2d, (3, 2, 4), kept=inverse_keep, units=each_channel,
+         kinds=("feature_dropout",), refused=((3, 4, 4), (2, 3))),
+    Case("SpatialDropout3d", layers.SpatialDropout3d, (3, 2, 2, 2), kept=inverse_keep, units=each_channel,
+         kinds=("feature_dropout",), refused=((3, 4, 4, 4),)),
+    Case("GaussianDropout", layers.GaussianDropout, (6,), kinds=("normal",), full_rate="refused"),
+    Case("GroupDropout", lambda p: layers.GroupDropout([0, 1, 0, 2], p), (4, 3), kept=inverse_keep,
+         units=lambda dropped: each_channel(dropped)[:, [0, 1, 3]], refused=((2, 5), (4,))),
+    Case("DropConnectLinear", lambda p: layers.DropConnectLinear(3, 4, p), (3,), mean=without_dropout,
+         variance=of_weights, full_rate=bias_only, refused=((2, 4), (3,))),
+    Case("DropConnectLinear, one mask a batch", lambda p: layers.DropConnectLinear(3, 4, p, per="batch"), (2, 3),
+         mean=without_dropout, variance=of_weights, full_rate=bias_only, per_batch=True),
+    Case("DropConnectLinear, by moments", lambda p: layers.DropConnectLinear(3, 4, p, monte_carlo="moments"), (3,),
+         mean=without_dropout, variance=of_weights, full_rate=bias_only, kinds=("normal",)),
+    Case("DropConnectConv1d", lambda p: layers.DropConnectConv1d(2, 4, 3, p=p, padding=1, padding_mode="circular"),
+         (2, 5), mean=without_dropout, variance=of_kernel, full_rate=bias_only, refused=((2, 5),)),
+    Case("DropConnectConv2d", lambda p: layers.DropConnectConv2d(2, 4, 2, p=p, stride=2, groups=2), (2, 4, 4),
+         mean=without_dropout, variance=of_kernel, full_rate=bias_only, refused=((2, 4, 4),)),
+]  # fmt: skip

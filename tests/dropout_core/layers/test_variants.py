@@ -1,0 +1,24 @@
+import inspect
+
+from torch import nn
+
+from dropout_core import layers
+from dropout_core.layers.variants import VARIANTS
+from tests.cases import CASES
+
+NAMES = [name for variant in VARIANTS for name in variant.names.split(", ")]
+CLASSES = {name for name, value in vars(layers).items() if inspect.isclass(value) and issubclass(value, nn.Module)}
+
+
+def test_every_layer_is_in_one_row_of_the_table():
+    assert sorted(NAMES) == sorted(CLASSES)
+
+
+def test_every_layer_is_under_the_laws():
+    assert {case.name.partition(",")[0] for case in CASES} == CLASSES
+
+
+def test_every_layer_says_where_it_stands_in_the_literature():
+    for name in CLASSES:
+        text = inspect.getdoc(getattr(layers, name))
+        assert "Source:" in text or "otherwise as" in text, name
