@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropout_core import layers
@@ -50,9 +51,9 @@ class Case:
     where they are others. off: the output in eval mode, where it is not the mean.
     kept: what a kept unit is multiplied by at a drop probability, where a unit is either 0 or kept. units: from
     "dropped" [B, *row] to one boolean for each draw [B, n]; asserts that what shares a draw agrees.
-    per_batch: training draws once for a batch. kinds: of its sites in a capture. no_rate: p = 0 is "identity" or
-    "refused"; full_rate: p = 1 is "zero" or "refused", or has an output of its own. refused: input shapes that are no
-    input. dtypes: of the inputs it takes.
+    rated: whether it has one drop probability that is given. per_batch: training draws once for a batch. kinds: of its
+    sites in a capture. no_rate: p = 0 is "identity" or "refused"; full_rate: p = 1 is "zero" or "refused", or has an
+    output of its own. refused: input shapes that are no input. dtypes: of the inputs it takes.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Case:
     off: Moments | None = None
     kept: Callable[[float], float] | None = None
     units: Callable[[Tensor], Tensor] = each_unit
+    rated: bool = True
     per_batch: bool = False
     kinds: tuple[str, ...] = ("dropout",)
     no_rate: str = "identity"
@@ -127,6 +129,83 @@ def of_kernel(layer, x):
     return layer.p / (1 - layer.p) * total
 
 
+def of_alpha(layer, x):
+    """The same with weights times N(1, α)."""
+    return x.square() @ (layer.log_alpha.exp() * layer.weight.square()).T
+
+
+def of_alpha_kernel(layer, x):
+    """The same for a convolution, one kernel weight at a time."""
+    noisy = (0.5 * layer.log_alpha).exp() * layer.weight
+    alone = torch.eye(noisy.numel(), dtype=noisy.dtype).reshape(-1, *noisy.shape) * noisy
+    return sum(F.conv2d(x, weight, None, layer.stride, layer.padding).square() for weight in alone)
+
+
+def concrete_moments(layer):
+    """Mean and variance of a concrete draw over 1 − p, by quadrature over its uniform noise."""
+    u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    p = layer.p.detach()
+    odds = (p / (1 - p)) * (u / (1 - u))
+    draws = 1 / (1 + odds ** (1 / layer.temperature)) / (1 - p)
+    return draws.mean(), draws.var(unbiased=False)
+
+
+def concrete_mean(layer, x):
+    return x * concrete_moments(layer)[0]
+
+
+def concrete_variance(layer, x):
+    return x.square() * concrete_moments(layer)[1]
+
+
+def standout_keep(z):
+    return 1 / (1 + torch.exp(-(2.0 * z - 0.5)))
+
+
+def standout_mean(_layer, z):
+    return z.clamp(min=0) * standout_keep(z)
+
+
+def standout_variance(_layer, z):
+    return z.clamp(min=0).square() * standout_keep(z) * (1 - standout_keep(z))
+
+
+def words(shape, generator):
+    return torch.randint(0, 5, shape, generator=generator)
+
+
+def embedded(layer, tokens):
+    return torch.stack([torch.stack([layer.weight[token] for token in row]) for row in tokens])
+
+
+def embedded_variance(layer, tokens):
+    return embedded(layer, tokens).square() * layer.p / (1 - layer.p)
+
+
+def unknown_mean(layer, tokens):
+    return torch.where(tokens == 0, 0.0, tokens * (1 - layer.p) + 9 * layer.p)
+
+
+def unknown_variance(layer, tokens):
+    return torch.where(tokens == 0, 0.0, (9.0 - tokens).square() * layer.p * (1 - layer.p))
+
+
+class Numbers(nn.Module):
+    """Tokens as float64, so that moments can be taken of them."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("one", torch.tensor(1.0))
+
+    @property
+    def p(self):
+        return self.layer.p
+
+    def forward(self, tokens):
+        return self.layer(tokens) * self.one
+
+
 CASES = [
     Case("Dropout", layers.Dropout, (6,), kept=inverse_keep),
     Case("AlphaDropout", layers.AlphaDropout, (6,), mean=alpha_mean, variance=alpha_variance, off=itself,
@@ -150,4 +229,29 @@ CASES = [
          (2, 5), mean=without_dropout, variance=of_kernel, full_rate=bias_only, refused=((2, 5),)),
     Case("DropConnectConv2d", lambda p: layers.DropConnectConv2d(2, 4, 2, p=p, stride=2, groups=2), (2, 4, 4),
          mean=without_dropout, variance=of_kernel, full_rate=bias_only, refused=((2, 4, 4),)),
+    Case("VariationalLinear", lambda p: layers.VariationalLinear(3, 4, p), (3,), mean=without_dropout,
+         variance=of_alpha, kinds=("normal",), no_rate="refused", full_rate="refused", refused=((2, 4), (3,))),
+    Case("VariationalLinear, one rate a unit", lambda p: layers.VariationalLinear(3, 4, p, share="unit"), (2, 3),
+         mean=without_dropout, variance=of_alpha, kinds=("normal",), no_rate="refused", full_rate="refused"),
+    Case("VariationalConv2d", lambda p: layers.VariationalConv2d(2, 3, 2, p=p, padding=1, share="layer"), (2, 3, 3),
+         mean=without_dropout, variance=of_alpha_kernel, kinds=("normal",), no_rate="refused", full_rate="refused",
+         refused=((2, 3, 3),)),
+    Case("ConcreteDropout", layers.ConcreteDropout, (6,), mean=concrete_mean, variance=concrete_variance,
+         passes_mean=itself, passes_variance=inverted, off=itself, kinds=("bernoulli",), no_rate="refused",
+         full_rate="refused"),
+    Case("ConcreteDropout, below a half", lambda p: layers.ConcreteDropout(p, temperature=0.5, limit=0.5), (6,),
+         mean=concrete_mean, variance=concrete_variance, passes_mean=itself, passes_variance=inverted, off=itself,
+         kinds=("bernoulli",), no_rate="refused", full_rate="refused"),
+    Case("ConcreteSpatialDropout", layers.ConcreteSpatialDropout, (3, 2, 2), mean=concrete_mean,
+         variance=concrete_variance, passes_mean=itself, passes_variance=inverted, off=itself, kinds=("bernoulli",),
+         no_rate="refused", full_rate="refused", refused=((2, 3),)),
+    Case("AdaptiveDropout", lambda _: layers.AdaptiveDropout(nn.ReLU(), 2.0, -0.5), (6,), mean=standout_mean,
+         variance=standout_variance, kinds=("bernoulli",), rated=False),
+    Case("EmbeddingDropout", lambda p: layers.EmbeddingDropout(5, 3, p), (4,), sample=words, mean=embedded,
+         variance=embedded_variance),
+    Case("EmbeddingDropout, one mask a batch", lambda p: layers.EmbeddingDropout(5, 3, p, per="batch"), (4,),
+         sample=words, mean=embedded, variance=embedded_variance, per_batch=True),
+    Case("WordDropout", lambda p: Numbers(layers.WordDropout(p, unknown=9, spared=(0,))), (4,), sample=words,
+         mean=unknown_mean, variance=unknown_variance, off=lambda _, tokens: tokens.double(),
+         full_rate=lambda _, tokens: 9.0 * (tokens != 0).double()),
 ]  # fmt: skip

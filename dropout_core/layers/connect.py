@@ -5,7 +5,7 @@ dropout. The bias is kept. In training a mask is drawn for each row or for the w
 are their mean. A Monte Carlo pass draws one network (`monte_carlo="weights"`), or each pre-activation from the normal
 law with its exact mean and variance ("moments", faster: passes are batched, but what rows share of a network is lost).
 
-Source: Wan et al. 2013, "Regularization of neural networks using DropConnect", sections 3 and 4 (there the weights are
+Source: Wan et al. 2013, "Regularization of neural networks using DropConnect" (there the weights are
 divided by nothing in training, and multiplied by 1 − p at test).
 """
 
@@ -34,8 +34,10 @@ def masked_linear(x: Tensor, weight: Tensor, masks: Tensor, bias: Tensor | None 
 
 
 def noisy_moments(mean: Tensor, variance: Tensor) -> Tensor:
-    """Normal draws with this mean and variance, of the same shape."""
-    return mean + variance.clamp(min=0).sqrt() * torch.randn_like(mean)
+    """Normal draws with this mean and variance, of the same shape. No gradient reaches a variance of 0."""
+    positive = variance > 0
+    std = torch.where(positive, variance, 1.0).sqrt() * positive
+    return mean + std * torch.randn_like(mean)
 
 
 class _DropConnect(nn.Module):
@@ -62,7 +64,7 @@ class _DropConnect(nn.Module):
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the pre-activations over masks: W x + b and p / (1 − p) · W² x². p below 1.
 
-        Source: Wan et al. 2013, section 4.1, in the inverted scale.
+        Source: Wan et al. 2013, in the inverted scale.
         """
         p = checked_rate(self.p, below_one=True)
         variance = p / (1.0 - p) * self._linear(x.square(), self.weight.square(), None)

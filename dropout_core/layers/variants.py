@@ -22,6 +22,13 @@ VARIANTS = (
             "1 a weight and row (per='row')", "Wan 2013"),
     Variant("GaussianDropout", "nothing: ×N(1, p/(1−p))", "as Dropout, no unit lost", "1 normal a unit",
             "Srivastava 2014 §10"),
+    Variant("VariationalLinear, VariationalConv2d", "nothing: weights ×N(1, α), α learned", "rates per weight, pruning",
+            "1 normal a unit", "Kingma 2015, Molchanov 2017"),
+    Variant("ConcreteDropout, ConcreteSpatialDropout", "units, maps; p learned", "no rate to choose",
+            "1 a unit, 1 a channel", "Gal 2017"),
+    Variant("AdaptiveDropout", "units of low activation", "wide hidden layers", "1 a unit", "Ba & Frey 2013"),
+    Variant("EmbeddingDropout, WordDropout", "word types; tokens", "text", "1 a type, 1 a token",
+            "Gal 2016, Merity 2018"),
     Variant("GroupDropout", "given groups of units", "features that fail together", "1 a group", "Srivastava 2014"),
     Variant("AlphaDropout", "units, to SELU's floor", "self-normalising nets", "1 a unit", "Klambauer 2017"),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from dropout_core.noise import uniform
 
 NUM_ROWS = 3
 _SEED = 7
+_ATTEMPTS = 8
 
 
 def two_rows(example: Tensor) -> Tensor:
@@ -25,23 +26,27 @@ def probe_rows(example: Tensor) -> Tensor:
     repeats = -(-NUM_ROWS // example.shape[0])
     probe = torch.cat([example] * repeats)[:NUM_ROWS]
     for row in range(min(example.shape[0], NUM_ROWS), NUM_ROWS):
-        probe = perturbed(probe, row)
+        probe = perturbed(probe, row, row + NUM_ROWS)
     return probe
 
 
-def perturbed(probe: Tensor, row: int) -> Tensor:
-    """The probe with one row changed: floats are drawn anew in the probe's range, other values are shuffled."""
+def perturbed(probe: Tensor, row: int, number: int | None = None) -> Tensor:
+    """The probe with one row changed: floats are drawn anew in the probe's range, other values are shuffled.
+
+    number: of the draws; the row's otherwise.
+    """
     changed = probe.clone()
-    draws = uniform(_SEED, row, torch.zeros(1, dtype=torch.int64), (probe[row].numel(),))[0].to(probe.device)
+    for attempt in range(_ATTEMPTS):
+        draws = uniform(_SEED, row if number is None else number, torch.tensor([attempt]), (probe[row].numel(),))
+        changed[row] = _anew(probe, draws[0].to(probe.device)).reshape(probe[row].shape)
+        if not torch.equal(changed[row], probe[row]):
+            return changed
+    raise InvalidInput("the example's values are all alike, so its rows cannot be told apart; give rows that differ.")
+
+
+def _anew(probe: Tensor, draws: Tensor) -> Tensor:
     if probe.is_floating_point():
         low, high = probe.min(), probe.max()
         span = high - low if high > low else torch.ones_like(high)
-        changed[row] = (low + span * draws.to(probe.dtype)).reshape(probe[row].shape)
-        return changed
-    values = probe.flatten().sort(descending=True).values
-    changed[row] = values[(draws * len(values)).long()].reshape(probe[row].shape)
-    if torch.equal(changed[row], probe[row]):
-        raise InvalidInput(
-            "the example's values are all alike, so its rows cannot be told apart; give rows that differ."
-        )
-    return changed
+        return low + span * draws.to(probe.dtype)
+    return probe.flatten().sort(descending=True).values[(draws * probe.numel()).long()]

@@ -1,0 +1,106 @@
+"""Dropout of words: whole types of a vocabulary, and single tokens."""
+
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dropout_core.errors import InvalidInput
+from dropout_core.layers.base import RateLayer, capturing, checked_rate, kept, mask
+
+Per = Literal["row", "batch"]
+
+
+def embedding_dropout(
+    vectors: Tensor, tokens: Tensor, num_types: int, p: float, training: bool = True, per: Per = "row"
+) -> Tensor:
+    """v · m[token] / (1 − p), with one m ~ Bernoulli(1 − p) for each type of the vocabulary.
+
+    vectors: [B, *, E], those of the tokens, int [B, *] of 0 … num_types − 1. per: whether each row has its own m, or
+    the batch one. Returns [B, *, E].
+    """
+    if not training or p == 0:
+        return vectors
+    if per == "batch" or capturing():
+        drawn = F.embedding(tokens, mask(vectors, (num_types, 1), p))
+    else:
+        drawn = mask(vectors, (tokens.shape[0], num_types), p).gather(1, tokens.flatten(1).long())
+    return vectors * drawn.reshape(*tokens.shape, 1)
+
+
+class EmbeddingDropout(nn.Embedding):
+    """An embedding that drops whole types: a word is gone wherever it stands; takes the weights of an nn.Embedding.
+
+    Shape: int [B, *] → [B, *, embedding_dim]. per: "row" draws a mask over the vocabulary for each sequence (Gal), in
+    B · V numbers; "batch" one for all (Merity). In Monte Carlo passes a pass has one mask. Place it at the input of a
+    recurrent net or transformer, at 0.1 … 0.2. Its other arguments are those of nn.Embedding; max_norm, which changes
+    weights while it reads them, is refused.
+    Source: Gal, Ghahramani 2016, arXiv 1512.05287; Merity et al. 2018, arXiv 1708.02182.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, p: float, per: Per = "row", **arguments: Any) -> None:
+        if arguments.get("max_norm") is not None:
+            raise InvalidInput("max_norm is set; an embedding that drops types takes none: its weights are only read.")
+        super().__init__(num_embeddings, embedding_dim, **arguments)
+        if per not in get_args(Per):
+            raise InvalidInput(f"per is {per!r}; it is one of {', '.join(get_args(Per))}.")
+        self.p, self.per = p, per
+
+    @property
+    def p(self) -> float:
+        """The drop probability of a type."""
+        return self._p
+
+    @p.setter
+    def p(self, value: float) -> None:
+        self._p = checked_rate(value)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed tokens without the dropped types."""
+        checked_tokens(tokens)
+        vectors = super().forward(tokens)
+        return embedding_dropout(vectors, tokens, self.num_embeddings, self.p, self.training, self.per)
+
+    def extra_repr(self) -> str:
+        """The embedding's own arguments and those of the dropout."""
+        return f"{super().extra_repr()}, p={self.p}, per={self.per}"
+
+
+def word_dropout(tokens: Tensor, p: float, unknown: int, spared: tuple[int, ...] = (), training: bool = True) -> Tensor:
+    """Tokens, each replaced by `unknown` with probability p; those in `spared` never. tokens: int [B, *]."""
+    if not training or p == 0:
+        return tokens
+    stays = kept(tokens, tokens.shape, p)
+    for token in spared:
+        stays = torch.logical_or(stays, tokens == token)
+    return tokens.where(stays, tokens.new_full((), unknown))
+
+
+class WordDropout(RateLayer):
+    """Replaces tokens by the unknown one: the model learns to do without any single word.
+
+    Shape: int [B, *], unchanged. unknown: the number of the token that stands for a dropped one. spared: numbers of
+    tokens that stay, such as padding and separators. Place it before the embedding, at 0.05 … 0.2. In eval mode the
+    tokens themselves.
+    Source: Bowman et al. 2016, arXiv 1511.06349 (tokens → unk); Gal, Ghahramani 2016, arXiv 1512.05287 (whole types).
+    """
+
+    def __init__(self, p: float, unknown: int, spared: tuple[int, ...] = ()) -> None:
+        super().__init__(p)
+        self.unknown, self.spared = unknown, tuple(spared)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Replace tokens."""
+        checked_tokens(tokens)
+        return word_dropout(tokens, self.p, self.unknown, self.spared, self.training)
+
+    def extra_repr(self) -> str:
+        """The drop probability and the tokens that are special."""
+        return f"p={self.p}, unknown={self.unknown}, spared={self.spared}"
+
+
+def checked_tokens(tokens: Tensor) -> None:
+    """Raise InvalidInput unless these are whole numbers, rows first."""
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dim() < 2:
+        raise InvalidInput(f"the input has shape {list(tokens.shape)} and type {tokens.dtype}; int [B, *] is wanted.")
