@@ -6,8 +6,6 @@ and nothing else; the engine's time holds every measure as well. Cold draws new 
 Run: python benchmarks/engine.py [--json FILE]
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +13,7 @@ from typing import Annotated
 import torch
 import typer
 from machine import report
+from timing import interleaved
 from torch import Tensor, nn
 
 from dropout_core import predict
@@ -42,17 +41,6 @@ def main(json: Annotated[Path | None, typer.Option(help="Keep the figures here."
             case = {"net": "digits", "rows": num_rows, "passes": _PASSES, "method": method, "cpu_s": seconds}
             rows.append({**case, "loop_over_it": cpu_s["loop"] / seconds})
     report("digits network, 1 thread, CPU seconds (cold seeds)", rows, json)
-
-
-def interleaved(methods: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median CPU seconds of each method, run in turn after one round that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(rounds + 1):
-        for name, method in methods.items():
-            start = time.process_time()
-            method()
-            times[name].append(time.process_time() - start)
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
 def _loop(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:

@@ -16,6 +16,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from dropout_core.errors import InvalidInput, McdropError
+from dropout_core.layers.variants import VARIANTS
 from models.predictor import Predictor
 from models.publish import publish as publish_model
 from models.recipes import RECIPES, load_recipe
@@ -150,6 +151,15 @@ def models(bundles: Bundles = None, url: Url = None) -> None:
             for e in entries
         ]
     )
+
+
+@app.command()
+def variants() -> None:
+    """List the dropout layers there are: what each drops, what for, what it costs, and its source.
+
+    Example: `mcdrop variants`
+    """
+    console.variants(VARIANTS)
 
 
 @app.command()

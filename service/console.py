@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple, fields
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from dropout_core.layers.variants import Variant
 from models.predictor import Predictor
 from models.publish import Published
 from models.recipes.training import OnEpoch
@@ -76,6 +78,14 @@ def models(entries: Sequence[dict[str, Any]]) -> None:
     table = Table("name", "version", "state", "reason")
     for entry in entries:
         table.add_row(entry["name"], str(entry["version"]), entry["state"], entry["reason"])
+    _out.print(table)
+
+
+def variants(known: Sequence[Variant]) -> None:
+    """The dropout layers."""
+    table = Table(*(field.name for field in fields(Variant)), show_lines=True)
+    for variant in known:
+        table.add_row(*astuple(variant))
     _out.print(table)
 
 

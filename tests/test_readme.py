@@ -5,14 +5,17 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
+from dropout_core.layers.variants import VARIANTS
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+SERVING = (ROOT / "docs" / "serving.md").read_text()
 ADDRESS = "127.0.0.1:8000"
 
 
@@ -75,11 +78,19 @@ def test_shell_block_runs(shell):
 
 
 def test_the_settings_table_is_that_of_the_settings():
-    shown = re.findall(r"^\| `MCDROP_(\w+)` \| ?(.*?) ?\| (.*?) \|$", README, re.MULTILINE)
+    shown = re.findall(r"^\| `MCDROP_(\w+)` \| ?(.*?) ?\| (.*?) \|$", SERVING, re.MULTILINE)
     fields = Settings.model_fields
     assert {name.lower(): (default, text) for name, default, text in shown} == {
         name: ("" if field.default is None else str(field.default), field.description) for name, field in fields.items()
     }
+
+
+def test_the_table_of_layers_is_that_of_the_library():
+    table = [astuple(variant) for variant in VARIANTS]
+    for names, *cells in table:
+        layers = ", ".join(f"`{name}`" for name in names.split(", "))
+        assert f"\n| {' | '.join([layers, *cells])} |\n" in README
+    assert len(re.findall(r"^\| `[A-Z]\w+`", README, re.MULTILINE)) == len(table)
 
 
 def test_the_readme_is_short():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: the classes it names (joined by commas), what they drop, what for, the draws they cost, the source."""
+    """One row: the classes it names, what they drop, what for, the draws they cost in training, the source."""
 
     names: str
     drops: str
@@ -15,20 +15,21 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("Dropout", "units", "fully connected heads", "1 a unit", "Hinton 2012, Srivastava 2014"),
-    Variant("SpatialDropout1d, SpatialDropout2d, SpatialDropout3d", "feature maps", "convolutions", "1 a channel",
+    Variant("Dropout", "units", "fully connected heads", "1 draw a unit", "Hinton 2012, Srivastava 2014"),
+    Variant("SpatialDropout1d, SpatialDropout2d, SpatialDropout3d", "feature maps", "convolutions", "1 draw a channel",
             "Tompson 2015"),
     Variant("DropConnectLinear, DropConnectConv1d, DropConnectConv2d", "weights", "heads that overfit",
-            "1 a weight and row (per='row')", "Wan 2013"),
-    Variant("GaussianDropout", "nothing: ×N(1, p/(1−p))", "as Dropout, no unit lost", "1 normal a unit",
+            "1 draw a weight and row", "Wan 2013"),
+    Variant("GaussianDropout", "nothing: ×N(1, p/(1−p))", "as Dropout, no unit lost", "1 normal draw a unit",
             "Srivastava 2014 §10"),
     Variant("VariationalLinear, VariationalConv2d", "nothing: weights ×N(1, α), α learned", "rates per weight, pruning",
-            "1 normal a unit", "Kingma 2015, Molchanov 2017"),
+            "1 normal draw a unit", "Kingma 2015, Molchanov 2017"),
     Variant("ConcreteDropout, ConcreteSpatialDropout", "units, maps; p learned", "no rate to choose",
-            "1 a unit, 1 a channel", "Gal 2017"),
-    Variant("AdaptiveDropout", "units of low activation", "wide hidden layers", "1 a unit", "Ba & Frey 2013"),
-    Variant("EmbeddingDropout, WordDropout", "word types; tokens", "text", "1 a type, 1 a token",
+            "1 draw a unit, a channel", "Gal 2017"),
+    Variant("AdaptiveDropout", "units of low activation", "wide hidden layers", "1 draw a unit", "Ba & Frey 2013"),
+    Variant("EmbeddingDropout, WordDropout", "word types; tokens", "text", "1 draw a type, a token",
             "Gal 2016, Merity 2018"),
-    Variant("GroupDropout", "given groups of units", "features that fail together", "1 a group", "Srivastava 2014"),
-    Variant("AlphaDropout", "units, to SELU's floor", "self-normalising nets", "1 a unit", "Klambauer 2017"),
+    Variant("GroupDropout", "given groups of units", "features that fail together", "1 draw a group",
+            "Srivastava 2014"),
+    Variant("AlphaDropout", "units, to SELU's floor", "self-normalising nets", "1 draw a unit", "Klambauer 2017"),
 )  # fmt: skip

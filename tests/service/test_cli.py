@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dropout_core.layers.variants import VARIANTS
 from service import cli
 from service.app import create_app
 from service.query import measures_of
@@ -16,7 +17,7 @@ from tests.service.conftest import LABELS, assert_refused
 from tests.service.test_console import cells
 
 X = nets.images(5, seed=4)
-COMMANDS = ["serve", "train", "publish", "models", "predict", "rank"]
+COMMANDS = ["serve", "train", "publish", "models", "variants", "predict", "rank"]
 
 
 @pytest.fixture
@@ -150,6 +151,12 @@ def test_models_lists_what_is_there_and_why_one_is_refused(mcdrop, bundles, tmp_
     assert first[:3] == ["digits", "2", "refused"]
     assert "weights.safetensors of digits/2 does not match its digest" in first[3]
     assert rest == [["digits", "1", "published", ""], ["heights", "1", "published", ""]]
+
+
+def test_variants_lists_every_layer(mcdrop):
+    code, out, _ = mcdrop("variants")
+    assert code == 0
+    assert {name for variant in VARIANTS for name in variant.names.split(", ")} <= set(re.findall(r"\w+", out))
 
 
 def test_models_of_a_server_are_those_of_its_folder(mcdrop, bundles, url):
