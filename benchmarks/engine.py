@@ -17,6 +17,7 @@ from timing import interleaved
 from torch import Tensor, nn
 
 from dropout_core import predict
+from dropout_core.layers.base import RateLayer
 from models.architectures.cnn import SmallCNN
 from models.recipes.digits import test_images
 
@@ -44,12 +45,12 @@ def main(json: Annotated[Path | None, typer.Option(help="Keep the figures here."
 
 
 def _loop(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
-    """What people write: dropout modules in training mode, T calls."""
+    """What people write: dropout layers in training mode, T calls."""
     alive = SmallCNN((8, 8), num_classes=10, brightest=16.0)
     alive.load_state_dict(model.state_dict())
     alive.eval()
     for module in alive.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+        if isinstance(module, RateLayer):
             module.train()
 
     def run() -> Tensor:

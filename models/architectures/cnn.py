@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from dropout_core.layers import Dropout, SpatialDropout2d
+
 
 class SmallCNN(nn.Module):
     """Grey images [B, H, W] in 0 … `brightest` → logits [B, C].
@@ -28,15 +30,15 @@ class SmallCNN(nn.Module):
             nn.ReLU(),
             nn.Conv2d(32, 64, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Dropout2d(spatial),
+            SpatialDropout2d(spatial),
             nn.Conv2d(64, 64, 3, padding=1),
             nn.ReLU(),
-            nn.Dropout2d(spatial),
+            SpatialDropout2d(spatial),
             nn.Flatten(),
         )
         height, width = ((size + 1) // 2 for size in image)
         self.head = nn.Sequential(
-            nn.Linear(64 * height * width, 128), nn.ReLU(), nn.Dropout(head), nn.Linear(128, num_classes)
+            nn.Linear(64 * height * width, 128), nn.ReLU(), Dropout(head), nn.Linear(128, num_classes)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from dropout_core.layers import Dropout
+
 
 class GaussianMLP(nn.Module):
     """Raw features [B, F] → mean and log variance [B, 2] of a standardised target.
@@ -19,8 +21,8 @@ class GaussianMLP(nn.Module):
         self.register_buffer("center", center)
         self.register_buffer("spread", spread)
         self.layers = nn.Sequential(
-            nn.Linear(len(center), width), nn.ReLU(), nn.Dropout(rate),
-            nn.Linear(width, width), nn.ReLU(), nn.Dropout(rate),
+            nn.Linear(len(center), width), nn.ReLU(), Dropout(rate),
+            nn.Linear(width, width), nn.ReLU(), Dropout(rate),
             nn.Linear(width, 2),
         )  # fmt: skip
 

@@ -6,6 +6,8 @@ from torch import nn
 from torch.distributions import Normal
 
 from dropout_core.predict import predict
+from dropout_core.layers import Dropout, SpatialDropout2d
+from dropout_core.layers.base import RateLayer
 from models.architectures.cnn import SmallCNN
 from models.architectures.mlp import GaussianMLP, gaussian_nll
 
@@ -46,15 +48,15 @@ def test_the_brightest_value_is_scaled_away(cnn):
 
 
 def test_the_cnn_drops_whole_maps_and_units_before_its_head(cnn):
-    drops = [(type(module), module.p) for module in cnn.modules() if isinstance(module, nn.Dropout | nn.Dropout2d)]
+    drops = [(type(module), module.p) for module in cnn.modules() if isinstance(module, RateLayer)]
 
-    assert drops == [(nn.Dropout2d, 0.1), (nn.Dropout2d, 0.1), (nn.Dropout, 0.5)]
+    assert drops == [(SpatialDropout2d, 0.1), (SpatialDropout2d, 0.1), (Dropout, 0.5)]
 
 
 def test_rates_of_the_cnn_can_be_chosen():
     net = SmallCNN((8, 8), 10, 16.0, spatial=0.2, head=0.3)
 
-    assert [module.p for module in net.modules() if isinstance(module, nn.Dropout | nn.Dropout2d)] == [0.2, 0.2, 0.3]
+    assert [module.p for module in net.modules() if isinstance(module, RateLayer)] == [0.2, 0.2, 0.3]
 
 
 def test_the_state_of_the_cnn_holds_its_scale(cnn):
@@ -81,7 +83,7 @@ def test_features_are_standardised_inside(mlp):
 def test_width_and_rate_of_the_mlp_can_be_chosen():
     net = GaussianMLP(torch.zeros(3), torch.ones(3), width=5, rate=0.1)
 
-    assert [module.p for module in net.modules() if isinstance(module, nn.Dropout)] == [0.1, 0.1]
+    assert [module.p for module in net.modules() if isinstance(module, RateLayer)] == [0.1, 0.1]
     assert [tuple(module.weight.shape) for module in net.modules() if isinstance(module, nn.Linear)] == [
         (5, 3),
         (5, 5),
