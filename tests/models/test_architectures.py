@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from dropout_core.predict import predict
 from dropout_core.layers import Dropout, SpatialDropout2d
 from dropout_core.layers.base import RateLayer
+from dropout_core.predict import predict
 from models.architectures.cnn import SmallCNN
 from models.architectures.mlp import GaussianMLP, gaussian_nll
 
