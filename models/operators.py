@@ -3,7 +3,8 @@
 This list is a security boundary. Left out on purpose: whatever is in place, opens files (from_file), returns
 uninitialised memory (empty, new_empty), looks at storage (as_strided), draws random numbers, has a shape that
 depends on values (nonzero, masked_select), or takes sizes on trust (native_batch_norm, which writes out of bounds;
-_adaptive_avg_pool2d). Those that networks cannot do without are checked in dropout_core.mc.sizes.
+_adaptive_avg_pool2d). Those that networks cannot do without are checked in dropout_core.mc.sizes; our own check
+themselves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,11 @@ from typing import Any
 
 import torch
 
+import dropout_core.layers.rnn_operator  # noqa: F401 - makes mcdrop.rnn known to torch
 from dropout_core.mc.program import Device
 from dropout_core.mc.sites import named
 from models.errors import InvalidBundle
 
-_NAMESPACE = "aten"
 # torch takes a number for these too, and crashes on one that it does not know.
 _KINDS = {
     "ScalarType": torch.dtype,
@@ -59,6 +60,7 @@ _ALLOWED = frozenset(
     gru lstm rnn_relu rnn_tanh scaled_dot_product_attention
     """.split()
 )
+_NAMESPACES = {"aten": _ALLOWED, "mcdrop": frozenset({"rnn"})}
 
 
 def name_of(target: Any, where: str = "") -> str:
@@ -77,9 +79,9 @@ def operator(name: str) -> Any:
     """The operator of a name such as "aten.linear.default". Raises InvalidBundle for any that is not allowed."""
     namespace, _, rest = name.partition(".")
     base, _, overload = rest.partition(".")
-    if namespace != _NAMESPACE or base not in _ALLOWED:
+    if base not in _NAMESPACES.get(namespace, ()):
         raise InvalidBundle(_refusal(name))
-    packet = getattr(torch.ops.aten, base)
+    packet = getattr(getattr(torch.ops, namespace), base)
     if overload not in packet.overloads():
         raise InvalidBundle(f"torch {torch.__version__} has no operator {name}.")
     found = getattr(packet, overload)

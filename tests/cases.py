@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropout_core import layers
+from tests import moments
 
 Moments = Callable[[nn.Module, Tensor], Tensor]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -54,6 +55,8 @@ class Case:
     rated: whether it has one drop probability that is given. per_batch: training draws once for a batch. kinds: of its
     sites in a capture. no_rate: p = 0 is "identity" or "refused"; full_rate: p = 1 is "zero" or "refused", or has an
     output of its own. refused: input shapes that are no input. dtypes: of the inputs it takes.
+    smooth: whether the gradient of a draw is that of finite differences; not where keep probabilities that depend on
+    the input are taken as constants (then the family's own tests say what it is).
     """
 
     name: str
@@ -74,6 +77,7 @@ class Case:
     full_rate: str | Moments = "zero"
     refused: tuple[tuple[int, ...], ...] = ()
     dtypes: tuple[torch.dtype, ...] = FLOATS
+    smooth: bool = True
 
     def layer(self, p: float = 0.3, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The layer in training mode, with weights drawn under one seed."""
@@ -254,4 +258,65 @@ CASES = [
     Case("WordDropout", lambda p: Numbers(layers.WordDropout(p, unknown=9, spared=(0,))), (4,), sample=words,
          mean=unknown_mean, variance=unknown_variance, off=lambda _, tokens: tokens.double(),
          full_rate=lambda _, tokens: 9.0 * (tokens != 0).double()),
+    Case("LockedDropout", layers.LockedDropout, (4, 3), kept=inverse_keep,
+         units=moments.each_feature, refused=((4, 3), (2, 4, 3, 1))),
+    Case("VariationalLSTM", lambda p: moments.Sequences(layers.VariationalLSTM(3, 4, p_input=p, p_recurrent=p,
+         p_output=p)), (5, 3), mean=None, kinds=("dropout",) * 3, refused=((5, 3), (2, 5, 4), (2, 0, 3))),
+    Case("VariationalLSTM, both ways, of lengths", lambda p: moments.Padded(layers.VariationalLSTM(3, 2, 2,
+         bidirectional=True, p_recurrent=p)), (5, 3), sample=moments.padded, mean=None, kinds=("dropout",) * 2,
+         full_rate=moments.without_recurrence),
+    Case("VariationalGRU", lambda p: moments.Sequences(layers.VariationalGRU(3, 4, p_recurrent=p)), (5, 3), mean=None,
+         full_rate=moments.without_recurrence, refused=((5, 3), (2, 5, 4), (2, 0, 3))),
+    Case("VariationalGRU, outputs alone", lambda p: moments.Padded(layers.VariationalGRU(3, 4, bias=False,
+         bidirectional=True, p_output=p)), (5, 3), sample=moments.padded, mean=without_dropout,
+         variance=moments.of_outputs),
+    Case("VariationalRNN", lambda p: moments.Sequences(layers.VariationalRNN(3, 4, p_input=p, p_recurrent=p)), (5, 3),
+         mean=None, kinds=("dropout",) * 2, full_rate=moments.bias_over_time, refused=((5, 3), (2, 5, 4), (2, 0, 3))),
+    Case("VariationalRNN, ReLU", lambda p: moments.Sequences(layers.VariationalRNN(3, 4, nonlinearity="relu",
+         p_recurrent=p)), (5, 3), mean=None, full_rate=moments.without_recurrence),
+    Case("AttentionDropout", layers.AttentionDropout, (2, 3, 4), sample=moments.weights_of_rows, kept=inverse_keep,
+         refused=((4,),)),
+    Case("AttentionDropout, guided", lambda p: layers.AttentionDropout(p, guided=True), (3, 4),
+         sample=moments.weights_of_rows, variance=moments.guided_variance, kinds=("bernoulli",), smooth=False),
+    Case("MultiheadAttention", lambda p: moments.Attended(layers.MultiheadAttention(4, 2, p)), (3, 4),
+         mean=without_dropout, variance=moments.attended_variance, full_rate=moments.last_bias,
+         refused=((2, 4), (2, 3, 5))),
+    Case("MultiheadAttention, guided", lambda p: moments.Attended(layers.MultiheadAttention(4, 2, p, guided=True)),
+         (3, 4), mean=without_dropout, variance=moments.attended_variance, kinds=("bernoulli",),
+         full_rate=moments.last_bias, smooth=False),
+    Case("DropEdge", layers.DropEdge, (3, 3), sample=moments.graphs, mean=None, off=moments.normalized,
+         full_rate=lambda _, a: torch.eye(3).expand_as(a).to(a.dtype), refused=((2, 3, 4), (2, 2, 3, 3), (3, 4))),
+    Case("DropEdge, edges alone", lambda p: layers.DropEdge(p, normalize=False), (3, 3), sample=moments.graphs,
+         mean=moments.edges_mean, variance=moments.edges_variance, off=itself, kept=lambda _: 1.0,
+         units=moments.each_pair, full_rate=moments.loops_only),
+    Case("DropEdge, directed", lambda p: layers.DropEdge(p, undirected=False, normalize=False), (3, 3),
+         sample=moments.graphs, mean=moments.edges_mean, variance=moments.edges_variance, off=itself,
+         kept=lambda _: 1.0, units=moments.each_edge, full_rate=moments.loops_only),
+    Case("DropNode", layers.DropNode, (4, 3), kept=inverse_keep, units=moments.each_node, kinds=("feature_dropout",),
+         refused=((4, 3), (2, 4, 3, 1))),
+    Case("FeatureDropout", layers.FeatureDropout, (4, 3), kept=inverse_keep, units=moments.each_feature,
+         refused=((4, 3), (2, 4, 3, 1))),
+    Case("DropBlock1d", lambda p: layers.DropBlock1d(p, 3), (2, 5), kept=inverse_keep, kinds=("bernoulli",),
+         refused=((2, 5), (2, 2, 5, 5), (2, 2, 2))),
+    Case("DropBlock2d", lambda p: layers.DropBlock2d(p, 3), (2, 3, 5), kept=inverse_keep, kinds=("bernoulli",),
+         refused=((2, 5, 5), (2, 2, 2, 5), (2, 2, 5, 2))),
+    Case("DropBlock2d, even blocks", lambda p: layers.DropBlock2d(p, 4), (2, 5, 4), kept=inverse_keep,
+         kinds=("bernoulli",)),
+    Case("DropBlock1d, by counts", lambda p: layers.DropBlock1d(p, 2, count_normalized=True), (3, 5), mean=None),
+    Case("DropBlock2d, by counts", lambda p: layers.DropBlock2d(p, 2, count_normalized=True), (3, 4, 5), mean=None,
+         refused=((2, 5, 5), (2, 3, 1, 5))),
+    Case("DropPath", layers.DropPath, (2, 3), kept=inverse_keep, units=moments.each_row, refused=((),)),
+    Case("DropPath, one draw a batch", lambda p: layers.DropPath(p, per="batch"), (2, 3), kept=inverse_keep,
+         units=moments.each_row, per_batch=True),
+    Case("DropPath, classic", lambda p: layers.DropPath(p, classic=True), (2, 3), mean=moments.classic_mean,
+         variance=moments.classic_variance, kept=lambda _: 1.0, units=moments.each_row, kinds=("bernoulli",)),
+    Case("StochasticDepth", lambda p: layers.StochasticDepth(nn.Linear(3, 3), p), (2, 3), mean=moments.branched_mean,
+         variance=moments.branched_variance, full_rate=itself),
+    Case("StochasticDepth, one draw a batch", lambda p: layers.StochasticDepth(nn.Linear(3, 3), p, per="batch"), (3,),
+         mean=moments.branched_mean, variance=moments.branched_variance, full_rate=itself, per_batch=True),
+    Case("StochasticDepth, classic", lambda p: layers.StochasticDepth(nn.Linear(3, 3), p, per="batch", classic=True),
+         (3,), mean=moments.branched_mean, variance=moments.branched_variance, full_rate=itself, per_batch=True,
+         kinds=("bernoulli",)),
+    Case("ClassicDropout", layers.ClassicDropout, (6,), mean=moments.classic_mean, variance=moments.classic_variance,
+         kept=lambda _: 1.0, kinds=("bernoulli",)),
 ]  # fmt: skip

@@ -1,6 +1,12 @@
 """Every dropout there is: one family a file, a pure function and a thin module for each variant."""
 
 from dropout_core.layers.adaptive import AdaptiveDropout as AdaptiveDropout
+from dropout_core.layers.attention import AttentionDropout as AttentionDropout
+from dropout_core.layers.attention import MultiheadAttention as MultiheadAttention
+from dropout_core.layers.block import DropBlock1d as DropBlock1d
+from dropout_core.layers.block import DropBlock2d as DropBlock2d
+from dropout_core.layers.classic import ClassicDropout as ClassicDropout
+from dropout_core.layers.classic import fold_keep_rate as fold_keep_rate
 from dropout_core.layers.concrete import ConcreteDropout as ConcreteDropout
 from dropout_core.layers.concrete import ConcreteSpatialDropout as ConcreteSpatialDropout
 from dropout_core.layers.connect import DropConnectConv1d as DropConnectConv1d
@@ -9,6 +15,18 @@ from dropout_core.layers.connect import DropConnectLinear as DropConnectLinear
 from dropout_core.layers.embedding import EmbeddingDropout as EmbeddingDropout
 from dropout_core.layers.embedding import WordDropout as WordDropout
 from dropout_core.layers.gaussian import GaussianDropout as GaussianDropout
+from dropout_core.layers.graph import DropEdge as DropEdge
+from dropout_core.layers.graph import DropNode as DropNode
+from dropout_core.layers.graph import FeatureDropout as FeatureDropout
+from dropout_core.layers.graph import drop_edge_index as drop_edge_index
+from dropout_core.layers.graph import normalize_adjacency as normalize_adjacency
+from dropout_core.layers.path import DropPath as DropPath
+from dropout_core.layers.path import StochasticDepth as StochasticDepth
+from dropout_core.layers.path import linear_depth_rates as linear_depth_rates
+from dropout_core.layers.recurrent import LockedDropout as LockedDropout
+from dropout_core.layers.recurrent import VariationalGRU as VariationalGRU
+from dropout_core.layers.recurrent import VariationalLSTM as VariationalLSTM
+from dropout_core.layers.recurrent import VariationalRNN as VariationalRNN
 from dropout_core.layers.spatial import SpatialDropout1d as SpatialDropout1d
 from dropout_core.layers.spatial import SpatialDropout2d as SpatialDropout2d
 from dropout_core.layers.spatial import SpatialDropout3d as SpatialDropout3d

@@ -43,7 +43,7 @@ _FORBIDDEN = {
     "the globals of a function": operation("a", "aten.add.__init__.__globals__"),
     "a private attribute": operation("a", "aten.add._op", _OUT, _OUT),
     "another namespace": operation("a", "prims.sin.default", _OUT),
-    "a custom operator": operation("a", "mcdrop.rnn.default", _OUT),
+    "a custom operator": operation("a", "mcdrop.other.default", _OUT),
     "higher order": operation("a", "higher_order.cond", True),
     "a print": operation("a", "aten._print.default", "printed"),
     "an operator in place": operation("a", "aten.add_.Tensor", _OUT, 1),

@@ -93,7 +93,7 @@ def test_the_gradient_is_zero_where_dropped_and_that_of_the_scale_where_kept(cas
     assert (y == 0).any()
 
 
-@each
+@pytest.mark.parametrize("case", [case for case in CASES if case.smooth], ids=lambda case: case.name)
 def test_gradients_are_those_of_finite_differences(case):
     """With the noise of one seed: for the inputs and for every parameter, learned rates included."""
     layer, x = case.layer(P), case.rows(2)
