@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import capturing, checked_rank, checked_rate, mask
+from dropout_core.layers.base import capturing, checked_rank, checked_rate
 
 Per = Literal["row", "batch"]
 MonteCarlo = Literal["weights", "moments"]
 
 
-def masked_linear(x: Tensor, weight: Tensor, masks: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Each row through weights of its own: y_b = (W · m_b) x_b + bias.
+def linear_by_row(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Each row through weights of its own: y_b = W_b x_b + bias.
 
-    x: [B, *, I]. weight: [O, I]. masks: [B, O, I], or what broadcasts to it. Returns [B, *, O].
+    x: [B, *, I]. weights: [B, O, I]. Returns [B, *, O].
     """
     flat = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
-    y = (flat @ (weight * masks).mT).reshape(*x.shape[:-1], len(weight))
+    y = (flat @ weights.mT).reshape(*x.shape[:-1], weights.shape[1])
     return y if bias is None else y + bias
 
 
@@ -79,7 +79,7 @@ class _DropConnect(nn.Module):
             return noisy_moments(*self.moments(x))
         if self.per == "batch" or capturing():
             return self._linear(x, F.dropout(self.weight, self.p, training=True), self.bias)
-        return self._by_row(x, mask(self.weight, (len(x), *self.weight.shape), self.p))
+        return self._by_row(x, F.dropout(self.weight.expand(len(x), *self.weight.shape), self.p, training=True))
 
     def _check(self, x: Tensor) -> None:
         raise NotImplementedError
@@ -87,7 +87,7 @@ class _DropConnect(nn.Module):
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def _by_row(self, x: Tensor, masks: Tensor) -> Tensor:
+    def _by_row(self, x: Tensor, weights: Tensor) -> Tensor:
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -123,8 +123,8 @@ class DropConnectLinear(_DropConnect, nn.Linear):
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def _by_row(self, x: Tensor, masks: Tensor) -> Tensor:
-        return masked_linear(x, self.weight, masks, self.bias)
+    def _by_row(self, x: Tensor, weights: Tensor) -> Tensor:
+        return linear_by_row(x, weights, self.bias)
 
 
 class _DropConnectConv(_DropConnect, _ConvNd):
@@ -137,14 +137,14 @@ class _DropConnectConv(_DropConnect, _ConvNd):
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._convolve(x, weight, bias, self.groups)
 
-    def _by_row(self, x: Tensor, masks: Tensor) -> Tensor:
+    def _by_row(self, x: Tensor, weights: Tensor) -> Tensor:
         """All rows in one convolution: the groups of a row are groups of their own."""
         rows = len(x)
         if rows == 0:
             return self._linear(x, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.repeat(rows)
         beside = x.reshape(1, -1, *x.shape[2:])
-        y = self._convolve(beside, (self.weight * masks).flatten(0, 1), bias, self.groups * rows)
+        y = self._convolve(beside, weights.flatten(0, 1), bias, self.groups * rows)
         return y.reshape(rows, -1, *y.shape[2:])
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:

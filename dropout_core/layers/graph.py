@@ -83,13 +83,14 @@ def drop_edge_index(
         raise InvalidInput("a list of edges changes its length with the draws; drop_edge of an adjacency is wanted.")
     if not training or p == 0 or edge_index.shape[1] == 0:
         return edge_index, torch.ones_like(edge_index[0], dtype=torch.bool)
-    low, high = edge_index.aminmax(dim=0)
+    source, target = edge_index
     if undirected:
+        low, high = edge_index.aminmax(dim=0)
         pairs, pair = torch.unique(low * (high.max() + 1) + high, return_inverse=True)
         stays = kept(edge_index, pairs.shape, p)[pair]
     else:
-        stays = kept(edge_index, low.shape, p)
-    stays = stays.logical_or(low == high)
+        stays = kept(edge_index, source.shape, p)
+    stays = stays.logical_or(source == target)
     return edge_index[:, stays], stays
 
 

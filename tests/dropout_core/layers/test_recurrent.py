@@ -76,9 +76,13 @@ def test_under_given_masks_it_is_the_papers_equations(cell, bidirectional, lengt
 def test_a_layer_may_have_a_mask_where_the_next_has_none():
     layer, _ = pair("gru", num_layers=3)
     weights, x, masks = [w.detach() for w in layer._flat_weights], numbers(5, 5, 3), drawn_masks(layer)
-    masks = RecurrentMasks(None, [None, masks.recurrent[1], None], [None, None, masks.output[2]])
-    wanted = slow_rnn("gru", weights, x, masks)
-    assert_same(variational_rnn(x, weights, masks, "gru")[:2], wanted[:2])
+    for recurrent, output in (([0, 1, 0], [0, 0, 1]), ([0, 0, 0], [1, 0, 0]), ([0, 0, 1], [0, 0, 0])):
+        kept = [
+            [mask if on else None for mask, on in zip(drawn, which, strict=True)]
+            for drawn, which in ((masks.recurrent, recurrent), (masks.output, output))
+        ]
+        some = RecurrentMasks(None, *kept)
+        assert_same(variational_rnn(x, weights, some, "gru")[:2], slow_rnn("gru", weights, x, some)[:2])
 
 
 @each_cell
