@@ -43,6 +43,7 @@ def fused(
     directions, biased = 1 + bidirectional, len(weights) > 2 and weights[2].dim() == 1
     layers = len(weights) // (directions * (2 + 2 * biased))
     zeros = x.new_zeros((layers * directions, x.shape[0], weights[1].shape[1]))
+    # cuDNN takes no states with gaps between them.
     states = [zeros if state is None else state.contiguous() for state in (h0, c0)[: 1 + (cell == "lstm")]]
     options = (list(weights), biased, layers, 0.0, training, bidirectional)
     if lengths is None or x.shape[0] == 0:
@@ -180,4 +181,5 @@ def check_lengths(lengths: Tensor, rows: int, longest: int | None) -> None:
             f"the lengths have shape {list(lengths.shape)} and type {lengths.dtype}; int64 [{rows}] is wanted."
         )
     if longest is not None and bool(((lengths < 0) | (lengths > longest)).any()):
-        raise InvalidInput(f"the lengths are {lengths.tolist()}; 0 … {longest} is wanted.")
+        low, high = int(lengths.min()), int(lengths.max())
+        raise InvalidInput(f"the lengths run from {low} to {high}; 0 … {longest} is wanted.")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers import LockedDropout, VariationalLSTM, VariationalRNN
+from dropout_core.layers import VariationalLSTM, VariationalRNN
 from dropout_core.layers.recurrent import RecurrentMasks, variational_rnn
 from tests.recurrent import (
     CELLS,
@@ -150,12 +150,6 @@ def test_directions_have_masks_of_their_own():
     _, h_n = seeded(layer, torch.ones(60, 2, 4, dtype=F64))
     agree = (h_n[0] == h_n[1]).double().mean()
     assert abs(agree - 0.5) < 5 * math.sqrt(0.25 / 240)
-
-
-def test_locked_dropout_is_one_mask_for_all_steps_of_a_row():
-    y = seeded(LockedDropout(0.5), torch.ones(60, 7, 4))
-    assert (y == y[:, :1]).all()
-    assert len(y[:, 0].unique(dim=0)) == 16
 
 
 @each_cell
