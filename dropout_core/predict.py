@@ -100,14 +100,15 @@ def _capture_once(model: nn.Module, x: Tensor, output: str) -> _Captured:
 
 def _structure(model: nn.Module) -> tuple[Any, ...]:
     """All that decides the graph and not the weights: modules, their plain attributes, shapes, dtypes and devices."""
-    modules = tuple((name, type(module), _attributes(module)) for name, module in model.named_modules())
     tensors = (*model.named_parameters(), *model.named_buffers())
+    weights = {id(tensor) for _, tensor in tensors}
+    modules = tuple((name, type(module), _attributes(module, weights)) for name, module in model.named_modules())
     return modules, tuple((name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors)
 
 
-def _attributes(module: nn.Module) -> tuple[Any, ...]:
+def _attributes(module: nn.Module, weights: set[int]) -> tuple[Any, ...]:
     hidden = ("training", "_parameters", "_buffers", "_modules")
-    return tuple((name, _frozen(value)) for name, value in vars(module).items() if name not in hidden)
+    return tuple((name, _frozen(value, weights)) for name, value in vars(module).items() if name not in hidden)
 
 
 class _Identity:
@@ -126,14 +127,17 @@ class _Identity:
         return id(self._object())
 
 
-def _frozen(value: Any) -> Any:
-    """A value to compare later: plain values by value, tensors by identity and version, the rest by identity."""
+def _frozen(value: Any, weights: set[int]) -> Any:
+    """A value to compare later: plain values by value, tensors by identity and version, the rest by identity.
+
+    weights: the ids of the tensors that are followed anyway; recurrent layers keep a list of theirs.
+    """
     if isinstance(value, str | int | float | bool | None):
         return value
     if isinstance(value, list | tuple):
-        return type(value).__name__, *map(_frozen, value)
+        return type(value).__name__, *(_frozen(item, weights) for item in value)
     if isinstance(value, dict):
-        return tuple((key, _frozen(item)) for key, item in value.items())
+        return tuple((key, _frozen(item, weights)) for key, item in value.items())
     if isinstance(value, Tensor) and not value.is_inference():
-        return _Identity(value), value._version
+        return _Identity(value), None if id(value) in weights else value._version
     return _Identity(value)

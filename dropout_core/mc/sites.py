@@ -24,6 +24,7 @@ from dropout_core.mc.kinds import SELU_FLOOR, alpha_affine
 
 _aten = torch.ops.aten
 _TORCH = str(Path(torch.__file__).parent)
+_LAYERS = str(Path(__file__).parent.parent / "layers")
 _SITE_KINDS = (
     "dropout, feature dropout 1d, 2d, 3d, alpha dropout (all also functional and in place), "
     "torch.bernoulli(probabilities) and torch.randn_like"
@@ -104,8 +105,8 @@ def where(node: fx.Node) -> str:
 
 
 def is_callers(path: str) -> bool:
-    """Whether a file of a stack trace is the caller's own: not torch's, and not code that torch made up."""
-    return not path.startswith((_TORCH, "torch/", "<"))
+    """Whether a file of a stack trace is the caller's own: not torch's, not our layers', not made up by torch."""
+    return not path.startswith((_TORCH, _LAYERS, "torch/", "<"))
 
 
 def module_path(node: fx.Node) -> str:

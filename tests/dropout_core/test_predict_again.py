@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dropout_core import predict
+from dropout_core.layers import VariationalGRU
 from dropout_core.mc.capture import capture
 from tests.captured import captured, classifier, made
 from tests.nets import BatchNorm, LastLayer
@@ -28,6 +29,11 @@ def captures(monkeypatch):
 
     monkeypatch.setattr(module, "capture", counted)
     return seen
+
+
+class LastStep(nn.Module):
+    def forward(self, outputs):
+        return outputs[0][:, -1]
 
 
 class Scaled(nn.Module):
@@ -87,6 +93,16 @@ def test_one_capture_serves_any_number_of_rows_passes_and_seeds(captures):
     for rows, passes, seed in ((5, 32, 0), (1, 8, 0), (0, 8, 0), (5, 8, 7)):
         predict(model, X[:rows], passes=passes, seed=seed)
     assert captures == [(4, 4)]
+
+
+def test_a_recurrent_layer_keeps_a_list_of_its_weights_and_is_still_captured_once(captures):
+    net = nn.Sequential(VariationalGRU(4, 3, p_output=0.5), LastStep(), nn.Linear(3, 2))
+    x = torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(0))
+    first = predict(net, x, passes=4, output="mean").mean
+    with torch.no_grad():
+        net[0].weight_hh_l0.mul_(2)
+    assert not torch.equal(predict(net, x, passes=4, output="mean").mean, first)
+    assert len(captures) == 1
 
 
 def test_a_changed_rate_is_captured_anew(captures):
