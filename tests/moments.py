@@ -1,7 +1,86 @@
-"""Exact moments and inputs for the table of cases: the longer ones, by hand."""
+"""Exact moments and inputs for the table of cases, by hand."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+SELU_FLOOR = -1.7580993408473766
+
+
+def alpha_scale(p):
+    return ((1 - p) * (1 + p * SELU_FLOOR**2)) ** -0.5
+
+
+def alpha_mean(layer, x):
+    return alpha_scale(layer.p) * (1 - layer.p) * x
+
+
+def alpha_variance(layer, x):
+    return alpha_scale(layer.p) ** 2 * layer.p * (1 - layer.p) * (x - SELU_FLOOR).square()
+
+
+def without_dropout(layer, x):
+    return layer.eval()(x)
+
+
+def of_weights(layer, x):
+    """The variance of a sum whose weights are dropped one by one: by hand, over the weights of a linear layer."""
+    return layer.p / (1 - layer.p) * (x.square() @ layer.weight.square().T)
+
+
+def bias_only(layer, x):
+    return layer.eval()(torch.zeros_like(x))
+
+
+def of_kernel(layer, x):
+    """The same for a convolution: what each weight adds to each output, one at a time."""
+    weight, total = layer.weight, 0
+    for index in range(weight.numel()):
+        one = torch.zeros_like(weight).flatten()
+        one[index] = weight.flatten()[index]
+        total = total + layer._linear(x, one.reshape(weight.shape), None).square()
+    return layer.p / (1 - layer.p) * total
+
+
+def of_alpha(layer, x):
+    """The same with weights times N(1, α)."""
+    return x.square() @ (layer.log_alpha.exp() * layer.weight.square()).T
+
+
+def of_alpha_kernel(layer, x):
+    """The same for a convolution, one kernel weight at a time."""
+    noisy = (0.5 * layer.log_alpha).exp() * layer.weight
+    alone = torch.eye(noisy.numel(), dtype=noisy.dtype).reshape(-1, *noisy.shape) * noisy
+    return sum(F.conv2d(x, weight, None, layer.stride, layer.padding).square() for weight in alone)
+
+
+def concrete_moments(layer):
+    """Mean and variance of a concrete draw over 1 − p, by quadrature over its uniform noise."""
+    u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    p = layer.p.detach()
+    odds = (p / (1 - p)) * (u / (1 - u))
+    draws = 1 / (1 + odds ** (1 / layer.temperature)) / (1 - p)
+    return draws.mean(), draws.var(unbiased=False)
+
+
+def concrete_mean(layer, x):
+    return x * concrete_moments(layer)[0]
+
+
+def concrete_variance(layer, x):
+    return x.square() * concrete_moments(layer)[1]
+
+
+def standout_keep(z):
+    return 1 / (1 + torch.exp(-(2.0 * z - 0.5)))
+
+
+def standout_mean(_layer, z):
+    return z.clamp(min=0) * standout_keep(z)
+
+
+def standout_variance(_layer, z):
+    return z.clamp(min=0).square() * standout_keep(z) * (1 - standout_keep(z))
 
 
 def weights_of_rows(shape, generator):

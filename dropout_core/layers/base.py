@@ -1,11 +1,12 @@
 """What the layers share: a drop probability that is checked, masks, and the moment at which a network is captured.
 
 Training and Monte Carlo passes may follow different laws. While the engine captures a network, `capturing()` is true,
-and a layer writes down its Monte Carlo law, noise shared by all rows of a pass, through one of three kinds of draw:
+and a layer writes down its Monte Carlo law, noise shared by all rows of a pass, through one of these draws:
 
 * `F.dropout(x, p)`, `mask`: with the noise off, the input;
 * `kept`: 0 or 1; with the noise off, 1;
-* `torch.bernoulli(probabilities)`, `torch.randn_like(x)`: with the noise off, the probabilities; 0.
+* `unscaled_mask`, `torch.bernoulli(probabilities)`: 0 or 1; with the noise off, the probability of 1;
+* `torch.randn_like(x)`: with the noise off, 0.
 
 With the noise off a captured network must answer as in eval mode.
 """
@@ -74,3 +75,10 @@ def kept(x: Tensor, shape: Sequence[int], p: float) -> Tensor:
     if capturing():
         return F.dropout(torch.ones(shape, device=x.device), p, training=True) != 0
     return torch.empty(shape, dtype=torch.bool, device=x.device).bernoulli_(1.0 - p)
+
+
+def unscaled_mask(x: Tensor, shape: Sequence[int], keep: float) -> Tensor:
+    """0 where dropped, 1 where kept, on x's device; with the noise off, keep. Booleans; float64 while capturing."""
+    if capturing():
+        return torch.bernoulli(torch.full(shape, keep, dtype=torch.float64, device=x.device))
+    return torch.empty(shape, dtype=torch.bool, device=x.device).bernoulli_(keep)

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import RateLayer, capturing, checked_rank, kept
-from dropout_core.layers.classic import unscaled_mask
+from dropout_core.layers.base import RateLayer, capturing, checked_rank, kept, unscaled_mask
 
 
 def drop_block(x: Tensor, p: float, block_size: int, training: bool = True, count_normalized: bool = False) -> Tensor:

@@ -2,22 +2,14 @@
 
 import copy
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, fx, nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import RateLayer, capturing
+from dropout_core.layers.base import RateLayer, unscaled_mask
 from dropout_core.layers.reading import Network, reads, traced
-
-
-def unscaled_mask(x: Tensor, shape: Sequence[int], keep: float) -> Tensor:
-    """0 where dropped, 1 where kept, on x's device; with the noise off, keep. Booleans; float64 while capturing."""
-    if capturing():
-        return torch.bernoulli(torch.full(shape, keep, dtype=torch.float64, device=x.device))
-    return torch.empty(shape, dtype=torch.bool, device=x.device).bernoulli_(keep)
 
 
 def classic_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:

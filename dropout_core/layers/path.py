@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import RateLayer, capturing, checked_rate, mask
-from dropout_core.layers.classic import unscaled_mask
+from dropout_core.layers.base import RateLayer, capturing, checked_rate, mask, unscaled_mask
 
 Per = Literal["row", "batch"]
 Form = Literal["linspace", "huang"]
