@@ -21,24 +21,36 @@ from torch import Tensor, nn
 from dropout_core.errors import InvalidInput
 
 
+class Rate:
+    """A drop probability among the attributes of a layer, checked whenever it is set."""
+
+    def __init__(self, below_one: bool = False) -> None:
+        self._below_one = below_one
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layer: nn.Module | None, _: type) -> float:
+        if layer is None:
+            raise AttributeError(f"{self._name} belongs to a layer, not to its class")
+        value: float = vars(layer)[f"_{self._name}"]
+        return value
+
+    def __set__(self, layer: nn.Module, value: float) -> None:
+        vars(layer)[f"_{self._name}"] = checked_rate(value, self._name, self._below_one)
+
+
 class RateLayer(nn.Module):
     """A layer with a drop probability `p`, which may be set at any time.
 
     Raises InvalidInput for a p outside 0 … 1.
     """
 
+    p = Rate()
+
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-
-    @property
-    def p(self) -> float:
-        """The drop probability."""
-        return self._p
-
-    @p.setter
-    def p(self, value: float) -> None:
-        self._p = checked_rate(value)
 
     def extra_repr(self) -> str:
         """The drop probability, as print(model) shows it."""

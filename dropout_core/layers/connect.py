@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import capturing, checked_rank, checked_rate
+from dropout_core.layers.base import Rate, capturing, checked_rank, checked_rate
 
 Per = Literal["row", "batch"]
 MonteCarlo = Literal["weights", "moments"]
@@ -43,6 +43,7 @@ def noisy_moments(mean: Tensor, variance: Tensor) -> Tensor:
 class _DropConnect(nn.Module):
     """What the layers below share: their options, and the weights of a draw for the whole batch."""
 
+    p = Rate()
     weight: Tensor
     bias: Any
 
@@ -51,15 +52,6 @@ class _DropConnect(nn.Module):
             if value not in known:
                 raise InvalidInput(f"{name} is {value!r}; it is one of {', '.join(known)}.")
         self.p, self.per, self.monte_carlo = p, per, monte_carlo
-
-    @property
-    def p(self) -> float:
-        """The drop probability of a connection."""
-        return self._p
-
-    @p.setter
-    def p(self, value: float) -> None:
-        self._p = checked_rate(value)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the pre-activations over masks: W x + b and p / (1 − p) · W² x². p below 1.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import RateLayer, capturing, checked_rate, kept, mask
+from dropout_core.layers.base import Rate, RateLayer, capturing, kept, mask
 
 Per = Literal["row", "batch"]
 
@@ -39,6 +39,8 @@ class EmbeddingDropout(nn.Embedding):
     Source: Gal, Ghahramani 2016, arXiv 1512.05287; Merity et al. 2018, arXiv 1708.02182.
     """
 
+    p = Rate()
+
     def __init__(self, num_embeddings: int, embedding_dim: int, p: float, per: Per = "row", **arguments: Any) -> None:
         if arguments.get("max_norm") is not None:
             raise InvalidInput("max_norm is set; an embedding that drops types takes none: its weights are only read.")
@@ -46,15 +48,6 @@ class EmbeddingDropout(nn.Embedding):
         if per not in get_args(Per):
             raise InvalidInput(f"per is {per!r}; it is one of {', '.join(get_args(Per))}.")
         self.p, self.per = p, per
-
-    @property
-    def p(self) -> float:
-        """The drop probability of a type."""
-        return self._p
-
-    @p.setter
-    def p(self, value: float) -> None:
-        self._p = checked_rate(value)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed tokens without the dropped types."""

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from dropout_core.layers.base import RateLayer, checked_rate
+from dropout_core.layers.base import Rate, RateLayer
 
 
 def gaussian_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -23,14 +23,7 @@ class GaussianDropout(RateLayer):
     Source: Srivastava et al. 2014, JMLR 15, section 10.
     """
 
-    @property
-    def p(self) -> float:
-        """The drop probability of the dropout with the same variance."""
-        return self._p
-
-    @p.setter
-    def p(self, value: float) -> None:
-        self._p = checked_rate(value, below_one=True)
+    p = Rate(below_one=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x by noise."""

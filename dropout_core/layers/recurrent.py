@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import RateLayer, capturing, checked_rank, checked_rate, mask
+from dropout_core.layers.base import Rate, RateLayer, capturing, checked_rank, mask
 from dropout_core.layers.rnn_operator import Outcome, check_lengths, fused, rnn
 from dropout_core.layers.rnn_steps import stepped
 
@@ -110,24 +110,10 @@ def _parts(whole: Any, count: int) -> list[Any]:
     return [whole[part * each : (part + 1) * each] for part in range(count)]
 
 
-class _Rate:
-    """A drop probability among the attributes of a layer, checked whenever it is set."""
-
-    def __set_name__(self, _: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, layer: nn.Module, _: type | None = None) -> float:
-        value: float = vars(layer)[f"_{self._name}"]
-        return value
-
-    def __set__(self, layer: nn.Module, value: float) -> None:
-        vars(layer)[f"_{self._name}"] = checked_rate(value, self._name)
-
-
 class _VariationalRNN(nn.RNNBase):
     """What the layers below share: the weights of torch's layers, three rates, and the way to an answer."""
 
-    p_input, p_recurrent, p_output = _Rate(), _Rate(), _Rate()
+    p_input, p_recurrent, p_output = Rate(), Rate(), Rate()
     _mode: str
 
     def __init__(  # noqa: PLR0913 - the arguments of nn.LSTM, and three rates

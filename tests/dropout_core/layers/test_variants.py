@@ -1,4 +1,5 @@
 import inspect
+import pydoc
 
 from torch import nn
 
@@ -22,3 +23,8 @@ def test_every_layer_says_where_it_stands_in_the_literature():
     for name in CLASSES:
         text = inspect.getdoc(getattr(layers, name))
         assert "Source:" in text or "otherwise as" in text, name
+
+
+def test_the_documentation_of_every_layer_can_be_shown():
+    for name in CLASSES:
+        assert name in pydoc.render_doc(getattr(layers, name))
