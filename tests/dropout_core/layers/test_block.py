@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import DropBlock1d, DropBlock2d, block
 from dropout_core.layers.block import drop_block, window_product
+from dropout_core.mc.capture import capture
+from dropout_core.mc.engine import Engine
 
 ROWS = 4000
 
@@ -152,6 +155,15 @@ def test_halves_drop_at_a_rate_that_their_type_cannot_hold():
     dropped = drop_block(torch.ones(ROWS, 1, 7, 7, dtype=torch.bfloat16), 0.01, 7) == 0
     rates = dropped.double().flatten(1).mean(1)
     assert abs(rates.mean() - 0.01) < 5 * rates.std() / math.sqrt(ROWS)
+
+
+@torch.no_grad()
+def test_passes_in_halves_drop_at_that_rate_too():
+    x = torch.ones(2, 1, 7, 7, dtype=torch.bfloat16)
+    program = capture(nn.Sequential(DropBlock2d(0.01, 7), nn.Flatten()), x)
+    drawn = torch.cat([chunk.outputs[:, 0] for chunk in Engine(program).run(program.weights, x, 1000, 0)])
+    rates = (drawn == 0).double().mean(1)
+    assert abs(rates.mean() - 0.01) < 5 * rates.std() / math.sqrt(1000)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 6, 9), (2, 2, 9, 6), (2, 2, 6), (2, 7)])
