@@ -1,4 +1,4 @@
-"""The networks of nets.py, captured once for all tests."""
+"""The networks of nets.py and the layers of cases.py, captured once for all tests."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dropout_core.mc.capture import capture
 from dropout_core.mc.engine import Engine
 from dropout_core.mc.program import Program
+from tests.cases import Case
 from tests.nets import Twin
 
 
@@ -47,3 +48,10 @@ def captured(kind: type[Twin]) -> Captured:
     example = torch.randn(4, *kind.row, generator=torch.Generator().manual_seed(0)).to(kind.dtype)
     program = capture(net, example)
     return Captured(net, program, Engine(program))
+
+
+@cache
+def captured_layer(case: Case) -> tuple[nn.Module, Program]:
+    """A layer in float64 and training mode with its output flattened, and its capture, once for all tests."""
+    net = nn.Sequential(case.layer(), nn.Flatten())
+    return net, capture(net, case.rows(2))

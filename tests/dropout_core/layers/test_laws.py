@@ -6,12 +6,11 @@ import random
 
 import pytest
 import torch
-from torch import nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.capture import capture
 from dropout_core.mc.engine import Engine
 from dropout_core.mc.verify import is_the_model, verify
+from tests.captured import captured_layer
 from tests.cases import CASES
 
 P = 0.3
@@ -200,15 +199,10 @@ def test_rows_do_not_depend_on_their_batchmates(case):
     assert torch.equal(seeded(layer, x)[:3], seeded(layer, changed)[:3])
 
 
-def network(case):
-    return nn.Sequential(case.layer(P), nn.Flatten())
-
-
 @each
 @torch.no_grad()
 def test_the_engine_finds_its_sites_and_passes_have_its_monte_carlo_law(case):
-    net, x = network(case), case.rows(2)
-    program = capture(net, x)
+    (net, program), x = captured_layer(case), case.rows(2)
     engine = Engine(program)
     is_the_model(program, net, x)
     verify(program, engine, x, "mean")
@@ -225,8 +219,7 @@ def test_the_engine_finds_its_sites_and_passes_have_its_monte_carlo_law(case):
 @each
 @torch.no_grad()
 def test_passes_in_one_batch_are_the_passes_one_by_one(case):
-    x = case.rows(3)
-    program = capture(network(case), x)
+    x, (_, program) = case.rows(3), captured_layer(case)
     together, alone = Engine(program), Engine(program)
     alone._one_pass_at_a_time = True
     batched, looped = (
