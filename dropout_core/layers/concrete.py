@@ -92,7 +92,8 @@ class ConcreteDropout(nn.Module):
 
     def extra_repr(self) -> str:
         """The rate as it stands and the options."""
-        return f"p={self.p.item():.4f}, temperature={self.temperature}, limit={self.limit}"
+        p = "?" if self.logit.is_meta else f"{self.p.item():.4f}"
+        return f"p={p}, temperature={self.temperature}, limit={self.limit}"
 
 
 class ConcreteSpatialDropout(ConcreteDropout):

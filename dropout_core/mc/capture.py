@@ -71,7 +71,7 @@ def stochastic(model: nn.Module) -> nn.Module:
     model.train()
     for module in model.modules():
         if isinstance(module, _NormBase):
-            module.eval()
+            module.training = False  # its own mode only: a child of it may drop
     return model
 
 

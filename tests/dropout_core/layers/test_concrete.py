@@ -98,4 +98,5 @@ def test_options_without_a_meaning_are_refused(arguments, reason):
 
 
 def test_a_layer_shows_the_rate_it_has_learned():
+    assert "p=?" in repr(ConcreteDropout(0.2).to("meta"))
     assert repr(ConcreteDropout(0.2)) == "ConcreteDropout(p=0.2000, temperature=0.1, limit=1.0)"

@@ -119,6 +119,19 @@ def test_a_dropout_inside_a_module_that_changes_its_buffers_is_a_site():
     assert [site.rate for site in capture(net, X).graph.sites] == [0.5, 0.1]
 
 
+def test_a_dropout_held_by_a_batch_norm_is_a_site():
+    class Held(nn.BatchNorm1d):
+        def __init__(self):
+            super().__init__(4)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(super().forward(x))
+
+    net = nn.Sequential(Held(), nn.Linear(4, 2))
+    assert [site.rate for site in capture(net, X).graph.sites] == [0.5]
+
+
 @pytest.mark.parametrize("example", [[[1.0]], torch.tensor(1.0), torch.zeros(0, 4)], ids=["list", "scalar", "empty"])
 def test_an_example_without_rows_is_refused(example):
     with pytest.raises(InvalidInput, match="the example"):
