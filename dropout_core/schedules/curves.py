@@ -1,0 +1,255 @@
+"""Curves: factors over steps, which multiply drop probabilities."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from dropout_core.errors import InvalidInput
+
+Form = Literal["constant", "linear"]
+
+
+class Curve(ABC):
+    """A factor, at least 0, for every step: `curve(step)`."""
+
+    @property
+    def greatest(self) -> float:
+        """A bound of the factor, which no step exceeds."""
+        return 1.0
+
+    @abstractmethod
+    def at(self, step: int) -> float:
+        """The factor at a step of at least 0."""
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step. Raises InvalidInput for one that is no whole number of at least 0."""
+        return self.at(checked_count(step, "step", 0))
+
+
+@dataclass(frozen=True)
+class Constant(Curve):
+    """The same factor at every step."""
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_numbers(factor=self.factor)
+
+    @property
+    def greatest(self) -> float:
+        """The factor."""
+        return self.factor
+
+    def at(self, step: int) -> float:  # noqa: ARG002 - one law for all curves
+        """The factor."""
+        return self.factor
+
+
+@dataclass(frozen=True)
+class LinearRamp(Curve):
+    """start + (end − start) · t / steps, and `end` from then on.
+
+    From 0 to 1 it is scheduled DropBlock, over all of training (Ghiasi et al. 2018, arXiv 1810.12890); from 1 to 0
+    annealed dropout (Rennie, Goel, Thomas 2014, SLT).
+    """
+
+    steps: int
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        checked_count(self.steps, "steps", 1)
+        _check_numbers(start=self.start, end=self.end)
+
+    @property
+    def greatest(self) -> float:
+        """The larger end."""
+        return max(self.start, self.end)
+
+    def at(self, step: int) -> float:
+        """The factor at a step."""
+        return _between(self.start, self.end, min(step / self.steps, 1.0))
+
+
+@dataclass(frozen=True)
+class Decay(Curve):
+    """end + (start − end) · gamma^t: a gradual approach; what is left halves in −log 2 / log gamma steps.
+
+    Annealing as in Rennie, Goel, Thomas 2014, "Annealed dropout training of deep networks", at a geometric pace.
+    """
+
+    gamma: float
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_numbers(gamma=self.gamma, start=self.start, end=self.end)
+        if not 0.0 < self.gamma < 1.0:
+            raise InvalidInput(f"gamma is {self.gamma}; a number above 0 and below 1 is wanted.")
+
+    @property
+    def greatest(self) -> float:
+        """The larger end."""
+        return max(self.start, self.end)
+
+    def at(self, step: int) -> float:
+        """The factor at a step."""
+        return _between(self.end, self.start, self.gamma**step)
+
+
+@dataclass(frozen=True)
+class Curriculum(Curve):
+    """1 − exp(−sharpness · t / steps): from no dropout toward p, fast at first.
+
+    As keep probabilities this is θ(t) = (1 − θ) · exp(−g·t) + θ, with θ = 1 − p and g = sharpness / steps. steps: T of
+    all training; with the paper's g = 10 / T the rate falls short of p by 5e-5 of it at the end.
+    Source: Morerio et al. 2017, arXiv 1703.06229.
+    """
+
+    steps: int
+    sharpness: float = 10.0
+
+    def __post_init__(self) -> None:
+        checked_count(self.steps, "steps", 1)
+        _check_numbers(sharpness=self.sharpness)
+
+    def at(self, step: int) -> float:
+        """The factor at a step."""
+        return -math.expm1(-self.sharpness * step / self.steps)
+
+
+@dataclass(frozen=True)
+class Early(Curve):
+    """Dropout for the first steps only, for networks that underfit; then 0.
+
+    form: within these steps "constant" is 1, "linear" falls as 1 − t / steps. The paper takes 50 of 300 epochs. The
+    network that is left has no dropout: it has nothing to show in Monte Carlo passes. Late dropout, for networks that
+    overfit, is StepTable({0: 0.0, 50: 1.0}).
+    Source: Liu et al. 2023, arXiv 2303.01500.
+    """
+
+    steps: int
+    form: Form = "linear"
+
+    def __post_init__(self) -> None:
+        checked_count(self.steps, "steps", 1)
+        if self.form not in get_args(Form):
+            raise InvalidInput(f"form is {self.form!r}; it is one of {', '.join(get_args(Form))}.")
+
+    def at(self, step: int) -> float:
+        """The factor at a step."""
+        if self.form == "constant":
+            return float(step < self.steps)
+        return max(1.0 - step / self.steps, 0.0)
+
+
+@dataclass(frozen=True)
+class StepTable(Curve):
+    """The factor of the last entry at or before the step: {0: 0.5, 30: 1.0} is 0.5 for 30 steps, then 1.
+
+    Raises InvalidInput for a table that does not begin at step 0.
+    """
+
+    table: Mapping[int, float]
+
+    def __post_init__(self) -> None:
+        for step, factor in self.table.items():
+            checked_count(step, "a step of the table", 0)
+            _check_numbers(**{f"the factor of step {step}": factor})
+        if 0 not in self.table:
+            raise InvalidInput(f"the table is {dict(self.table)}; one with an entry for step 0 is wanted.")
+        # A copy: the caller's table may change.
+        object.__setattr__(self, "table", dict(sorted(self.table.items())))
+
+    @property
+    def greatest(self) -> float:
+        """The largest factor."""
+        return max(self.table.values())
+
+    def at(self, step: int) -> float:
+        """The factor at a step."""
+        return self.table[max(start for start in self.table if start <= step)]
+
+
+@dataclass(frozen=True)
+class AdaptiveState:
+    """What `Adaptive` remembers of the steps since its last change.
+
+    factor: now. least_gap: the smallest gap. best_loss: the lowest training loss. widening, stalled: for how many steps
+    in a row the gap was above the smallest one, and the training loss not below the lowest one.
+    """
+
+    factor: float
+    least_gap: float = math.inf
+    best_loss: float = math.inf
+    widening: int = 0
+    stalled: int = 0
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A factor that follows the losses: `schedule.step(train_loss=…, validation_loss=…)`, best once an epoch.
+
+    The gap is validation loss − training loss. Where it was above the smallest gap since the last change for `patience`
+    steps in a row, the network overfits, and the factor rises by `size`; else, where the training loss was not below
+    the lowest one since then for as long, the network is held back, and the factor falls by `size`. Differences of up
+    to `tolerance`, in units of the loss, count for nothing. After a change, the next losses are the first to compare
+    with. The factor begins at `start` and stays within lowest … highest, so that a layer's rate stays within these
+    multiples of its p. Processes that train one network together need the same losses. The rule is ours.
+    """
+
+    start: float = 1.0
+    size: float = 0.1
+    patience: int = 3
+    lowest: float = 0.5
+    highest: float = 1.5
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        checked_count(self.patience, "patience", 1)
+        _check_numbers(size=self.size, lowest=self.lowest, highest=self.highest, tolerance=self.tolerance)
+        if not self.lowest <= self.start <= self.highest:
+            raise InvalidInput(f"start is {self.start}; a number within {self.lowest} … {self.highest} is wanted.")
+
+    @property
+    def greatest(self) -> float:
+        """The highest factor."""
+        return self.highest
+
+    def first(self) -> AdaptiveState:
+        """The state before any loss."""
+        return AdaptiveState(self.start)
+
+    def after(self, state: AdaptiveState, train_loss: float, validation_loss: float) -> AdaptiveState:
+        """The state after one more step's losses, both finite."""
+        gap = validation_loss - train_loss
+        widening = state.widening + 1 if gap > state.least_gap + self.tolerance else 0
+        improved = train_loss < state.best_loss - self.tolerance
+        stalled = 0 if improved else state.stalled + 1
+        if widening >= self.patience:
+            return AdaptiveState(min(state.factor + self.size, self.highest))
+        if stalled >= self.patience:
+            return AdaptiveState(max(state.factor - self.size, self.lowest))
+        best_loss = train_loss if improved else state.best_loss
+        return AdaptiveState(state.factor, min(gap, state.least_gap), best_loss, widening, stalled)
+
+
+def checked_count(value: int, name: str, least: int) -> int:
+    """A whole number of at least so much. Raises InvalidInput for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidInput(f"{name} is {value!r}; a whole number of at least {least} is wanted.")
+    return value
+
+
+def _check_numbers(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not 0.0 <= value < math.inf:
+            raise InvalidInput(f"{name} is {value!r}; a finite number of at least 0 is wanted.")
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """start + (end − start) · share, exact at both ends and never beyond them by rounding."""
+    inside = start * (1.0 - share) + end * share
+    return min(max(inside, min(start, end)), max(start, end))
