@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from dropout_core.errors import InvalidInput, McdropError
 from dropout_core.layers.variants import VARIANTS
+from dropout_core.lint import lint_graph
 from models.predictor import Predictor
 from models.publish import publish as publish_model
 from models.recipes import RECIPES, load_recipe
@@ -151,6 +152,22 @@ def models(bundles: Bundles = None, url: Url = None) -> None:
             for e in entries
         ]
     )
+
+
+@app.command()
+def lint(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    version: Version = None,
+    bundles: Bundles = None,
+) -> None:
+    """Advice on where a published network drops: why, what instead, and the source. Exits with 1 when there is any.
+
+    Example: `mcdrop lint digits`
+    """
+    predictor = Catalogue(Repository(_folder(bundles))).get(name, version)
+    findings = lint_graph(predictor.program.graph)
+    console.findings(findings)
+    raise typer.Exit(int(bool(findings)))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dropout_core.layers.variants import Variant
+from dropout_core.lint import Finding
 from models.predictor import Predictor
 from models.publish import Published
 from models.recipes.training import OnEpoch
@@ -86,6 +87,17 @@ def variants(known: Sequence[Variant]) -> None:
     table = Table(*(field.name for field in fields(Variant)), show_lines=True)
     for variant in known:
         table.add_row(*astuple(variant))
+    _out.print(table)
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """Advice on a network."""
+    if not found:
+        _out.print("nothing to say against it")
+        return
+    table = Table("rule", "where", "why", "instead", "source", show_lines=True)
+    for finding in found:
+        table.add_row(finding.rule, finding.where, finding.why, finding.instead, finding.source)
     _out.print(table)
 
 

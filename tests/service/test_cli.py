@@ -5,8 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dropout_core.layers.variants import VARIANTS
+from models.publish import publish
 from service import cli
 from service.app import create_app
 from service.query import measures_of
@@ -17,7 +19,7 @@ from tests.service.conftest import LABELS, assert_refused
 from tests.service.test_console import cells
 
 X = nets.images(5, seed=4)
-COMMANDS = ["serve", "train", "publish", "models", "variants", "predict", "rank"]
+COMMANDS = ["serve", "train", "publish", "models", "lint", "variants", "predict", "rank"]
 
 
 @pytest.fixture
@@ -157,6 +159,18 @@ def test_variants_lists_every_layer(mcdrop):
     code, out, _ = mcdrop("variants")
     assert code == 0
     assert {name for variant in VARIANTS for name in variant.names.split(", ")} <= set(re.findall(r"\w+", out))
+
+
+def test_lint_finds_nothing_in_a_network_that_follows_custom(mcdrop, bundles):
+    assert mcdrop("lint", "digits", "--bundles", bundles) == (0, "nothing to say against it\n", "")
+
+
+def test_lint_says_what_is_against_a_network_and_exits_with_1(mcdrop, tmp_path):
+    net = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.8))
+    publish(net, nets.features(3), name="dropped", task="regression", root=tmp_path)
+    code, out, _ = mcdrop("lint", "dropped", "--bundles", tmp_path)
+    assert code == 1
+    assert {"after-the-last-layer", "unusual-rate"} <= set(re.findall(r"[\w-]+", out))
 
 
 def test_models_of_a_server_are_those_of_its_folder(mcdrop, bundles, url):
