@@ -48,6 +48,13 @@ def test_python_blocks_run(shell, block):
     shell([sys.executable, "-W", "error", "-"], block)
 
 
+def test_the_blocks_on_training_run(shell):
+    text = (ROOT / "docs" / "training.md").read_text()
+    script = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    printed = shell([sys.executable, "-W", "error", "-"], script)
+    assert "dropout_before" in printed
+
+
 def test_the_library_example_is_under_twenty_lines():
     assert len(blocks("python")[0].splitlines()) < 20
 
