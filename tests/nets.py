@@ -271,6 +271,76 @@ class Recurrent(Twin):
         return self.head(self.body(x * masks[0])[0][:, -1])
 
 
+class Attention(Twin):
+    """Dropout inside torch's attention; the first key is masked for the second query."""
+
+    row = (2, 2)
+    sites = (((2, 2), 0.5),)
+
+    def forward(self, x):
+        h, mask = self.body(x), torch.tensor([[True, True], [False, True]])
+        h = F.scaled_dot_product_attention(h, h, h.tanh(), mask, dropout_p=0.5 * self.training)
+        return self.head(h).sum(1)
+
+    def masked(self, x, masks):
+        h = self.body(x)
+        scores = (h @ h.mT / 3**0.5).masked_fill(torch.tensor([[False, False], [True, False]]), -torch.inf)
+        return self.head((scores.softmax(-1) * masks[0]) @ h.tanh()).sum(1)
+
+
+class CausalAttention(Attention):
+    def forward(self, x):
+        h = self.body(x)
+        h = F.scaled_dot_product_attention(h, h, h.tanh(), dropout_p=0.5 * self.training, is_causal=True, scale=0.3)
+        return self.head(h).sum(1)
+
+    def masked(self, x, masks):
+        h = self.body(x)
+        scores = (h @ h.mT * 0.3).masked_fill(torch.tensor([[False, True], [False, False]]), -torch.inf)
+        return self.head((scores.softmax(-1) * masks[0]) @ h.tanh()).sum(1)
+
+
+class StackedLSTM(Twin):
+    """Dropout between torch's recurrent layers."""
+
+    row = (2, 2)
+    sites = (((2, 3), 0.5),)
+    layer = nn.LSTM
+
+    def __init__(self):
+        super().__init__()
+        self.body = self.layer(2, 3, num_layers=2, batch_first=True, dropout=0.5)
+
+    def forward(self, x):
+        return self.head(self.body(x)[0][:, -1])
+
+    def masked(self, x, masks):
+        first, second = self.layer(2, 3, batch_first=True), self.layer(3, 3, batch_first=True)
+        for part, number in ((first, 0), (second, 1)):
+            weights = {name: getattr(self.body, name.replace("l0", f"l{number}")) for name in part.state_dict()}
+            part.to(self.dtype).load_state_dict(weights)
+        return self.head(second(first(x)[0] * masks[0])[0][:, -1])
+
+
+class StackedGRU(StackedLSTM):
+    layer = nn.GRU
+
+
+class StackedRNN(StackedLSTM):
+    layer = nn.RNN
+
+
+class SequenceFirstLSTM(StackedLSTM):
+    """Steps on axis 0, and an answer that is the last state."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.LSTM(2, 3, num_layers=2, dropout=0.5)
+
+    def forward(self, x):
+        return self.head(self.body(x.transpose(0, 1))[1][0][-1])
+
+
 class BatchNorm(Twin):
     """Running statistics are those of the model, also while its dropout is on."""
 
@@ -345,5 +415,6 @@ class Rich(nn.Module):
 TWINS = [
     LastLayer, TwoSites, Residual, ParallelBranches, FoldedTime, SequenceFirst, StackedViews, NoisyWeights,
     Channels1d, Channels2d, Channels3d, ChannelsInPlace, InPlace, Functional, AlwaysOn, StochasticDepth, Recurrent,
-    Alpha, AlphaInPlace, AlphaChannels, Probabilities, BatchNorm, OwnLaw, WithoutGradient, Checkpointed, Autocast,
+    Attention, CausalAttention, StackedLSTM, StackedGRU, StackedRNN, SequenceFirstLSTM, Alpha, AlphaInPlace,
+    AlphaChannels, Probabilities, BatchNorm, OwnLaw, WithoutGradient, Checkpointed, Autocast,
 ]  # fmt: skip

@@ -84,10 +84,11 @@ class DropsToAValueOfItsOwn(Parts):
         return self.head(h * (kept * 0.86) + ((kept - 1) * 1.5 + 0.4))
 
 
-class DropsAttention(Parts):
+class DropsAttentionOfGroupedQueries(Parts):
     def forward(self, x):
         q = self.body(x.unsqueeze(1).expand(-1, 3, -1))
-        return self.head(F.scaled_dot_product_attention(q, q, q, dropout_p=0.3)).mean(1)  # named
+        attended = F.scaled_dot_product_attention(q, q, q, dropout_p=0.3, enable_gqa=True)  # named
+        return self.head(attended).mean(1)
 
 
 class ReadsTheMask(Parts):
@@ -223,10 +224,10 @@ class ScalesByTheNumberOfRows(Parts):
         return self.head(self.drop(self.body(x))) * x.shape[0]
 
 
-class DropsBetweenRecurrentLayers(Parts):
-    def __init__(self, layer):
+class DropsBetweenProjectedLayers(Parts):
+    def __init__(self):
         super().__init__()
-        self.body = layer(4, 6, num_layers=2, dropout=0.5, batch_first=True)
+        self.body = nn.LSTM(4, 8, num_layers=2, dropout=0.5, batch_first=True, proj_size=6)
 
     def forward(self, x):
         return self.head(self.body(x)[0][:, 0])

@@ -98,9 +98,8 @@ class MultiheadAttention(nn.MultiheadAttention):
     """Attention with several heads that drops attention weights; takes the weights of an nn.MultiheadAttention.
 
     Shape: query [B, Q, E], key and value [B, K, E] → [B, Q, E]; rows come first, always. It may stand in the place of
-    an nn.MultiheadAttention(batch_first=True), in nn.TransformerEncoderLayer too, and can be captured, which the fused
-    kernel of that one with its dropout cannot. p, guided: of the dropout, as in AttentionDropout. bias: whether the
-    projections have one.
+    an nn.MultiheadAttention(batch_first=True), in nn.TransformerEncoderLayer too. p, guided: of the dropout, as in
+    AttentionDropout. bias: whether the projections have one.
     A query whose keys are all masked attends to nothing: its output is the bias of the last projection, not NaN.
     Raises InvalidInput unless num_heads divides embed_dim.
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.2.

@@ -23,6 +23,7 @@ from torch.export import ExportedProgram
 from torch.nn.modules.batchnorm import _NormBase
 
 from dropout_core.errors import CaptureError, DataDependent, HostRandomness, NoSite
+from dropout_core.mc.decompositions import DECOMPOSITIONS
 from dropout_core.mc.layout import assign_rows
 from dropout_core.mc.probe import two_rows
 from dropout_core.mc.program import Program, split
@@ -141,7 +142,7 @@ def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             traced = torch.export.export(model, (example,), dynamic_shapes=({0: rows},), strict=False)
-            functional: ExportedProgram = traced.run_decompositions({})
+            functional: ExportedProgram = traced.run_decompositions(DECOMPOSITIONS)
             return functional
     except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
         raise DataDependent(

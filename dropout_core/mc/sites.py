@@ -26,8 +26,8 @@ _aten = torch.ops.aten
 _TORCH = str(Path(torch.__file__).parent)
 _LAYERS = str(Path(__file__).parent.parent / "layers")
 _SITE_KINDS = (
-    "dropout, feature dropout 1d, 2d, 3d, alpha dropout (all also functional and in place), "
-    "torch.bernoulli(probabilities) and torch.randn_like"
+    "dropout, feature dropout 1d, 2d, 3d, alpha dropout (all also functional and in place), dropout "
+    "in attention and between recurrent layers, torch.bernoulli(probabilities) and torch.randn_like"
 )
 _OF_THEIR_INPUT: dict[Any, str] = {_aten.bernoulli.default: "bernoulli", _aten.randn_like.default: "normal"}
 _RATE_AND_SWITCH = {

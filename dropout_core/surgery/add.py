@@ -37,9 +37,8 @@ def add_dropout(
       other one after them, as in a network with several heads, before each;
     * "activations": after every activation module that runs, except the output's own;
     * "attention": nn.MultiheadAttention, in torch's transformer layers too, becomes one of ours
-      (dropout_core.layers.MultiheadAttention) with the same weights, which can be captured; torch's, dropping in a
-      fused kernel as it does there, cannot. Where ours cannot stand in, as for rows that are not first, torch's own
-      attribute `dropout` is set, for training and for method="loop"; the report says so.
+      (dropout_core.layers.MultiheadAttention) with the same weights. Where ours cannot stand in, as for rows that are
+      not first, torch's own attribute `dropout` is set; the report says so.
 
     names: paths of modules, and then nothing is searched: the dropout stands before each of them ("head"), after each
     ("activations"; any module, given a kind), or in the attention at or below them. Of an nn.Sequential it is the first

@@ -9,8 +9,6 @@ from dropout_core.layers.attention import AttentionDropout, MultiheadAttention
 from dropout_core.surgery.changes import Instead, Kind, RateChange, built, named, paths_of, slots_of, within
 from dropout_core.surgery.report import Change, Notes, described
 
-_NO_CAPTURE = "called with need_weights=False it cannot be captured, and predict needs method='loop'"
-
 
 class TorchLikeAttention(MultiheadAttention):
     """Our attention, called as torch's is: weights are returned unless declined, and masks may be [B · H, Q, K]."""
@@ -81,7 +79,7 @@ def _change(
     if guided:
         notes.left(path, was, f"{reason}: torch's own dropout is not guided")
         return None
-    notes.changed(path, was, f"dropout={p}, in torch's own code, as {reason}; {_NO_CAPTURE}")
+    notes.changed(path, was, f"dropout={p}, in torch's own code, as {reason}")
     return RateChange(path, module, "dropout", p)
 
 

@@ -17,8 +17,10 @@ from dropout_core.errors import (
     UnknownRandomness,
 )
 from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic
+from dropout_core.mc.engine import Engine
 from dropout_core.mc.kinds import KINDS
 from dropout_core.mc.program import Input
+from dropout_core.mc.verify import is_the_model, verify
 from tests import refused
 from tests.captured import captured, made
 from tests.nets import TWINS, Functional, Rich, TwoSites
@@ -36,7 +38,7 @@ REFUSED = {
     refused.Shuffles: (UnknownRandomness, "aten.randperm.default"),
     refused.DrawsUnscaledBernoulliNoise: (UnknownRandomness, "aten.bernoulli.p"),
     refused.DropsToAValueOfItsOwn: (UnknownRandomness, "aten.bernoulli.p"),
-    refused.DropsAttention: (UnknownRandomness, "aten.scaled_dot_product_attention.default"),
+    refused.DropsAttentionOfGroupedQueries: (UnknownRandomness, "aten.scaled_dot_product_attention.default"),
     refused.ReadsTheMask: (UnknownRandomness, "its mask is used beside its output"),
     refused.ScalesByRandom: (HostRandomness, "outside torch's graph"),
     refused.ScalesByNumpy: (HostRandomness, "every pass would use the same"),
@@ -83,16 +85,45 @@ def test_batch_norm_without_running_statistics_is_refused():
         capture(net, X)
 
 
-@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN], ids=lambda layer: layer.__name__)
-def test_a_recurrent_layer_with_dropout_between_its_layers_is_refused(layer):
-    with pytest.raises(UnknownRandomness, match=r"aten\.(lstm|gru|rnn_tanh)\.input at "):
-        capture(refused.DropsBetweenRecurrentLayers(layer), X.reshape(4, 1, 4))
+def test_dropout_between_recurrent_layers_with_projections_is_refused():
+    with pytest.raises(UnknownRandomness, match=r"aten\.lstm\.input at "):
+        capture(refused.DropsBetweenProjectedLayers(), X.reshape(4, 1, 4))
 
 
-def test_a_transformer_layer_with_dropout_is_refused_by_its_attention():
-    net = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True), nn.Flatten())
-    with pytest.raises(UnknownRandomness, match=r"aten\.scaled_dot_product_attention\.default"):
-        capture(net, X.reshape(4, 1, 4))
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_every_dropout_of_torchs_transformer_layer_is_a_site(norm_first, batch_first):
+    class Encoded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(4, 2, 8, 0.1, norm_first=norm_first, batch_first=batch_first)
+
+        def forward(self, x):
+            return self.layer(x).mean(1) if batch_first else self.layer(x.transpose(0, 1)).mean(0)
+
+    net, x = Encoded(), X.reshape(2, 2, 4)
+    program = capture(net, x)
+    assert [(site.module, site.rate) for site in program.graph.sites] == [
+        ("layer.self_attn", 0.1), ("layer.dropout1", 0.1), ("layer.dropout", 0.1), ("layer.dropout2", 0.1)
+    ]  # fmt: skip
+    is_the_model(program, net, x)
+    verify(program, Engine(program), x, "mean")
+
+
+def test_torchs_decoder_layer_is_captured_with_both_its_attentions():
+    class Decoded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerDecoderLayer(4, 2, 8, 0.1, batch_first=True)
+
+        def forward(self, x):
+            return self.layer(x, x.flip(1)).mean(1)
+
+    net, x = Decoded(), X.reshape(2, 2, 4)
+    program = capture(net, x)
+    assert len(program.graph.sites) == 6
+    is_the_model(program, net, x)
+    verify(program, Engine(program), x, "mean")
 
 
 def test_a_model_that_cannot_be_copied_is_refused():

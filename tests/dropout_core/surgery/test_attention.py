@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from dropout_core import predict
-from dropout_core.errors import InvalidInput, UnknownRandomness
+from dropout_core.errors import InvalidInput
 from dropout_core.layers import AttentionDropout, Dropout, MultiheadAttention
 from dropout_core.mc.capture import capture
 from dropout_core.surgery import add_dropout
@@ -28,14 +28,6 @@ def test_a_transformer_gets_attention_that_can_be_captured_with_its_own_weights(
     assert [site.rate for site in capture(net, rows(net)).graph.sites] == [0.3, 0.3]
     report.undo()
     assert anatomy(net) == before
-
-
-def test_torch_s_own_attention_with_dropout_cannot_be_captured():
-    """Or there would be no need to put another in its place."""
-    net = SequenceFirst(need_weights=False)
-    add_dropout(net, 0.3, "attention")
-    with pytest.raises(UnknownRandomness):
-        capture(net, torch.randn(2, 5, 8))
 
 
 @pytest.mark.parametrize("masks", [{}, {"need_weights": False}, {"average_attn_weights": False}, {"attn_mask": 3}])
@@ -73,8 +65,7 @@ def test_where_ours_cannot_stand_in_torch_drops_itself(options, reason):
     report = add_dropout(net, 0.3, "attention")
     assert type(net[0]) is nn.MultiheadAttention
     assert net[0].dropout == 0.3
-    no_capture = "called with need_weights=False it cannot be captured, and predict needs method='loop'"
-    assert entries(report.changed) == {"0": f"dropout=0.3, in torch's own code, as {reason}; {no_capture}"}
+    assert entries(report.changed) == {"0": f"dropout=0.3, in torch's own code, as {reason}"}
     guided = add_dropout(net, 0.4, "attention", kind=lambda p: AttentionDropout(p, guided=True))
     assert entries(guided.left_alone) == {"0": f"{reason}: torch's own dropout is not guided"}
     report.undo()
@@ -92,7 +83,7 @@ def test_attention_with_hooks_a_kind_of_its_own_or_no_place_stays_itself():
     assert hooked.dropout == own.dropout == root.dropout == 0.3
 
 
-@pytest.mark.parametrize(("need_weights", "method"), [(False, "loop"), (True, "captured")])
+@pytest.mark.parametrize(("need_weights", "method"), [(False, "loop"), (False, "captured"), (True, "captured")])
 def test_dropout_in_torch_s_own_attention_is_predicted(need_weights, method):
     net = made(lambda: nn.Sequential(nn.Linear(3, 8), SequenceFirst(need_weights), nn.Linear(8, 2)))
     add_dropout(net, 0.3, "attention")
