@@ -48,7 +48,9 @@ class SiteSpec(_Frozen):
 
     name: str
     module: str
-    kind: Literal["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "bernoulli", "normal"]
+    kind: Literal[
+        "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "unscaled", "bernoulli", "normal"
+    ]
     rate: float | None = Field(gt=0, le=1)
 
 

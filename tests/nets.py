@@ -254,6 +254,50 @@ class Probabilities(Twin):
         return self.head(self.body(x) * (masks[0] > 0))
 
 
+class DrawnBranch(Twin):
+    """Stochastic depth as libraries write it: a mask of 0 and 1 that the network scales."""
+
+    kind = "unscaled"
+    sites = (((1,), 0.5),)
+
+    def drawn(self, h):
+        return h.new_empty(h.shape[0], 1).bernoulli_(0.5)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h * self.drawn(h).div_(0.5) if self.training else h)
+
+
+class FlooredBranch(DrawnBranch):
+    def drawn(self, h):
+        noise = 0.5 + torch.rand((h.shape[0], 1), dtype=h.dtype, device=h.device)
+        return noise.floor_()
+
+
+class EmptyBranch(DrawnBranch):
+    def drawn(self, h):
+        return torch.empty((h.shape[0], 1), dtype=h.dtype, device=h.device).bernoulli_(0.5)
+
+
+class DrawnUnits(DrawnBranch):
+    """The first form of dropout: nothing is scaled in training."""
+
+    sites = (((3,), 0.25),)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h * torch.empty_like(h).bernoulli_(0.75) if self.training else h * 0.75)
+
+    def masked(self, x, masks):
+        return self.head(self.body(x) * (masks[0] > 0))
+
+
+class FlooredUnits(DrawnUnits):
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h * (torch.rand_like(h) + 0.75).floor() if self.training else h * 0.75)
+
+
 class Recurrent(Twin):
     """The recurrent layer's zero state is made for the rows of the suffix, not of the prefix."""
 
@@ -416,5 +460,6 @@ TWINS = [
     LastLayer, TwoSites, Residual, ParallelBranches, FoldedTime, SequenceFirst, StackedViews, NoisyWeights,
     Channels1d, Channels2d, Channels3d, ChannelsInPlace, InPlace, Functional, AlwaysOn, StochasticDepth, Recurrent,
     Attention, CausalAttention, StackedLSTM, StackedGRU, StackedRNN, SequenceFirstLSTM, Alpha, AlphaInPlace,
-    AlphaChannels, Probabilities, BatchNorm, OwnLaw, WithoutGradient, Checkpointed, Autocast,
+    AlphaChannels, Probabilities, DrawnBranch, FlooredBranch, EmptyBranch, DrawnUnits, FlooredUnits, BatchNorm,
+    OwnLaw, WithoutGradient, Checkpointed, Autocast,
 ]  # fmt: skip

@@ -69,19 +69,10 @@ class Shuffles(Parts):
         return self.head(self.drop(self.body(x)[:, torch.randperm(6)]))  # named
 
 
-class DrawsUnscaledBernoulliNoise(Parts):
+class DrawsExponentialNoise(Parts):
     def forward(self, x):
         h = self.body(x)
-        return self.head(h * torch.empty_like(h).bernoulli_(0.5))  # named
-
-
-class DropsToAValueOfItsOwn(Parts):
-    """As alpha dropout, with other constants."""
-
-    def forward(self, x):
-        h = self.body(x)
-        kept = torch.empty_like(h).bernoulli_(0.5)  # named
-        return self.head(h * (kept * 0.86) + ((kept - 1) * 1.5 + 0.4))
+        return self.head(h * torch.empty_like(h).exponential_())  # named
 
 
 class DropsAttentionOfGroupedQueries(Parts):

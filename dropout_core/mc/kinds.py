@@ -22,14 +22,14 @@ class Kind:
     """How the sites of one kind take their noise.
 
     noise: (seed, site, passes, shape, rate, dtype of the input) → draws [t, *shape]. apply: (input, draws, rate),
-    where the first two broadcast together, → the site's value. quiet: the input → the value with the noise off.
+    where the first two broadcast together, → the site's value. quiet: (input, rate) → the value with the noise off.
     rated: whether a rate above 0 and up to 1 belongs to it. per_channel: one draw for each channel, axis 1, not for
     each unit.
     """
 
     noise: Callable[[int, int, Tensor, Sequence[int], float, torch.dtype], Tensor]
     apply: Callable[[Tensor, Tensor, float], Tensor]
-    quiet: Callable[[Tensor], Tensor]
+    quiet: Callable[[Tensor, float], Tensor]
     rated: bool = True
     per_channel: bool = False
 
@@ -77,8 +77,16 @@ def _spread(template: Tensor, draws: Tensor, _: float) -> Tensor:
     return draws.expand(torch.broadcast_shapes(template.shape, draws.shape))
 
 
-def _itself(value: Tensor) -> Tensor:
+def _itself(value: Tensor, _: float) -> Tensor:
     return value
+
+
+def _zeros(template: Tensor, _: float) -> Tensor:
+    return torch.zeros_like(template)
+
+
+def _keep(template: Tensor, rate: float) -> Tensor:
+    return torch.full_like(template, 1.0 - rate)
 
 
 KINDS = {
@@ -86,6 +94,7 @@ KINDS = {
     "feature_dropout": Kind(_inverted, _multiply, _itself, per_channel=True),
     "alpha_dropout": Kind(_kept, _alpha, _itself),
     "feature_alpha_dropout": Kind(_kept, _alpha, _itself, per_channel=True),
+    "unscaled": Kind(_kept, _spread, _keep),
     "bernoulli": Kind(_words, _below, _itself, rated=False),
-    "normal": Kind(_normal, _spread, torch.zeros_like, rated=False),
+    "normal": Kind(_normal, _spread, _zeros, rated=False),
 }

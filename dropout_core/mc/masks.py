@@ -40,7 +40,7 @@ class Masks:
 
 def quiet(site: Site, value: Tensor) -> Tensor:
     """The value of a site with its noise off."""
-    return KINDS[site.kind].quiet(value)
+    return KINDS[site.kind].quiet(value, site.rate)
 
 
 def num_units(site: Site, value: Tensor) -> int:

@@ -7,7 +7,8 @@ After functionalisation torch spells its dropouts, with b = bernoulli(template, 
   [N, C, 1, …];
 * `x · (b · a) + ((b − 1) · s + c)`: an alpha dropout, and a feature alpha dropout, likewise;
 
-and other draws as `bernoulli(probabilities)` and `randn_like(template)`.
+other draws as `bernoulli(probabilities)` and `randn_like(template)`; and b alone, or `floor(keep + rand(sizes))`, is a
+mask that the network scales itself, as stochastic depth is often written.
 """
 
 import math
@@ -26,9 +27,10 @@ _aten = torch.ops.aten
 _TORCH = str(Path(torch.__file__).parent)
 _LAYERS = str(Path(__file__).parent.parent / "layers")
 _SITE_KINDS = (
-    "dropout, feature dropout 1d, 2d, 3d, alpha dropout (all also functional and in place), dropout "
-    "in attention and between recurrent layers, torch.bernoulli(probabilities) and torch.randn_like"
+    "dropout, feature dropout 1d, 2d, 3d, alpha dropout (all also functional and in place), dropout in attention and "
+    "between recurrent layers, masks of bernoulli_(p), torch.bernoulli(probabilities) and torch.randn_like"
 )
+_UNIFORM = {_aten.rand.default, _aten.rand_like.default}
 _OF_THEIR_INPUT: dict[Any, str] = {_aten.bernoulli.default: "bernoulli", _aten.randn_like.default: "normal"}
 _RATE_AND_SWITCH = {
     _aten.scaled_dot_product_attention.default: ("dropout_p", None),
@@ -70,7 +72,7 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
                     identities[user] = _node(value)
                 else:
                     sites[user] = SiteDraft(user, "dropout", _node(value), float(rate))
-        elif (draft := _of_its_input(node) or _scaled_bernoulli(node) or _alpha_bernoulli(node)) is not None:
+        elif (draft := next(filter(None, (rule(node) for rule in _RULES)), None)) is not None:
             sites[draft.node] = draft
         else:
             raise _unknown(node, "the engine has no rule for it")
@@ -149,6 +151,37 @@ def _alpha_bernoulli(node: fx.Node) -> SiteDraft | None:
         return None
     draft = _draft(total, node, _node(product.args[0]), ("alpha_dropout", "feature_alpha_dropout"))
     return draft if draft is not None and _is_alpha(draft.rate, scaled, users[_aten.add.Scalar], floor, shift) else None
+
+
+def _drawn_mask(node: fx.Node) -> SiteDraft | None:
+    """A b that the network scales itself."""
+    return _unscaled(node, node.args[1], _node(node.args[0])) if node.target is _aten.bernoulli.p else None
+
+
+def _floored_mask(node: fx.Node) -> SiteDraft | None:
+    """`floor(keep + rand)`, from its rand."""
+    shifted = _only_user(node, _aten.add.Tensor) if node.target in _UNIFORM else None
+    floored = shifted and _only_user(shifted, _aten.floor.default)
+    if not shifted or not floored or shifted.args[0] is not node or shifted.kwargs:
+        return None
+    return _unscaled(floored, shifted.args[1], node)
+
+
+def _unscaled(node: fx.Node, keep: Any, template: fx.Node) -> SiteDraft | None:
+    if not isinstance(keep, float) or not 0.0 <= keep < 1.0:
+        return None
+    return SiteDraft(node, "unscaled", template, round(1.0 - keep, 12))
+
+
+_RULES = (_of_its_input, _scaled_bernoulli, _alpha_bernoulli, _drawn_mask, _floored_mask)
+# Of a template only the shape matters; what makes one uninitialised, or random, makes zeros in a Program.
+TEMPLATES: dict[Any, Any] = {
+    _aten.empty.memory_format: _aten.zeros.default,
+    _aten.rand.default: _aten.zeros.default,
+    _aten.new_empty.default: _aten.new_zeros.default,
+    _aten.empty_like.default: _aten.zeros_like.default,
+    _aten.rand_like.default: _aten.zeros_like.default,
+}
 
 
 def _is_alpha(rate: float, scaled: fx.Node, less: fx.Node, floor: fx.Node, shift: fx.Node) -> bool:

@@ -24,7 +24,7 @@ from dropout_core.mc.program import (
     live,
     references,
 )
-from dropout_core.mc.sites import find_sites, module_path, where
+from dropout_core.mc.sites import TEMPLATES, find_sites, module_path, where
 
 Shape = tuple[int | Size, ...]
 _OPERATORS = {"Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "Mod": "mod", "PythonMod": "mod"}
@@ -73,6 +73,8 @@ class _Translator:
     def __init__(self, exported: ExportedProgram) -> None:
         self._graph = exported.graph
         self._sites, self._identities = find_sites(exported.graph)
+        drafts = (draft.input for draft in self._sites.values() if draft.kind == "unscaled")
+        self._templates = {node for node in drafts if node.target in TEMPLATES}
         self._names: dict[fx.Node, str] = {}
         self.weights: list[str] = []
         self.constants: dict[str, Tensor] = {}
@@ -147,6 +149,9 @@ class _Translator:
         if node.target._schema.is_mutable:
             raise CaptureError(f"{node.target}{_at(node)} changes a tensor in place and could not be functionalised.")
         kwargs = {key: self._argument(value) for key, value in node.kwargs.items()}
+        if node in self._templates:
+            kwargs.pop("memory_format", None)
+            return Operation(node.name, TEMPLATES[node.target], self._argument(node.args), kwargs, where(node))
         return Operation(node.name, node.target, self._argument(node.args), kwargs, where(node))
 
     def _record(self, node: fx.Node, name: str) -> None:

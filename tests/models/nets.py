@@ -116,6 +116,18 @@ class Recurrent(nn.Module):
         return self.head(self.drop(hidden[-1]))
 
 
+class Transformer(nn.Module):
+    """[B, 5, 4] → [B, 3]: torch's own layer, dropping inside its attention too, and a recurrent net that drops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, 0.1, batch_first=True)
+        self.lstm, self.head = nn.LSTM(4, 6, num_layers=2, dropout=0.5, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(self.layer(x))[0][:, -1])
+
+
 class Sized(nn.Module):
     """[B, 8] → [B, 8]: sizes that are expressions of the number of rows."""
 
@@ -169,6 +181,7 @@ CASES = {
     "dtypes and devices as arguments": Case(DtypesAndDevices, (4,), '"dtype":{"dtype":"float64"}'),
     "dropout on weights": Case(WeightDropout, (4,), '"rows":null'),
     "an LSTM before the dropout": Case(Recurrent, (5, 4), '"aten.lstm.input"'),
+    "a transformer and an LSTM of torch that drop": Case(Transformer, (5, 4), '"mcdrop.rnn.default"'),
     "sizes as expressions of the rows": Case(Sized, (8,), '{"size":["mul",4,"rows"]}'),
     "tokens": Case(Tokens, (5,), '"dtype":"int64"'),
     "probabilities": Case(Probabilities, (4,), '"aten.softmax.int"'),

@@ -46,3 +46,13 @@ def test_a_normal_draw_of_another_type_than_its_template_is_refused():
 
     with pytest.raises(UnknownRandomness, match=r"aten\.randn_like\.default"):
         capture(Noisy(), torch.ones(2, 3))
+
+
+def test_a_pattern_like_alpha_dropout_with_other_constants_is_a_mask_and_no_alpha_dropout():
+    class Floored(nn.Module):
+        def forward(self, x):
+            kept = torch.empty_like(x).bernoulli_(0.5)
+            return x * (kept * 0.86) + ((kept - 1) * 1.5 + 0.4)
+
+    (site,) = capture(Floored(), torch.ones(2, 3)).graph.sites
+    assert (site.kind, site.rate) == ("unscaled", 0.5)
