@@ -1,0 +1,54 @@
+"""EPIG: how much a row's label tells about the labels of the inputs that matter, rather than about the weights."""
+
+import torch
+from torch import Tensor
+
+from dropout_core.acquire.probabilities import checked_probabilities, doubled
+from dropout_core.errors import InvalidInput
+
+_DOUBLE = 8
+
+
+def epig(probs: Tensor, target_probs: Tensor, *, max_bytes: int = 2**24) -> Tensor:
+    """Expected predictive information gain: the mean over the targets x* of I(y; y*), nats, float64 [B], 0 … log C.
+
+    I(y; y*) = H[E p] + H[E p*] − H[E p p*], expectations over the passes.
+    probs: [T, B, C], the pool. target_probs: [T, M, C*], inputs from where the model will be used, from the same
+    passes: pass t of both is one set of masks. Probabilities are divided by their sum over classes.
+    max_bytes: of temporary memory, beside the inputs, the targets in float64 and a few numbers for each row.
+    A hundred targets are mostly enough: time grows as B · M · C · C* · T.
+    Raises InvalidInput for anything that is not probabilities, other numbers of passes, and no targets.
+    Source: Bickford Smith et al. 2023 (arXiv 2304.08151), section 4.
+    """
+    checked_probabilities("probs", probs)
+    checked_probabilities("target_probs", target_probs)
+    if len(target_probs) != len(probs) or not target_probs.shape[1]:
+        raise InvalidInput(
+            f"target_probs has shape {tuple(target_probs.shape)}; {[len(probs), 'targets', 'classes']} is wanted, with "
+            "at least one target, from the passes of probs."
+        )
+    if max_bytes < 1:
+        raise InvalidInput(f"max_bytes is {max_bytes}; it must be at least 1.")
+    num_passes, num_rows, num_classes = probs.shape
+    targets = doubled(target_probs)
+    found = torch.zeros(num_rows, dtype=torch.float64, device=probs.device)
+    marginal = torch.special.entr(targets.mean(0)).sum(-1).mean()
+    columns = targets.flatten(1)
+    size = max(1, max_bytes // (_DOUBLE * num_classes * (4 * num_passes + 4)))
+    for start in range(0, num_rows, size):
+        part = doubled(probs[:, start : start + size])
+        joint = _joint_entropy(part, columns, max_bytes) / targets.shape[1]
+        own = torch.special.entr(part.mean(0)).sum(-1)
+        found[start : start + size] = (own + marginal - joint).clamp_min(0.0)
+    return found
+
+
+def _joint_entropy(part: Tensor, columns: Tensor, max_bytes: int) -> Tensor:
+    """The sum over targets of H[E p p*], [rows]. columns: [T, targets · classes]."""
+    num_passes, num_rows, num_classes = part.shape
+    left = part.flatten(1).T / num_passes
+    total = torch.zeros(len(left), dtype=torch.float64, device=part.device)
+    size = max(1, max_bytes // (_DOUBLE * 3 * len(left)))
+    for few in columns.split(size, dim=1):
+        total += torch.special.entr(left @ few).sum(-1)
+    return total.reshape(num_rows, num_classes).sum(-1)
