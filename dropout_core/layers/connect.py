@@ -9,6 +9,7 @@ Source: Wan et al. 2013, "Regularization of neural networks using DropConnect" (
 divided by nothing in training, and multiplied by 1 − p at test).
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal, get_args
 
 import torch
@@ -40,7 +41,7 @@ def noisy_moments(mean: Tensor, variance: Tensor) -> Tensor:
     return mean + std * torch.randn_like(mean)
 
 
-class _DropConnect(nn.Module):
+class _DropConnect(nn.Module, ABC):
     """What the layers below share: their options, and the weights of a draw for the whole batch."""
 
     p = Rate()
@@ -73,14 +74,17 @@ class _DropConnect(nn.Module):
             return self._linear(x, F.dropout(self.weight, self.p, training=True), self.bias)
         return self._by_row(x, F.dropout(self.weight.expand(len(x), *self.weight.shape), self.p, training=True))
 
+    @abstractmethod
     def _check(self, x: Tensor) -> None:
-        raise NotImplementedError
+        """Raise InvalidInput unless x has the shape of the layer."""
 
+    @abstractmethod
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """The layer under these weights."""
 
+    @abstractmethod
     def _by_row(self, x: Tensor, weights: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The layer, each row under weights [B, *] of its own."""
 
     def extra_repr(self) -> str:
         """The layer's own arguments and those of the dropout."""

@@ -10,6 +10,7 @@ Vetrov 2017, arXiv 1701.05369.
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, Literal, get_args
 
 import torch
@@ -40,7 +41,7 @@ def log_alpha_of(p: float) -> float:
     return math.log(p) - math.log1p(-p)
 
 
-class _Variational(nn.Module):
+class _Variational(nn.Module, ABC):
     """What the layers below share: log α, its penalty, and the three ways to go forward."""
 
     weight: Tensor
@@ -79,11 +80,13 @@ class _Variational(nn.Module):
             return self._linear(x, self.weight * (1.0 + noise), self.bias)
         return noisy_moments(*self.moments(x))
 
+    @abstractmethod
     def _check(self, x: Tensor) -> None:
-        raise NotImplementedError
+        """Raise InvalidInput unless x has the shape of the layer."""
 
+    @abstractmethod
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """The layer under these weights."""
 
     def extra_repr(self) -> str:
         """The layer's own arguments, and what shares an α."""
