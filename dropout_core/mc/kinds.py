@@ -74,7 +74,7 @@ def _normal(seed: int, site: int, passes: Tensor, shape: Sequence[int], _: float
 
 
 def _spread(template: Tensor, draws: Tensor, _: float) -> Tensor:
-    return draws.expand(torch.broadcast_shapes(template.shape, draws.shape))
+    return draws.to(template.dtype).expand(torch.broadcast_shapes(template.shape, draws.shape))
 
 
 def _itself(value: Tensor, _: float) -> Tensor:

@@ -114,3 +114,11 @@ def test_normal_draws_are_shared_by_rows_and_ignore_values(tiles, dtype):
     found = Masks(2, 5, 9).apply(site(Rows(0), "normal", 0.0), template, 0, 9, B)
     wanted = normal(2, 3, torch.arange(5, 14), (5,)).to(dtype)
     assert torch.equal(found.unflatten(0, (9, B)), wanted.unsqueeze(1).expand(9, B, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_an_unscaled_mask_has_the_type_of_its_template_so_that_the_network_scales_it_there(dtype):
+    found = Masks(0, 0, 4).apply(site(Rows(0), "unscaled", 0.3), torch.zeros(B, 8, dtype=dtype), 0, 4, B)
+    assert found.dtype == dtype
+    assert torch.equal(found.unflatten(0, (4, B))[:, 0] != 0, keep_mask(0, 3, torch.arange(4), (8,), 0.3))
+    assert set(found.flatten().tolist()) == {0.0, 1.0}
