@@ -37,6 +37,7 @@ def main(json: Annotated[Path | None, typer.Option(help="Keep the figures here."
         trained(net, task(seed), seed)
         shared.end(net)
     rows: list[dict[str, object]] = []
+    ratios: list[float] = []
     for seed in range(EARLIER, EARLIER + NEW):
         from_half = network(seed)
         from_earlier = copy.deepcopy(from_half)
@@ -44,18 +45,19 @@ def main(json: Annotated[Path | None, typer.Option(help="Keep the figures here."
         began = [round(float(torch.sigmoid(logit.detach())), 2) for logit in logits_of(from_earlier).values()]
         half, earlier = (trained(net, task(seed), seed) for net in (from_half, from_earlier))
         target = 1.02 * min(half)
+        steps = steps_to(half, target), steps_to(earlier, target)
+        ratios.append(steps[0] / steps[1])
         rows.append(
             {
                 "task": seed,
                 "rates_begin": str(began),
                 "best_loss_half": min(half),
                 "best_loss_earlier": min(earlier),
-                "steps_half": steps_to(half, target),
-                "steps_earlier": steps_to(earlier, target),
+                "steps_half": steps[0],
+                "steps_earlier": steps[1],
             }
         )
     report("steps to the same validation loss: rates from 0.5, and from earlier tasks", rows, json)
-    ratios = [row["steps_half"] / row["steps_earlier"] for row in rows]  # type: ignore[operator]
     print(f"median of steps from 0.5 over steps from earlier tasks: {statistics.median(ratios):.2f}")
 
 

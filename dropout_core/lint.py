@@ -64,7 +64,6 @@ class _View:
 
     def __init__(self, graph: Graph) -> None:
         self.inputs = {spec.name for spec in graph.inputs}
-        self.weights = set(graph.weights)
         self.makers: dict[str, Node] = {node.name: node for node in graph.nodes}
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:

@@ -61,8 +61,7 @@ def replace_dropout(model: nn.Module, kind: Kind, where: Sequence[str] | None = 
 
 def _drops_inside(layer: nn.Module) -> bool:
     """Whether a layer of torch drops between its own weights."""
-    rates = rates_of(layer)
-    return rates == ("dropout",) and bool(getattr(layer, "dropout"))  # noqa: B009
+    return rates_of(layer) == ("dropout",) and bool(vars(layer)["dropout"])
 
 
 def _why_not(layer: nn.Module) -> str:
