@@ -23,8 +23,9 @@ from dropout_core.mc.program import Input
 from dropout_core.mc.verify import is_the_model, verify
 from tests import refused
 from tests.captured import captured, made
-from tests.nets import TWINS, Functional, Rich, TwoSites
+from tests.nets import Functional, Rich, TwoSites
 from tests.refused import line_of
+from tests.twins import TWINS
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 

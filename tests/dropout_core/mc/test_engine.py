@@ -13,7 +13,8 @@ from dropout_core.mc.moments import Moments
 from dropout_core.noise import keep_mask
 from tests import references
 from tests.captured import captured, made
-from tests.nets import TWINS, LastLayer, NoisyWeights, TwoSites
+from tests.nets import LastLayer, NoisyWeights, TwoSites
+from tests.twins import TWINS
 
 each_net = pytest.mark.parametrize("kind", TWINS, ids=lambda kind: kind.__name__)
 

@@ -12,7 +12,8 @@ from dropout_core.mc.program import Operation, Ref
 from dropout_core.mc.verify import PROBE_PASSES, PROBE_SEED, agree, is_the_model, known_answer, verify
 from tests import refused
 from tests.captured import captured, made
-from tests.nets import TWINS, AlwaysOn, OwnLaw, StochasticDepth, TwoSites
+from tests.nets import AlwaysOn, OwnLaw, StochasticDepth, TwoSites
+from tests.twins import TWINS
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 aten = torch.ops.aten
