@@ -6,14 +6,14 @@ Never by a tensor's size, a chunk or a device: a sequence of length 20 contains 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3").
 Noise version 1:
 
-* the key of a site is the first 64 bits of philox(key=seed, counter=(site, VERSION, 0, 0));
+* the key of a site is the first 64 bits of philox(key=seed, counter=(site, VERSION, stream, 0));
 * the counter of a draw is (pass, w1, w2, w3); the 96 bits w hold the coordinates, the last one divided by 4;
 * four neighbours along the last coordinate are the four words of one counter.
 """
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -22,8 +22,6 @@ from dropout_core.errors import InvalidInput
 
 VERSION = 1
 MAX_SEED = 2**63 - 1
-
-Word = TypeVar("Word", int, Tensor)
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -34,42 +32,52 @@ _HALF_BITS = 48
 _MAX_RANK = 6
 
 
-def philox(key: tuple[int, int], counter: tuple[Word, Word, Word, Word]) -> tuple[Word, Word, Word, Word]:
-    """Philox4x32-10: four 32-bit words for each counter.
-
-    key: two words. counter: four words, as Python integers or as int64 tensors that broadcast together. Returns
-    four words of the same kind.
-    Source: Salmon et al. 2011, section 3.3. The 64-bit product wraps in int64; its high word survives the wrap.
-    """
+def philox(key: tuple[int, int], counter: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10 of one counter: four 32-bit words. Source: Salmon et al. 2011, section 3.3."""
     c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        left = c0 * _MULTIPLIERS[0]
-        right = c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((right >> 32) & _WORD) ^ c1 ^ k0,
-            right & _WORD,
-            ((left >> 32) & _WORD) ^ c3 ^ k1,
-            left & _WORD,
-        )
-        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    for k0, k1 in _round_keys(key):
+        left, right = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (right >> 32) ^ c1 ^ k0, right & _WORD, (left >> 32) ^ c3 ^ k1, left & _WORD
     return c0, c1, c2, c3
 
 
-def words(seed: int, site: int, passes: Tensor, shape: Sequence[int]) -> Tensor:
+def philox_words(key: tuple[int, int], counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    """Philox4x32-10 of many counters.
+
+    counter: four int64 tensors of 32-bit words that broadcast together. Returns int64 [*shape, 4]. Words c0, c2 and
+    words c1, c3 take each step together, in half the operations. The product wraps in int64; its high word survives.
+    """
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    even, odd = torch.stack([c0, c2]), torch.stack([c1, c3])
+    column = (2, *[1] * c0.dim())
+    multipliers, *steps = _constants(c0.device)
+    multipliers = multipliers.reshape(column)
+    round_keys = torch.stack([step + word for step, word in zip(steps, key, strict=True)], dim=1).bitwise_and_(_WORD)
+    for round_key in round_keys.reshape(_ROUNDS, *column):
+        product = (even * multipliers).flip(0)
+        even = (product >> 32).bitwise_and_(_WORD).bitwise_xor_(odd).bitwise_xor_(round_key)
+        odd = product.bitwise_and_(_WORD)
+    return torch.stack([even[0], odd[0], even[1], odd[1]], dim=-1)
+
+
+def words(
+    seed: int, site: int, passes: Tensor, shape: Sequence[int], *, rows: Tensor | None = None, stream: int = 0
+) -> Tensor:
     """Random 32-bit words for one site.
 
-    seed: 0 … 2^63 − 1. site: its index in the Program. passes: int64 [t], the pass numbers wanted.
-    shape: the sizes of the coordinates, at most six of them. Returns int64 [t, *shape], each 0 … 2^32 − 1.
+    seed: 0 … 2^63 − 1. site: its index in the Program. passes: int64 [t], the pass numbers wanted. shape: the sizes of
+    the coordinates, at most six of them. rows: int64 [b], a first coordinate whose values are given. stream: draws of
+    another use under the same seed and site. Returns int64 [t, *shape], or [t, b, *shape], each 0 … 2^32 − 1.
     """
+    outer = () if rows is None else (len(rows),)
+    if 0 in (*outer, *shape) or passes.numel() == 0:
+        return torch.empty((len(passes), *outer, *shape), dtype=torch.int64, device=passes.device)
     sizes = tuple(shape) or (1,)
-    if 0 in sizes or passes.numel() == 0:
-        return torch.empty((len(passes), *shape), dtype=torch.int64, device=passes.device)
     blocks = (*sizes[:-1], math.ceil(sizes[-1] / _LANES))
-    w1, w2, w3 = _coordinates(blocks, passes.device)
-    first = passes.reshape(-1, *[1] * len(blocks))
-    lanes = torch.stack(torch.broadcast_tensors(*philox(_site_key(seed, site), (first, w1, w2, w3))), dim=-1)
-    return lanes.flatten(-2)[..., : sizes[-1]].reshape(len(passes), *shape)
+    w1, w2, w3 = _coordinates(blocks, rows, passes.device)
+    first = passes.reshape(-1, *[1] * (w1.dim() - 1))
+    lanes = philox_words(_site_key(seed, site, stream), (first, w1, w2, w3))
+    return lanes.flatten(-2)[..., : sizes[-1]].reshape(len(passes), *outer, *shape)
 
 
 def keep_mask(seed: int, site: int, passes: Tensor, shape: Sequence[int], p: float) -> Tensor:
@@ -77,9 +85,14 @@ def keep_mask(seed: int, site: int, passes: Tensor, shape: Sequence[int], p: flo
 
     p: the drop probability, 0 … 1, resolved to 2^-32. Returns bool [t, *shape].
     """
+    return words(seed, site, passes, shape) >= drop_threshold(p)
+
+
+def drop_threshold(p: float) -> int:
+    """The words below it drop their unit. p: the drop probability, 0 … 1."""
     if not 0.0 <= p <= 1.0:
         raise InvalidInput(f"the drop probability is {p}; it must lie between 0 and 1.")
-    return words(seed, site, passes, shape) >= round(p * 2**32)
+    return round(p * 2**32)
 
 
 def uniform(seed: int, site: int, passes: Tensor, shape: Sequence[int]) -> Tensor:
@@ -88,36 +101,58 @@ def uniform(seed: int, site: int, passes: Tensor, shape: Sequence[int]) -> Tenso
 
 
 def normal(seed: int, site: int, passes: Tensor, shape: Sequence[int]) -> Tensor:
-    """Standard normal draws, float64 [t, *shape]: Φ⁻¹ of the middle of the interval of 2^-32 that a word names.
+    """Standard normal draws, float64 [t, *shape]."""
+    return normal_of(words(seed, site, passes, shape))
+
+
+def normal_of(drawn: Tensor) -> Tensor:
+    """Standard normal draws, float64: Φ⁻¹ of the middle of the interval of 2^-32 that a word names.
 
     The largest is 6.34. They follow the order of the words, and agree between devices to rounding.
     """
-    drawn: Tensor = torch.special.ndtri((words(seed, site, passes, shape).double() + 0.5) * 2.0**-32)
-    return drawn
+    value: Tensor = torch.special.ndtri((drawn.double() + 0.5) * 2.0**-32)
+    return value
 
 
-def _site_key(seed: int, site: int) -> tuple[int, int]:
+def _site_key(seed: int, site: int, stream: int) -> tuple[int, int]:
     if not 0 <= seed <= MAX_SEED:
         raise InvalidInput(f"the seed is {seed}; it must lie between 0 and 2^63 - 1.")
-    first, second, _, _ = philox((seed & _WORD, seed >> 32), (site, VERSION, 0, 0))
+    first, second, _, _ = philox((seed & _WORD, seed >> 32), (site, VERSION, stream, 0))
     return first, second
 
 
-def _coordinates(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The multipliers, and what each round adds to either word of a key: copied to a device once, for copies wait."""
+    steps = ([word * step for step in range(_ROUNDS)] for word in _WEYL)
+    first, second = (torch.tensor(values, device=device) for values in steps)
+    return torch.tensor(_MULTIPLIERS, device=device), first, second
+
+
+def _round_keys(key: tuple[int, int]) -> list[tuple[int, int]]:
+    steps = range(_ROUNDS)
+    return [((key[0] + _WEYL[0] * step) & _WORD, (key[1] + _WEYL[1] * step) & _WORD) for step in steps]
+
+
+def _coordinates(sizes: tuple[int, ...], rows: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The 96-bit coordinate words: two halves of 48 bits, each shared evenly by its coordinates.
 
     The width of a field depends on the number of coordinates only, never on their sizes.
     """
-    if len(sizes) > _MAX_RANK:
-        raise InvalidInput(f"a site has {len(sizes)} coordinates; noise is defined for at most {_MAX_RANK}.")
-    padded = (*[1] * (len(sizes) % 2), *sizes)
-    half = len(padded) // 2
+    rank = len(sizes) + (rows is not None)
+    if rank > _MAX_RANK:
+        raise InvalidInput(f"a site has {rank} coordinates; noise is defined for at most {_MAX_RANK}.")
+    axes = [torch.arange(size, device=device) for size in sizes]
+    axes = axes if rows is None else [rows.to(device), *axes]
+    shape = (1, *(len(axis) for axis in axes))
+    if rank % 2:
+        axes = [torch.zeros(1, dtype=torch.int64, device=device), *axes]
+    half = len(axes) // 2
     bits = min(32, _HALF_BITS // half)
-    if max(padded) > 2**bits:
-        raise InvalidInput(f"a site of shape {sizes} is longer than 2^{bits} along one axis.")
-    axes = torch.meshgrid(*[torch.arange(n, device=device) for n in padded], indexing="ij")
-    high, low = _pack(axes[:half], bits), _pack(axes[half:], bits)
-    shape = (1, *sizes)
+    if max(sizes) > 2**bits or (rows is not None and int(rows.max()) >= 2**bits):
+        raise InvalidInput(f"a site of shape {shape[1:]} is longer than 2^{bits} along one axis.")
+    grid = torch.meshgrid(*axes, indexing="ij")
+    high, low = _pack(grid[:half], bits), _pack(grid[half:], bits)
     w1, w2, w3 = high >> 16, ((high & 0xFFFF) << 16) | (low >> 32), low & _WORD
     return w1.reshape(shape), w2.reshape(shape), w3.reshape(shape)
 
