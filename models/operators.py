@@ -33,15 +33,15 @@ _BATCH_STATISTICS = {
 _ALLOWED = frozenset(
     """
     abs acos acosh add addcdiv addcmul addmm alias all amax amin any arange argmax argmin argsort asin asinh atan atan2
-    atanh baddbmm bitwise_and bitwise_not bitwise_or bitwise_xor bmm broadcast_to cat ceil celu chunk clamp clamp_max
-    clamp_min clone constant_pad_nd contiguous copysign cos cosh cosine_similarity cummax cumprod cumsum detach diagonal
-    diff div dot einsum elu embedding eq erf erfc erfinv exp exp2 expand expand_as expm1 eye fill flatten flip floor
-    floor_divide fmax fmin fmod full full_like gather ge gelu glu grid_sampler grid_sampler_2d gt hardshrink hardsigmoid
-    hardswish hardtanh huber_loss index index_add index_put index_select instance_norm isfinite isinf isnan kron
-    layer_norm le leaky_relu lerp lgamma linear linspace log log10 log1p log2 log_sigmoid log_softmax logaddexp
-    logical_and logical_not logical_or logical_xor logit logsumexp lt masked_fill matmul max maximum mean meshgrid min
-    minimum mish mm movedim mul mv nan_to_num narrow ne neg new_full new_ones new_zeros norm numpy_T one_hot ones
-    ones_like outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad1d
+    atanh baddbmm bitwise_and bitwise_not bitwise_or bitwise_xor bmm broadcast_tensors broadcast_to cat ceil celu chunk
+    clamp clamp_max clamp_min clone constant_pad_nd contiguous copysign cos cosh cosine_similarity cummax cumprod cumsum
+    detach diagonal diff div dot einsum elu embedding eq erf erfc erfinv exp exp2 expand expand_as expm1 eye fill
+    flatten flip floor floor_divide fmax fmin fmod full full_like gather ge gelu glu grid_sampler grid_sampler_2d gt
+    hardshrink hardsigmoid hardswish hardtanh huber_loss index index_add index_put index_select instance_norm isfinite
+    isinf isnan kron layer_norm le leaky_relu lerp lgamma linear linspace log log10 log1p log2 log_sigmoid log_softmax
+    logaddexp logical_and logical_not logical_or logical_xor logit logsumexp lt masked_fill matmul max maximum mean
+    meshgrid min minimum mish mm movedim mul mv nan_to_num narrow ne neg new_full new_ones new_zeros norm numpy_T
+    one_hot ones ones_like outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad1d
     reflection_pad2d reflection_pad3d relu relu6 remainder repeat repeat_interleave replication_pad1d replication_pad2d
     replication_pad3d reshape rms_norm roll round rsqrt rsub scalar_tensor scatter scatter_add scatter_reduce select
     select_scatter selu sgn sigmoid sign silu sin sinc sinh slice slice_scatter softmax softplus softshrink sort

@@ -53,15 +53,9 @@ class SelectsByValue(Parts):
         return self.head(h) + h[h > 0].sum()  # named
 
 
-class DrawsUniformNoise(Parts):
+class DrawsWholeNumbers(Parts):
     def forward(self, x):
-        return self.head(self.drop(self.body(x)) * torch.rand(6))  # named
-
-
-class DrawsUniformNoiseLikeAValue(Parts):
-    def forward(self, x):
-        h = self.body(x)
-        return self.head(h + torch.rand_like(h))  # named
+        return self.head(self.drop(self.body(x)) * torch.randint(0, 3, (6,)))  # named
 
 
 class Shuffles(Parts):
@@ -69,23 +63,9 @@ class Shuffles(Parts):
         return self.head(self.drop(self.body(x)[:, torch.randperm(6)]))  # named
 
 
-class DrawsExponentialNoise(Parts):
+class DrawsPoissonNoise(Parts):
     def forward(self, x):
-        h = self.body(x)
-        return self.head(h * torch.empty_like(h).exponential_())  # named
-
-
-class DropsAttentionOfGroupedQueries(Parts):
-    def forward(self, x):
-        q = self.body(x.unsqueeze(1).expand(-1, 3, -1))
-        attended = F.scaled_dot_product_attention(q, q, q, dropout_p=0.3, enable_gqa=True)  # named
-        return self.head(attended).mean(1)
-
-
-class ReadsTheMask(Parts):
-    def forward(self, x):
-        h, mask = torch.native_dropout(self.body(x), 0.5, True)  # named
-        return self.head(h * mask)
+        return self.head(torch.poisson(self.body(x).exp()))  # named
 
 
 class ScalesByRandom(Parts):
@@ -215,15 +195,6 @@ class ScalesByTheNumberOfRows(Parts):
         return self.head(self.drop(self.body(x))) * x.shape[0]
 
 
-class DropsBetweenProjectedLayers(Parts):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.LSTM(4, 8, num_layers=2, dropout=0.5, batch_first=True, proj_size=6)
-
-    def forward(self, x):
-        return self.head(self.body(x)[0][:, 0])
-
-
 class CountsItsCalls(nn.Module):
     def __init__(self):
         super().__init__()
@@ -260,3 +231,14 @@ class DropsOnAMarkedLine(Parts):
         h = self.body(x)
         h = F.dropout(h, 0.3, self.training)  # named
         return self.head(h)
+
+
+class PacksItsSequences(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(1, 3, num_layers=2, dropout=0.5, batch_first=True)
+
+    def forward(self, x):
+        lengths = torch.full((x.shape[0],), 2)
+        packed = nn.utils.rnn.pack_padded_sequence(x.unsqueeze(-1), lengths, batch_first=True, enforce_sorted=False)
+        return self.lstm(packed)[1][0][-1]

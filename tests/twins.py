@@ -1,9 +1,10 @@
-"""All networks with a hand-written twin: those of nets.py, and those whose noise is of another kind or inside torch."""
+"""All networks with a hand-written twin: nets.py, handmade.py, and those whose noise is another or inside torch."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.handmade import HANDMADE
 from tests.nets import (
     AlwaysOn,
     Autocast,
@@ -205,5 +206,5 @@ TWINS = [
     Channels1d, Channels2d, Channels3d, ChannelsInPlace, InPlace, Functional, AlwaysOn, StochasticDepth, Recurrent,
     Attention, CausalAttention, StackedLSTM, StackedGRU, StackedRNN, SequenceFirstLSTM, Alpha, AlphaInPlace,
     AlphaChannels, Probabilities, DrawnBranch, FlooredBranch, EmptyBranch, DrawnUnits, FlooredUnits, BatchNorm,
-    OwnLaw, WithoutGradient, Checkpointed, Autocast,
+    OwnLaw, WithoutGradient, Checkpointed, Autocast, *HANDMADE,
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Operators of torch that drop inside themselves, taken apart so that their noise becomes a site.
 
-Only where they drop: without a rate they stay the fused operators that they are.
+Only where they drop: without a rate they stay the fused operators that they are. Plain draws are in draws.py.
 """
 
 import math
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropout_core.layers.rnn_operator import GATES, rnn
+from dropout_core.mc.draws import DRAWS
 
 _aten = torch.ops.aten
 
@@ -27,8 +28,11 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     """Scaled dot product attention, its dropout on the attention weights."""
-    if dropout_p == 0 or enable_gqa:
+    if dropout_p == 0:
         return NotImplemented
+    if enable_gqa and key.shape[-3] != query.shape[-3]:  # several queries share a key and a value
+        each = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(each, -3), value.repeat_interleave(each, -3)
     scores = (query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.transpose(-2, -1)
     if is_causal:
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
@@ -57,14 +61,18 @@ def _recurrent(cell: str) -> Any:
         batch_first: bool,
     ) -> Any:
         states = list(hx) if isinstance(hx, list | tuple) else [hx]
-        directions, each = 1 + bidirectional, (1 + bidirectional) * (2 + 2 * has_biases)
-        if dropout == 0 or not train or num_layers == 1 or len(params) != num_layers * each:
-            return NotImplemented  # nothing is dropped, or the states are projected
+        if dropout == 0 or not train or num_layers == 1:
+            return NotImplemented
+        each = len(params) // num_layers
+        projected = each > (1 + bidirectional) * (2 + 2 * has_biases)
         value, ends = x if batch_first else x.transpose(0, 1), []
         for layer in range(num_layers):
-            begun = [state.narrow(0, layer * directions, directions) for state in states]
-            h0, c0 = (*begun, None, None)[:2]
-            value, *end = rnn(value, None, params[layer * each : (layer + 1) * each], None, h0, c0, cell, bidirectional)
+            begun = [state.narrow(0, layer * (1 + bidirectional), 1 + bidirectional) for state in states]
+            weights = params[layer * each : (layer + 1) * each]
+            if projected:  # only torch's own LSTM has projections; it fixes the length
+                value, *end = torch.lstm(value, begun, weights, has_biases, 1, 0.0, False, bidirectional, True)
+            else:
+                value, *end = rnn(value, None, weights, None, *(*begun, None)[:2], cell, bidirectional)
             ends.append(end)
             if layer < num_layers - 1:
                 value = F.dropout(value, dropout, training=True)
@@ -75,6 +83,11 @@ def _recurrent(cell: str) -> Any:
 
 
 DECOMPOSITIONS: dict[Any, Any] = {
+    **DRAWS,
+    # Python's spelling of what has a name
+    _aten.__and__.Tensor: torch.bitwise_and,
+    _aten.__or__.Tensor: torch.bitwise_or,
+    _aten.__xor__.Tensor: torch.bitwise_xor,
     _aten.scaled_dot_product_attention.default: _attention,
     **{getattr(_aten, cell).input: _recurrent(cell) for cell in GATES},
 }

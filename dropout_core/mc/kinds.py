@@ -1,17 +1,18 @@
 """Every kind of site: the draws it takes, what it makes of its input, and what that is with its noise off.
 
 One row a kind. Noise off means every draw at its mean: 1 / keep times a mask is 1 then, a Bernoulli draw is its
-probability, a normal one 0. Whatever is linear in each of its independent draws is so at its expectation.
+probability, a uniform one ½, an exponential one 1, a normal one 0. Whatever is linear in each of its independent draws
+is so at its expectation.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dropout_core.noise import keep_mask, normal, words
+from dropout_core.noise import drop_threshold, normal_of
 
 # SELU's value far to the left, −λ·α (Klambauer et al. 2017).
 SELU_FLOOR = -1.7580993408473766
@@ -21,13 +22,13 @@ SELU_FLOOR = -1.7580993408473766
 class Kind:
     """How the sites of one kind take their noise.
 
-    noise: (seed, site, passes, shape, rate, dtype of the input) → draws [t, *shape]. apply: (input, draws, rate),
-    where the first two broadcast together, → the site's value. quiet: (input, rate) → the value with the noise off.
-    rated: whether a rate above 0 and up to 1 belongs to it. per_channel: one draw for each channel, axis 1, not for
-    each unit.
+    draw: (random words, rate, dtype of the input) → a draw for each word. apply: (input, draws, rate), where the first
+    two broadcast together, → the site's value. quiet: (input, rate) → the value with the noise off. rated: whether a
+    rate above 0 and up to 1 belongs to it. A rated draw is a step: one value below drop_threshold(rate), another from
+    it on. per_channel: one draw for each channel, axis 1, not for each unit.
     """
 
-    noise: Callable[[int, int, Tensor, Sequence[int], float, torch.dtype], Tensor]
+    draw: Callable[[Tensor, float, torch.dtype], Tensor]
     apply: Callable[[Tensor, Tensor, float], Tensor]
     quiet: Callable[[Tensor, float], Tensor]
     rated: bool = True
@@ -44,16 +45,19 @@ def alpha_affine(rate: float) -> tuple[float, float]:
     return scale, -scale * rate * SELU_FLOOR
 
 
-def _inverted(seed: int, site: int, passes: Tensor, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
-    return keep_mask(seed, site, passes, shape, rate).to(dtype) * (1.0 / (1.0 - rate) if rate < 1 else 0.0)
+def _inverted(words: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
+    # in bfloat16 the scale itself would be rounded: 1 / 0.9 to 1.109375, one way for all units
+    fine = torch.promote_types(dtype, torch.float32)
+    return (words >= drop_threshold(rate)).to(fine) * (1.0 / (1.0 - rate) if rate < 1 else 0.0)
 
 
 def _multiply(value: Tensor, draws: Tensor, _: float) -> Tensor:
-    return value * draws
+    product = value * draws
+    return product if product.dtype == value.dtype else product.to(value.dtype)
 
 
-def _kept(seed: int, site: int, passes: Tensor, shape: Sequence[int], rate: float, _: torch.dtype) -> Tensor:
-    return keep_mask(seed, site, passes, shape, rate)
+def _kept(words: Tensor, rate: float, _: torch.dtype) -> Tensor:
+    return words >= drop_threshold(rate)
 
 
 def _alpha(value: Tensor, kept: Tensor, rate: float) -> Tensor:
@@ -61,16 +65,27 @@ def _alpha(value: Tensor, kept: Tensor, rate: float) -> Tensor:
     return torch.where(kept, value * scale + shift, scale * SELU_FLOOR + shift)
 
 
-def _words(seed: int, site: int, passes: Tensor, shape: Sequence[int], _: float, __: torch.dtype) -> Tensor:
-    return words(seed, site, passes, shape)
+def _words(words: Tensor, _: float, __: torch.dtype) -> Tensor:
+    return words
 
 
 def _below(probability: Tensor, drawn: Tensor, _: float) -> Tensor:
     return (drawn >= (1.0 - probability.double()) * 2.0**32).to(probability.dtype)
 
 
-def _normal(seed: int, site: int, passes: Tensor, shape: Sequence[int], _: float, dtype: torch.dtype) -> Tensor:
-    return normal(seed, site, passes, shape).to(dtype)
+def _normal(words: Tensor, _: float, dtype: torch.dtype) -> Tensor:
+    return normal_of(words).to(dtype)
+
+
+def _uniform(words: Tensor, _: float, dtype: torch.dtype) -> Tensor:
+    """As many bits as the type resolves below 1, as torch.rand: rounding to 1 would be outside the range."""
+    spare = max(0, 31 + round(math.log2(torch.finfo(dtype).eps)))
+    return ((words >> spare).double() * 2.0 ** (spare - 32)).to(dtype)
+
+
+def _exponential(words: Tensor, _: float, dtype: torch.dtype) -> Tensor:
+    """−log of the middle of the interval of 2^-32 that a word names: above 0 in any type, and at most 22.9."""
+    return ((words.double() + 0.5) * 2.0**-32).log().neg().clamp_min(torch.finfo(dtype).tiny).to(dtype)
 
 
 def _spread(template: Tensor, draws: Tensor, _: float) -> Tensor:
@@ -85,6 +100,14 @@ def _zeros(template: Tensor, _: float) -> Tensor:
     return torch.zeros_like(template)
 
 
+def _halves(template: Tensor, _: float) -> Tensor:
+    return torch.full_like(template, 0.5)
+
+
+def _ones(template: Tensor, _: float) -> Tensor:
+    return torch.ones_like(template)
+
+
 def _keep(template: Tensor, rate: float) -> Tensor:
     return torch.full_like(template, 1.0 - rate)
 
@@ -96,5 +119,7 @@ KINDS = {
     "feature_alpha_dropout": Kind(_kept, _alpha, _itself, per_channel=True),
     "unscaled": Kind(_kept, _spread, _keep),
     "bernoulli": Kind(_words, _below, _itself, rated=False),
+    "uniform": Kind(_uniform, _spread, _halves, rated=False),
+    "exponential": Kind(_exponential, _spread, _ones, rated=False),
     "normal": Kind(_normal, _spread, _zeros, rated=False),
 }

@@ -5,10 +5,10 @@ After functionalisation torch spells its dropouts, with b = bernoulli(template, 
 * `native_dropout(x, p, True)[0]`: a draw for each unit;
 * `x · (b / keep)`: a dropout in place when the template has the shape of x, a feature dropout (1d, 2d, 3d) when it is
   [N, C, 1, …];
-* `x · (b · a) + ((b − 1) · s + c)`: an alpha dropout, and a feature alpha dropout, likewise;
+* `x · (b · a) + ((b − 1) · s + c)`: an alpha dropout, and a feature alpha dropout, likewise.
 
-other draws as `bernoulli(probabilities)` and `randn_like(template)`; and b alone, or `floor(keep + rand(sizes))`, is a
-mask that the network scales itself, as stochastic depth is often written.
+b alone, or `floor(keep + uniform)`, is a mask that the network scales itself, as stochastic depth is often written.
+All other draws are spelled in the few ways of draws.py, and Boolean masks as comparisons.py has them.
 """
 
 import math
@@ -21,6 +21,7 @@ import torch
 from torch import fx
 
 from dropout_core.errors import UnknownRandomness
+from dropout_core.mc.comparisons import draw_truths
 from dropout_core.mc.kinds import SELU_FLOOR, alpha_affine
 
 _aten = torch.ops.aten
@@ -28,10 +29,14 @@ _TORCH = str(Path(torch.__file__).parent)
 _LAYERS = str(Path(__file__).parent.parent / "layers")
 _SITE_KINDS = (
     "dropout, feature dropout 1d, 2d, 3d, alpha dropout (all also functional and in place), dropout in attention and "
-    "between recurrent layers, masks of bernoulli_(p), torch.bernoulli(probabilities) and torch.randn_like"
+    "between recurrent layers, RReLU, and Bernoulli, uniform, normal and exponential draws in all their forms"
 )
-_UNIFORM = {_aten.rand.default, _aten.rand_like.default}
-_OF_THEIR_INPUT: dict[Any, str] = {_aten.bernoulli.default: "bernoulli", _aten.randn_like.default: "normal"}
+_OF_THEIR_INPUT: dict[Any, str] = {
+    _aten.bernoulli.default: "bernoulli",
+    _aten.exponential.default: "exponential",
+    _aten.rand_like.default: "uniform",
+    _aten.randn_like.default: "normal",
+}
 _RATE_AND_SWITCH = {
     _aten.scaled_dot_product_attention.default: ("dropout_p", None),
     _aten.lstm.input: ("dropout", "train"),
@@ -54,9 +59,11 @@ class SiteDraft:
 def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node, fx.Node]]:
     """Sites by the node they replace, and the nodes that are the identity (rate 0, or switched off).
 
-    Raises UnknownRandomness for a live random operator of any other kind, naming it and its line.
+    The graph's comparisons of uniform draws are rewritten first, in place (comparisons.py). Raises UnknownRandomness
+    for a live random operator of any other kind, naming it and its line.
     """
     _refuse_nested_draws(graph)
+    draw_truths(graph, _live_nodes)
     sites: dict[fx.Node, SiteDraft] = {}
     identities: dict[fx.Node, fx.Node] = {}
     for node in _live_nodes(graph):
@@ -64,10 +71,7 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
             continue
         if node.target is _aten.native_dropout.default:
             value, rate, train = cast("tuple[fx.Node, float, bool | None]", node.args)
-            outputs = {user: user.args[1] for user in node.users}
-            if any(index != 0 for index in outputs.values()):
-                raise _unknown(node, "its mask is used beside its output")
-            for user in outputs:
+            for user in (user for user in node.users if user.args[1] == 0):
                 if train is False or rate == 0:
                     identities[user] = _node(value)
                 else:
@@ -75,7 +79,7 @@ def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node,
         elif (draft := next(filter(None, (rule(node) for rule in _RULES)), None)) is not None:
             sites[draft.node] = draft
         else:
-            raise _unknown(node, "the engine has no rule for it")
+            raise _unknown(node, _no_rule(node))
     return sites, identities
 
 
@@ -120,9 +124,13 @@ def module_path(node: fx.Node) -> str:
 def _of_its_input(node: fx.Node) -> SiteDraft | None:
     """Draws whose law or shape is their input's."""
     kind = _OF_THEIR_INPUT.get(node.target)
-    if kind is None or node.meta["val"].dtype != _node(node.args[0]).meta["val"].dtype:
+    if kind is None or not node.meta["val"].dtype.is_floating_point:
         return None
-    return SiteDraft(node, kind, _node(node.args[0]), 0.0)
+    source = _node(node.args[0])
+    if kind != "bernoulli":
+        return SiteDraft(node, kind, _template(source), 0.0)
+    constant = source.target is _aten.full_like.default and _unscaled(node, source.args[1], source)
+    return constant or SiteDraft(node, kind, source, 0.0)
 
 
 def _scaled_bernoulli(node: fx.Node) -> SiteDraft | None:
@@ -160,28 +168,28 @@ def _drawn_mask(node: fx.Node) -> SiteDraft | None:
 
 def _floored_mask(node: fx.Node) -> SiteDraft | None:
     """`floor(keep + rand)`, from its rand."""
-    shifted = _only_user(node, _aten.add.Tensor) if node.target in _UNIFORM else None
+    shifted = _only_user(node, _aten.add.Tensor) if node.target is _aten.rand_like.default else None
     floored = shifted and _only_user(shifted, _aten.floor.default)
     if not shifted or not floored or shifted.args[0] is not node or shifted.kwargs:
         return None
-    return _unscaled(floored, shifted.args[1], node)
+    return _unscaled(floored, shifted.args[1], _node(node.args[0]))
 
 
 def _unscaled(node: fx.Node, keep: Any, template: fx.Node) -> SiteDraft | None:
     if not isinstance(keep, float) or not 0.0 <= keep < 1.0:
         return None
-    return SiteDraft(node, "unscaled", template, round(1.0 - keep, 12))
+    return SiteDraft(node, "unscaled", _template(template), round(1.0 - keep, 12))
 
 
-_RULES = (_of_its_input, _scaled_bernoulli, _alpha_bernoulli, _drawn_mask, _floored_mask)
-# Of a template only the shape matters; what makes one uninitialised, or random, makes zeros in a Program.
-TEMPLATES: dict[Any, Any] = {
-    _aten.empty.memory_format: _aten.zeros.default,
-    _aten.rand.default: _aten.zeros.default,
-    _aten.new_empty.default: _aten.new_zeros.default,
-    _aten.empty_like.default: _aten.zeros_like.default,
-    _aten.rand_like.default: _aten.zeros_like.default,
-}
+def _template(node: fx.Node) -> fx.Node:
+    """What a template was made like, where only shape and type matter: a value of the network tells its rows."""
+    while node.target in _LIKE and node.meta["val"].dtype == _node(node.args[0]).meta["val"].dtype:
+        node = _node(node.args[0])
+    return node
+
+
+_LIKE = {_aten.zeros_like.default, _aten.ones_like.default, _aten.full_like.default}
+_RULES = (_floored_mask, _of_its_input, _scaled_bernoulli, _alpha_bernoulli, _drawn_mask)
 
 
 def _is_alpha(rate: float, scaled: fx.Node, less: fx.Node, floor: fx.Node, shift: fx.Node) -> bool:
@@ -240,6 +248,13 @@ def _node(argument: Any) -> fx.Node:
     if not isinstance(argument, fx.Node):
         raise UnknownRandomness(f"a dropout is applied to the constant {argument!r}; apply it to a tensor.")
     return argument
+
+
+def _no_rule(node: fx.Node) -> str:
+    value = node.meta["val"]
+    if isinstance(value, torch.Tensor) and not value.dtype.is_floating_point:
+        return "whole numbers have no mean among them for the noise to be off at"
+    return "the engine has no rule for it"
 
 
 def _unknown(node: fx.Node, why: str) -> UnknownRandomness:
