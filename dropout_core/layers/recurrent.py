@@ -25,8 +25,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.base import Rate, RateLayer, capturing, checked_rank, mask
-from dropout_core.layers.rnn_operator import Outcome, check_lengths, fused, rnn
-from dropout_core.layers.rnn_steps import stepped
+from dropout_core.layers.rnn_operator import check_lengths, fused, rnn
+from dropout_core.layers.rnn_steps import Outcome, stepped
 
 Nonlinearity = Literal["tanh", "relu"]
 State = Tensor | tuple[Tensor, Tensor]

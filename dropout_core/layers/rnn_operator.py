@@ -1,8 +1,8 @@
 """The operator `mcdrop::rnn`: a recurrent layer whose masks differ between runs of rows, each run one fused kernel.
 
 A mask m on the hidden state is one on the columns of W_hh: W_hh (m ⊙ h) = (W_hh diag(m)) h. The rows of a Monte Carlo
-pass are neighbours and share their mask, so that a pass is one call of torch's kernel on its masked weights. What a
-row is given decides its answer, whatever the runs.
+pass are neighbours and share their mask, so that a pass is one call of torch's kernel on its masked weights; where a
+pass has few rows, all passes take each step together. What a row is given decides its answer, whatever the runs.
 
 A captured network holds this operator and not torch's own, for which an export would fix the length of the sequences.
 It has no gradient: it is for passes, not for training.
@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dropout_core.errors import InvalidInput
+from dropout_core.layers.rnn_steps import Outcome, stepped
 
 # How many gates a cell has: its weights have as many times H rows.
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _KERNELS: dict[str, Callable[..., Any]] = {cell: getattr(torch._VF, cell) for cell in GATES}
-
-Outcome = tuple[Tensor, Tensor, Tensor]
+# Runs of at most so many rows are faster side by side, step by step (measured for 32 to 256 units).
+_FEW_ROWS = {"lstm": 1, "gru": 4, "rnn_tanh": 4, "rnn_relu": 4}
 
 
 def fused(
@@ -83,6 +84,9 @@ def _run(
     would read out of bounds.
     """
     _check(x, lengths, weights, mask, h0, c0, cell, bidirectional)
+    runs = list(_runs(x, mask))
+    if mask is not None and _side_by_side(x, cell, len(runs)):
+        return stepped(x, lengths, weights, mask, h0, c0, cell, bidirectional)
     outcomes = [
         fused(
             x[rows],
@@ -93,7 +97,7 @@ def _run(
             cell,
             bidirectional,
         )
-        for rows in _runs(x, mask)
+        for rows in runs
     ]
     output, h_n, c_n = zip(*outcomes, strict=True)
     return torch.cat(output), torch.cat(h_n, 1), torch.cat(c_n, 1)
@@ -118,6 +122,11 @@ torch.library.register_fake(
 )
 torch.library.register_autograd("mcdrop::rnn", _no_gradient)
 rnn: Any = torch.ops.mcdrop.rnn.default
+
+
+def _side_by_side(x: Tensor, cell: str, num_runs: int) -> bool:
+    """Whether few rows share a mask. Coarser types would show which way a batch of another size went."""
+    return num_runs > 1 and x.shape[0] <= _FEW_ROWS[cell] * num_runs and x.dtype in (torch.float32, torch.float64)
 
 
 def _runs(x: Tensor, mask: Tensor | None) -> Iterator[slice]:

@@ -1,11 +1,11 @@
-"""A recurrent layer step by step, in plain tensor operations: for training, where each row has a mask of its own."""
+"""A recurrent layer step by step, in plain tensor operations: for masks of which each serves few rows."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from dropout_core.layers.rnn_operator import Outcome
+Outcome = tuple[Tensor, Tensor, Tensor]
 
 
 def stepped(
