@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,45 +10,96 @@ import torch
 from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic, weights_of
+from dropout_core.mc.arguments import Inputs, bind, call
+from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic
 from dropout_core.mc.engine import Chunk, Engine
-from dropout_core.mc.estimate import Estimate, estimate_of
+from dropout_core.mc.estimate import Estimate, estimate_of, estimated
+from dropout_core.mc.free import Dynamic, free_axes
+from dropout_core.mc.inputs import Named
 from dropout_core.mc.measures import OutputKind, kind_of
+from dropout_core.mc.outputs import Result, is_tensor, pick
+from dropout_core.mc.plan import plan_of
+from dropout_core.mc.precision import Tolerance
 from dropout_core.mc.program import Program
+from dropout_core.mc.scheme import Sampling, Sharing, scheme_of
 from dropout_core.mc.verify import is_the_model, verify
-from dropout_core.noise import MAX_SEED
+from dropout_core.structure import Live, look
 
 Method = Literal["captured", "loop"]
 _EXAMPLE_ROWS = 4
+_MAX_CAPTURES = 8
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Inputs by name, and how a network takes and answers them."""
+
+    inputs: Named
+    output: str
+    dynamic: Dynamic | None
+    result: Result
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What of it decides a capture: all but the values, the number of rows and the sizes that are free."""
+        axes = free_axes(self.dynamic, self.inputs)
+        shapes = [
+            (name, value.dtype, *(axes.get(name, {}).get(axis, value.shape[axis]) for axis in range(1, value.dim())))
+            for name, value in self.inputs.items()
+        ]
+        return self.output, self.result, *shapes
 
 
 @dataclass(frozen=True)
 class _Captured:
-    fingerprint: tuple[Any, ...]
+    structure: tuple[Any, ...]
     program: Program
     engine: Engine
 
+    def weights(self, live: Live) -> dict[str, Tensor]:
+        """The weights of the program as they are now; its constants as they were."""
+        return {
+            name: live.tensors[name.removeprefix("weights/")] if name.startswith("weights/") else constant
+            for name, constant in self.program.weights.items()
+        }
 
-_captured: weakref.WeakKeyDictionary[nn.Module, _Captured] = weakref.WeakKeyDictionary()
+
+_captured: weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _Captured]] = weakref.WeakKeyDictionary()
 _captured_lock = threading.Lock()
 
 
-def predict(
+def predict(  # noqa: PLR0913 - what a prediction is of
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     *,
-    passes: int = 32,
+    passes: int | None = None,
     seed: int = 0,
     output: OutputKind = "logits",
+    result: Result = None,
+    dynamic: Dynamic | None = None,
     method: Method = "captured",
+    sampling: Sampling | None = None,
+    masks: Sharing | None = None,
+    branches: int | None = None,
+    tolerance: float | Tolerance | None = None,
+    min_passes: int | None = None,
     keep_draws: bool = False,
 ) -> Estimate:
     """Predictive mean, variance and entropies of a live network, by T passes with its dropout on.
 
-    model: takes and returns one tensor, rows first; it and its modes are left as they are. x: [B, *F].
-    output: what the network's numbers are (see dropout_core.mc.measures). keep_draws: hold all T · B · C numbers, for
-    `samples` and `quantiles`. The first call captures and verifies the network; later calls reuse that for as long
-    as its structure stays, with its weights as they are at the call.
+    model: takes and returns tensors, rows first; it and its modes are left as they are. x: [B, *F], a tuple of the
+    first arguments of forward, or a mapping by their names. output: what the network's numbers are (see
+    dropout_core.mc.measures). result: the name or the place of the output that matters, where forward returns several.
+    keep_draws: hold all T · B · C numbers, for `samples` and `quantiles`.
+
+    The first call captures and verifies the network; later calls reuse that for as long as its structure stays, with
+    its weights as they are at the call. Inputs of another shape are captured anew, and the captures of a few shapes
+    kept. dynamic: the axes in which inputs may differ without that, such as {"ids": {1: "length"}} (see capture).
+
+    passes: T; 32 where nothing is said. tolerance: stop a row as soon as the Monte Carlo standard error of its every
+    mean is at most this, or of the measures named, as in {"mutual_information": 0.01}; then passes is the most it may
+    take (1024 where nothing is said) and min_passes the fewest (32). sampling, masks, branches: how passes draw their
+    noise, see dropout_core.mc.scheme; balanced and shared where nothing is said.
 
     method: "captured" runs one sampled network for each pass, shared by all rows, so that (model, seed, row) decides
     an answer. "loop" calls the model itself T times in torch's own randomness, each row with noise of its own: slower,
@@ -57,87 +108,54 @@ def predict(
     Raises CaptureError or VerificationError when the network cannot be captured, InvalidInput for wrong arguments.
     """
     kind_of(output)
-    if passes < 1:
-        raise InvalidInput(f"passes is {passes}; at least 1 is needed.")
-    if not 0 <= seed <= MAX_SEED:
-        raise InvalidInput(f"the seed is {seed}; it must lie between 0 and 2^63 - 1.")
     if method not in ("captured", "loop"):
         raise InvalidInput(f"the method is {method!r}; choose 'captured' or 'loop'.")
-    if not isinstance(x, Tensor) or x.dim() == 0:
-        raise InvalidInput(f"x is a {type(x).__name__} without rows; give one tensor, rows first.")
+    asked = _Asked(bind(model, x), output, dynamic, result)
+    plan = plan_of(passes, seed, scheme_of(sampling, masks, branches), tolerance, min_passes)
     if method == "loop":
-        return estimate_of(_loop(model, x, passes, seed), output, passes, seed, method, keep_draws)
-    captured = _capture_once(model, x, output)
-    constants = captured.program.weights
-    weights = weights_of(model, captured.program.graph.weights, constants)
-    return estimate_of(captured.engine.run(weights, x, passes, seed), output, passes, seed, method, keep_draws)
+        _refuse_for_loop({"sampling": sampling, "masks": masks, "branches": branches, "tolerance": tolerance})
+        chunks = _loop(model, asked, plan.passes, seed)
+        return estimate_of(chunks, output, plan.passes, seed, method, keep_draws)
+    live = look(model)
+    captured = _capture_once(model, live, asked)
+    return estimated(captured.engine, captured.weights(live), asked.inputs, plan, output, keep_draws)
 
 
-def _loop(model: nn.Module, x: Tensor, passes: int, seed: int) -> Iterator[Chunk]:
+def _refuse_for_loop(given: Mapping[str, object]) -> None:
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        raise InvalidInput(f"method='loop' draws as torch does and takes no {', '.join(named)}; leave them out.")
+
+
+def _loop(model: nn.Module, asked: _Asked, passes: int, seed: int) -> Iterator[Chunk]:
     copied = stochastic(clone(model))
     with preserved_randomness(seed), torch.no_grad():
-        outputs = [copied(x) for _ in range(passes)]
+        outputs = [pick(call(copied, asked.inputs), asked.result, is_tensor) for _ in range(passes)]
     yield Chunk(0, torch.stack(outputs))
 
 
-def _capture_once(model: nn.Module, x: Tensor, output: str) -> _Captured:
-    fingerprint = (output, tuple(x.shape[1:]), x.dtype, *_structure(model))
+def _capture_once(model: nn.Module, live: Live, asked: _Asked) -> _Captured:
+    key = asked.key
     with _captured_lock:
-        known = _captured.get(model)
-        if known is not None and known.fingerprint == fingerprint:
+        known = _captured.get(model, {}).get(key)
+        if known is not None and known.structure == live.structure:
             return known
-    example = x[:_EXAMPLE_ROWS] if len(x) else x.new_zeros((2, *x.shape[1:]))
-    example = torch.nan_to_num(example) if x.is_floating_point() else example
-    program = capture(model, example)
+    example = {name: _example(value) for name, value in asked.inputs.items()}
+    program = capture(model, example, dynamic=asked.dynamic, result=asked.result)
     engine = Engine(program)
-    is_the_model(program, model, example)
-    verify(program, engine, example, output)
-    captured = _Captured(fingerprint, program, engine)
+    is_the_model(program, model, example, asked.result)
+    verify(program, engine, example, asked.output)
+    captured = _Captured(live.structure, program, engine)
     with _captured_lock:
-        _captured[model] = captured
+        kept = _captured.setdefault(model, {})
+        kept.pop(key, None)
+        while len(kept) >= _MAX_CAPTURES:
+            del kept[next(iter(kept))]
+        kept[key] = captured
     return captured
 
 
-def _structure(model: nn.Module) -> tuple[Any, ...]:
-    """All that decides the graph and not the weights: modules, their plain attributes, shapes, dtypes and devices."""
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    weights = {id(tensor) for _, tensor in tensors}
-    modules = tuple((name, type(module), _attributes(module, weights)) for name, module in model.named_modules())
-    return modules, tuple((name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors)
-
-
-def _attributes(module: nn.Module, weights: set[int]) -> tuple[Any, ...]:
-    hidden = ("training", "_parameters", "_buffers", "_modules")
-    return tuple((name, _frozen(value, weights)) for name, value in vars(module).items() if name not in hidden)
-
-
-class _Identity:
-    """Compares by identity, alive objects only: an id alone may be taken over by a later object."""
-
-    def __init__(self, value: Any) -> None:
-        try:
-            self._object: Callable[[], Any] = weakref.ref(value)
-        except TypeError:  # a builtin, such as a set
-            self._object = lambda: value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self._object() is not None and self._object() is other._object()
-
-    def __hash__(self) -> int:
-        return id(self._object())
-
-
-def _frozen(value: Any, weights: set[int]) -> Any:
-    """A value to compare later: plain values by value, tensors by identity and version, the rest by identity.
-
-    weights: the ids of the tensors that are followed anyway; recurrent layers keep a list of theirs.
-    """
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    if isinstance(value, list | tuple):
-        return type(value).__name__, *(_frozen(item, weights) for item in value)
-    if isinstance(value, dict):
-        return tuple((key, _frozen(item, weights)) for key, item in value.items())
-    if isinstance(value, Tensor) and not value.is_inference():
-        return _Identity(value), None if id(value) in weights else value._version
-    return _Identity(value)
+def _example(value: Tensor) -> Tensor:
+    """Some rows to capture with: the first, or zeros where there are none."""
+    rows = value[:_EXAMPLE_ROWS] if len(value) else value.new_zeros((2, *value.shape[1:]))
+    return torch.nan_to_num(rows) if rows.is_floating_point() else rows

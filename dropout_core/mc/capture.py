@@ -11,10 +11,12 @@ import contextlib
 import copy
 import io
 import random
+import re
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,10 +25,14 @@ from torch.export import ExportedProgram
 from torch.nn.modules.batchnorm import _NormBase
 
 from dropout_core.errors import CaptureError, DataDependent, HostRandomness, NoSite
+from dropout_core.mc.arguments import Inputs, bind, spread
 from dropout_core.mc.decompositions import DECOMPOSITIONS
+from dropout_core.mc.free import Axes, Dynamic, dimensions, free_axes, refuse_constant
+from dropout_core.mc.inputs import Named
 from dropout_core.mc.layout import assign_rows
+from dropout_core.mc.outputs import Result
 from dropout_core.mc.probe import two_rows
-from dropout_core.mc.program import Program, split
+from dropout_core.mc.program import ROWS, Program, split
 from dropout_core.mc.sites import find_sites, is_callers
 from dropout_core.mc.translate import Translation, translate
 
@@ -34,17 +40,31 @@ _lock = threading.RLock()
 _SEEDS = (20_260, 70_201)
 
 
-def capture(model: nn.Module, example: Tensor) -> Program:
+@dataclass(frozen=True)
+class _Asked:
+    """What to capture: example inputs by name, their free axes, and the output that matters."""
+
+    example: Named
+    axes: Axes
+    result: Result
+
+
+def capture(model: nn.Module, example: Inputs, *, dynamic: Dynamic | None = None, result: Result = None) -> Program:
     """Capture a network as a Program.
 
-    model: takes one tensor, rows first, and returns one tensor, rows first. example: [b, *F], at least one row, used
-    for its shape, dtype and device, and to see which values belong to which row. The model is left as it was.
-    Raises CaptureError (NoSite, UnknownRandomness, HostRandomness, DataDependent) or CoupledRows.
+    model: takes tensors, rows first, and returns some, rows first. The model is left as it was. example: a tensor
+    [b, *F], at least one row, a tuple of the first arguments of forward, or a mapping by their names; used for shapes,
+    dtypes and devices, and to see which values belong to which row. dynamic: the axes in which other inputs may differ,
+    such as {"ids": {1: "length"}}, or a torch.export.Dim with bounds for the name; without, only the rows. result: the
+    name or the place of the output that matters, where forward returns several.
+    Raises CaptureError (NoSite, UnknownRandomness, HostRandomness, DataDependent), CoupledRows or InvalidInput.
     """
-    example = two_rows(example)
+    rows = two_rows(bind(model, example))
+    asked = _Asked(rows, free_axes(dynamic, rows), result)
+    refuse_constant(asked.axes, rows)
     with torch.no_grad():
-        first, drew = _translate(model, example, _SEEDS[0])
-        second, _ = _translate(model, example, _SEEDS[1])
+        first, drew = _translate(model, asked, _SEEDS[0])
+        second, _ = _translate(model, asked, _SEEDS[1])
     _refuse_host_randomness(first, second, drew)
     if not split(first.graph).suffix:
         raise NoSite(
@@ -52,7 +72,7 @@ def capture(model: nn.Module, example: Tensor) -> Program:
             "above 0, for example nn.Dropout(0.2) before its last layer, and train it so."
         )
     weights = weights_of(model, first.graph.weights, first.constants)
-    graph = assign_rows(Program(first.graph, weights), first.shapes, example)
+    graph = assign_rows(Program(first.graph, weights), first.shapes, rows)
     return Program(graph, weights)
 
 
@@ -104,29 +124,29 @@ def preserved_randomness(seed: int) -> Iterator[None]:
                 numpy.random.set_state(array)
 
 
-def _translate(model: nn.Module, example: Tensor, seed: int) -> tuple[Translation, bool]:
+def _translate(model: nn.Module, asked: _Asked, seed: int) -> tuple[Translation, bool]:
     """One capture, and whether the forward drew from random or numpy."""
     copied = stochastic(clone(model))
     with preserved_randomness(seed):
         before = _host_state()
-        exported = _export(copied, example)
+        exported = _export(copied, asked)
         owners = {name.rpartition(".")[0] for name in exported.graph_signature.buffers_to_mutate.values()}
         if owners:
-            exported = _with_still_buffers(copied, example, owners, exported)
+            exported = _with_still_buffers(copied, asked, owners, exported)
         drew = _host_state() != before
     if exported.graph_signature.buffers_to_mutate:
         changed = ", ".join(exported.graph_signature.buffers_to_mutate.values())
         raise CaptureError(f"the forward changes the buffers {changed} even in eval mode; make it leave them alone.")
-    return translate(exported), drew
+    return translate(exported, list(asked.example), asked.axes, asked.result), drew
 
 
 def _with_still_buffers(
-    model: nn.Module, example: Tensor, owners: set[str], exported: ExportedProgram
+    model: nn.Module, asked: _Asked, owners: set[str], exported: ExportedProgram
 ) -> ExportedProgram:
     """The export with the modules that change their buffers in eval mode, and they alone: their children may drop."""
     for owner in owners:
         model.get_submodule(owner).training = False
-    still = _export(model, example)
+    still = _export(model, asked)
     if len(find_sites(still.graph)[0]) < len(find_sites(exported.graph)[0]):
         names = ", ".join(sorted(owner or "the network itself" for owner in owners))
         raise CaptureError(
@@ -136,12 +156,13 @@ def _with_still_buffers(
     return still
 
 
-def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
-    rows = torch.export.Dim("rows")
+def _export(model: nn.Module, asked: _Asked) -> ExportedProgram:
+    given = spread(model, asked.example)
+    shapes = dict(spread(model, dimensions(asked.axes, asked.example)).arguments)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            traced = torch.export.export(model, (example,), dynamic_shapes=({0: rows},), strict=False)
+            traced = torch.export.export(model, given.args, given.kwargs, dynamic_shapes=shapes, strict=False)
             functional: ExportedProgram = traced.run_decompositions(DECOMPOSITIONS)
             return functional
     except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
@@ -151,11 +172,33 @@ def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
             "F.dropout(torch.ones(x.shape[0], 1), p, training=True). On a live model predict(..., method='loop') works."
         ) from error
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        hint = ""
-        if "dynamic but your code specialized it" in str(error):
-            hint = " The forward fixes the number of rows: write x.shape[0] or -1 where it has a number or len(x)."
-        raise CaptureError(f"torch.export refused the model{_place(error)}: {reason[0]}{hint}") from error
+        raise CaptureError(f"torch.export refused the model{_place(error)}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Torch's reason in a line, and what to do about it where it is a size."""
+    text = str(error).strip()
+    lines = text.splitlines() or [type(error).__name__]
+    violated = [line.removeprefix("  - ") for line in lines if line.startswith("  - ")]
+    fixed = re.search(r"You marked (\w+) as dynamic but your code specialized it", text)
+    if fixed and fixed[1] == ROWS:
+        advice = " The forward fixes the number of rows: write x.shape[0] or -1 where it has a number or len(x)."
+    elif fixed:
+        advice = (
+            f" The forward fixes the {fixed[1]}: write x.shape[1] or -1 where it has a number; torch's recurrent "
+            "layers fix it themselves, those of dropout_core.layers do not. Or leave it out of dynamic."
+        )
+    elif violated:
+        fixes = " ".join(text.partition("Suggested fixes:")[2].strip().partition("\n\n")[0].split())
+        advice = f" Give other bounds in dynamic{f': torch suggests {fixes}' if fixes else ', as a torch.export.Dim'}."
+    elif "must be tuple of ints" in text and "FakeTensor" in text:  # pack_padded_sequence reads the lengths
+        advice = (
+            " Packed sequences cannot be captured: give padded ones and their lengths to the recurrent layers of "
+            "dropout_core.layers, such as VariationalLSTM."
+        )
+    else:
+        advice = ""
+    return f"{(violated or lines)[0].partition(' If you')[0]}{advice}"
 
 
 def _place(error: BaseException) -> str:

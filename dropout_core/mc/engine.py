@@ -1,26 +1,36 @@
 """T passes over B rows: the prefix once, the suffix in chunks of bounded rows.
 
-Peak memory depends on the chunk, never on T. One engine serves many threads: it holds structure, no state of a run.
+Peak memory depends on the chunk, never on T. One engine serves many threads: it holds structure, and bounded caches of
+noise and of thinned weights, but no state of a run.
 """
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from dropout_core.mc.masks import Masks, num_units, quiet
-from dropout_core.mc.program import Node, Operation, Program, Rows, Site, Stage, references, split
+from dropout_core.errors import InvalidInput
+from dropout_core.mc.boundary import Boundary, join
+from dropout_core.mc.chunks import Chunks, Observed, chunks_of
+from dropout_core.mc.groups import Groups
+from dropout_core.mc.inputs import Named, named, num_rows, rows_of, sizes_of, split_rows
+from dropout_core.mc.masks import quiet
+from dropout_core.mc.nested import split_last
+from dropout_core.mc.part import Group, Part
+from dropout_core.mc.program import ROWS, Node, Observer, Program, Site, Stage, split
+from dropout_core.mc.scheme import Scheme
+from dropout_core.mc.tuning import Tuning
 
-# Suffix rows whose largest value fills this much: on the CPU the fastest of 128 KiB to 4 MiB for a small CNN; on a GPU
-# not measured, large enough to fill it.
-_CHUNK_BYTES = {"cpu": 2**20, "cuda": 512 * 2**20}
-_MIN_CHUNK_ROWS = 8
-_BOUNDARY_BYTES = 64 * 2**20
-_MASK_UNITS = 2**21
-_MASK_PASSES = 32
+_MAX_PLANS = 64
+# Of a longer run the groups would push one another out before they are wanted again.
+_MOST_KEPT_PASSES = 128
+
+Result = TypeVar("Result")
+Wanted = Callable[[int], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -31,136 +41,239 @@ class Chunk:
     outputs: Tensor
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What runs, how much of it at once, and what one row's output is, for inputs of some sizes."""
+
+    chunks: Chunks
+    suffix: Part
+    trunk: Part
+    head: Part
+    out_shape: tuple[int, ...]
+    out_dtype: torch.dtype
+
+
+@dataclass
+class _Run:
+    """One call of `run`. prefix_rows and suffix_rows shrink where a device has no memory for as many."""
+
+    weights: Mapping[str, Tensor]
+    plan: _Plan
+    seed: int
+    scheme: Scheme
+    passes: int
+    prefix_rows: int
+    suffix_rows: int
+
+
 class Engine:
     """Runs a Program's structure on weights given with each call."""
 
-    def __init__(self, program: Program) -> None:
-        graph = program.graph
-        parts = split(graph)
-        (self._input,) = graph.inputs
-        self._output = graph.output
-        self._boundary = graph.boundary
-        self._tiled = _read_by_operations(parts.suffix, graph.output)
-        self._prefix = Stage(parts.prefix, keep=graph.boundary)
-        self._suffix = Stage(parts.suffix, keep=[graph.output])
-        self._one_pass_at_a_time = any(site.rows is None for site in graph.sites)
-        self._measure(program)
+    def __init__(self, program: Program, tuning: Tuning | None = None) -> None:
+        self._graph = program.graph
+        self._split = split(program.graph)
+        self._last = split_last(self._split.suffix, program.graph.output)
+        self._prefix = Stage(self._split.prefix, keep=self._split.crossing)
+        self._crossing = [name for name in self._split.crossing if name not in program.weights]
+        self._trunk_values = {node.name for node in self._last.prefix} & set(self._last.crossing)
+        self._one_pass_at_a_time = any(site.rows is None for site in program.graph.sites)
+        self.tuning = tuning or Tuning()
+        self._groups = Groups(self.tuning)
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._lock = threading.Lock()
 
     @property
     def looped(self) -> str:
         """Why passes run one by one, or an empty string when they are batched."""
         return "noise on weights takes one draw for each pass" if self._one_pass_at_a_time else ""
 
-    def run(self, weights: Mapping[str, Tensor], x: Tensor, passes: int, seed: int) -> Iterator[Chunk]:
-        """The outputs of passes 0 … T − 1 over the rows of x [B, *F], in chunks: rows in order, then passes."""
-        if len(x) == 0:
-            yield Chunk(0, x.new_zeros((passes, 0, *self._out_shape), dtype=self._out_dtype))
+    def run(
+        self,
+        weights: Mapping[str, Tensor],
+        inputs: Tensor | Named,
+        passes: int,
+        seed: int,
+        scheme: Scheme | None = None,
+        wanted: Wanted | None = None,
+    ) -> Iterator[Chunk]:
+        """The outputs of passes 0 … T − 1 over the rows of the inputs, in chunks: rows in order, then passes.
+
+        inputs: [B, *F] for each name; a tensor stands for the only one. scheme: independent passes with shared masks
+        where none is given. wanted: asked before each group of passes which rows of a chunk index need more, with a
+        Boolean for each row of its last chunk, or None for all. Raises InvalidInput where the inputs do not fit.
+        """
+        scheme = scheme or Scheme()
+        inputs = named(self._graph, inputs)
+        sizes = sizes_of(self._graph, inputs)
+        plan = self._plan(weights, inputs, sizes)
+        if sizes[ROWS] == 0:
+            yield Chunk(0, torch.zeros((passes, 0, *plan.out_shape), dtype=plan.out_dtype, device=_device(inputs)))
             return
-        index = 0
-        for block in x.split(self._block_rows):
-            boundaries = [self._cross(weights, rows) for rows in block.split(self._chunk_rows)]
-            for first in range(0, passes, self._mask_passes):
-                count = min(self._mask_passes, passes - first)
-                masks = Masks(seed, first, count)
-                for offset, boundary in enumerate(boundaries):
-                    yield from self._passes(weights, boundary, masks, count, index + offset)
+        chunks = plan.chunks
+        run = _Run(weights, plan, seed, self._allowed(scheme), passes, chunks.prefix_rows, chunks.suffix_rows)
+        index = place = 0
+        for block in split_rows(inputs, chunks.block_rows):
+            boundaries = []
+            for rows in split_rows(block, chunks.suffix_rows):
+                boundaries.append(self._cross(run, rows, sizes, place))
+                place += num_rows(rows)
+            for group in chunks.groups(passes, run.scheme, in_blocks=wanted is not None):
+                noise = self._noise(run, group, boundaries[0].num_rows)
+                for offset in range(len(boundaries)):
+                    keep = None if wanted is None else wanted(index + offset)
+                    if keep is not None:
+                        boundaries[offset] = boundaries[offset].rows(keep)
+                    yield from self._passes(run, boundaries[offset], noise, index + offset)
             index += len(boundaries)
 
-    def _passes(
-        self, weights: Mapping[str, Tensor], boundary: "_Boundary", masks: Masks, count: int, index: int
-    ) -> Iterator[Chunk]:
-        step = 1 if self._one_pass_at_a_time else max(1, self._chunk_rows // boundary.num_rows)
-        for start in range(0, count, step):
-            stop = min(start + step, count)
-            yield Chunk(index, self._suffix_outputs(weights, boundary, masks, start, stop))
+    def thins(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> bool:
+        """Whether passes over these inputs can be thinned."""
+        return bool(self._planned(weights, inputs).suffix.chains)
+
+    def chunk_rows(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> int:
+        """How many rows times passes of these inputs go at once."""
+        return self._planned(weights, inputs).chunks.suffix_rows
+
+    def _planned(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> _Plan:
+        inputs = named(self._graph, inputs)
+        return self._plan(weights, inputs, sizes_of(self._graph, inputs))
+
+    def _allowed(self, scheme: Scheme) -> Scheme:
+        """The scheme; without branches where every site is a last one. Raises InvalidInput where they cannot be."""
+        if scheme.branches == 1 or not any(isinstance(node, Site) for node in self._last.prefix):
+            return replace(scheme, branches=1)
+        if self._one_pass_at_a_time:
+            raise InvalidInput(f"these passes cannot branch: {self.looped}. Leave branches at 1.")
+        if not self._trunk_values <= set(self._graph.boundary):
+            raise InvalidInput("this bundle was captured before passes could branch; publish the model again.")
+        return scheme
+
+    def _passes(self, run: _Run, boundary: Boundary, noise: "_Noise", index: int) -> Iterator[Chunk]:
+        start, count = 0, len(noise.passes)
+        while boundary.num_rows and start < count:
+            attempt = partial(self._outputs, run, boundary, noise, start)
+            outputs, run.suffix_rows = _shrinking(run.suffix_rows, attempt)
+            yield Chunk(index, outputs)
+            start += len(outputs)
 
     @torch.inference_mode()
-    def _cross(self, weights: Mapping[str, Tensor], rows: Tensor) -> "_Boundary":
-        """The prefix for some rows: all that the suffix needs of it."""
-        parts = [self._run_prefix(weights, part) for part in rows.split(self._prefix_rows)]
-        values = {name: _join([part[name] for part in parts], where) for name, where in self._boundary.items()}
-        return _Boundary(len(rows), rows.device, values)
+    def _cross(self, run: _Run, rows: Named, sizes: Mapping[str, int], place: int) -> Boundary:
+        """The prefix for some rows: all that the suffix needs of it. place: of the first row, in its request."""
+        count, device = num_rows(rows), _device(rows)
 
-    def _run_prefix(self, weights: Mapping[str, Tensor], rows: Tensor) -> dict[str, Any]:
-        return self._prefix.run({**weights, self._input.name: rows}, len(rows), rows.device, quiet)
+        def attempt(at_once: int) -> list[dict[str, Any]]:
+            parts = split_rows(rows, at_once)
+            return [self._run_prefix(run.weights, part, sizes) for part in parts]
 
-    @torch.inference_mode()
-    def _suffix_outputs(
-        self, weights: Mapping[str, Tensor], boundary: "_Boundary", masks: Masks, start: int, stop: int
-    ) -> Tensor:
-        passes, rows = stop - start, boundary.num_rows
-        values: dict[str, Any] = dict(weights)
-        for name, value in boundary.values.items():
-            values[name] = _tile(value, self._boundary[name], passes, rows) if name in self._tiled else value
+        parts, run.prefix_rows = _shrinking(run.prefix_rows, attempt)
+        layout = {name: self._graph.boundary[name] for name in self._crossing}
+        values = {name: join([part[name] for part in parts], where) for name, where in layout.items()}
+        return Boundary(torch.arange(place, place + count, device=device), values, self._graph.boundary, sizes)
 
-        def noise(site: Site, value: Any) -> Tensor:
-            return masks.apply(site, value, start, stop, rows)
-
-        outputs: Tensor = self._suffix.run(values, passes * rows, boundary.device, noise)[self._output]
-        return outputs.reshape(passes, rows, *outputs.shape[1:])
+    def _run_prefix(
+        self, weights: Mapping[str, Tensor], rows: Named, sizes: Mapping[str, int], observe: Observer | None = None
+    ) -> dict[str, Any]:
+        sizes = {**sizes, ROWS: num_rows(rows)}
+        found = self._prefix.run({**weights, **rows}, sizes, _device(rows), quiet, observe)
+        return {name: found[name] for name in self._crossing}
 
     @torch.inference_mode()
-    def _measure(self, program: Program) -> None:
-        """Chunk sizes, from the largest values of one row of zeros."""
-        row = torch.zeros((1, *self._input.shape), dtype=self._input.dtype, device=program.device)
-        units: list[int] = []
+    def _outputs(self, run: _Run, boundary: Boundary, noise: "_Noise", start: int, suffix_rows: int) -> Tensor:
+        """The outputs [t, b, *out] of as many passes as go at once, from the group's pass `start` on."""
+        passes = 1 if self._one_pass_at_a_time else run.plan.chunks.passes(boundary.num_rows, suffix_rows)
+        passes = min(max(passes, run.scheme.branches), len(noise.passes) - start)
+        at_once = boundary.num_rows
+        if suffix_rows < run.plan.chunks.suffix_rows:  # memory ran out before
+            at_once = max(1, suffix_rows // passes)
+        parts = [boundary] if at_once >= boundary.num_rows else boundary.split(at_once)
+        outputs = [self._suffix(run, part, noise, start, start + passes) for part in parts]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
-        def noise(site: Site, value: Any) -> Any:
-            units.append(num_units(site, value))
-            return quiet(site, value)
+    def _suffix(self, run: _Run, boundary: Boundary, noise: "_Noise", start: int, stop: int) -> Tensor:
+        rows, branches = boundary.num_rows, run.scheme.branches
+        if branches == 1:
+            found = run.plan.suffix.run(run.weights, boundary, noise.suffix, start, stop)
+        else:
+            first, last = start // branches, -(-stop // branches)
+            trunk = run.plan.trunk.run(run.weights, boundary, noise.trunk, first, last)
+            boundary = replace(boundary, values={**boundary.values, **trunk})
+            found = run.plan.head.run(run.weights, boundary, noise.suffix, first * branches, last * branches)
+        outputs = found[self._graph.output]
+        return outputs.reshape(-1, rows, *outputs.shape[1:])[: stop - start]
 
-        prefix, suffix = _Largest(), _Largest()
-        values = self._prefix.run({**program.weights, self._input.name: row}, 1, row.device, quiet, prefix)
-        crossing = sum(values[name].nbytes for name, rows in self._boundary.items() if rows is not None)
-        values = self._suffix.run({**program.weights, **values}, 1, row.device, noise, suffix)
-        out = values[self._output]
-        self._out_shape, self._out_dtype = out.shape[1:], out.dtype
-        budget = _CHUNK_BYTES.get(row.device.type, _CHUNK_BYTES["cuda"])
-        self._prefix_rows = max(_MIN_CHUNK_ROWS, budget // max(1, prefix.nbytes))
-        self._chunk_rows = max(_MIN_CHUNK_ROWS, budget // max(1, suffix.nbytes))
-        self._block_rows = max(self._chunk_rows, _BOUNDARY_BYTES // max(1, crossing))
-        self._mask_passes = min(_MASK_PASSES, max(1, _MASK_UNITS // max(1, sum(units))))
+    def _noise(self, run: _Run, passes: range, num_rows: int) -> "_Noise":
+        branches, plan = run.scheme.branches, run.plan
+        if branches == 1:
+            suffix = self._group(run, plan.suffix, passes, num_rows)
+            return _Noise(passes, suffix, suffix)
+        trunk = range(passes.start // branches, -(-passes.stop // branches))
+        head = range(trunk.start * branches, trunk.stop * branches)
+        return _Noise(
+            passes, self._group(run, plan.trunk, trunk, num_rows), self._group(run, plan.head, head, num_rows)
+        )
+
+    def _group(self, run: _Run, part: Part, passes: range, num_rows: int) -> Group:
+        keep = run.passes <= _MOST_KEPT_PASSES
+        return self._groups.make(run.weights, part, run.seed, run.scheme, passes, num_rows, keep=keep)
+
+    def _plan(self, weights: Mapping[str, Tensor], inputs: Named, sizes: Mapping[str, int]) -> _Plan:
+        """The plan for inputs of these sizes: known, or measured on one row."""
+        key = tuple(sizes[free.name] for free in self._graph.free)
+        with self._lock:
+            plan = self._plans.get(key)
+        if plan is None:
+            plan = self._measure(weights, inputs, sizes)
+            with self._lock:
+                while len(self._plans) >= _MAX_PLANS:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[key] = plan
+        return plan
+
+    @torch.inference_mode()
+    def _measure(self, weights: Mapping[str, Tensor], inputs: Named, sizes: Mapping[str, int]) -> _Plan:
+        """From the largest values of the first row, or of a row of zeros where there is none."""
+        rows = rows_of(inputs, slice(1))
+        if not num_rows(rows):
+            rows = {name: value.new_zeros((1, *value.shape[1:])) for name, value in rows.items()}
+        device, prefix, suffix = _device(rows), Observed(), Observed()
+        values = self._run_prefix(weights, rows, sizes, prefix)
+        crossing_bytes = sum(values[name].nbytes for name in values if self._graph.boundary[name] is not None)
+        stage = Stage(self._split.suffix, keep=[self._graph.output])
+        found = stage.run({**weights, **values}, {**sizes, ROWS: 1}, device, suffix.noise, suffix)
+        out = found[self._graph.output]
+
+        def part(nodes: tuple[Node, ...], keep: list[str]) -> Part:
+            return Part(nodes, keep, weights, suffix.widths)
+
+        return _Plan(
+            chunks=chunks_of(prefix, suffix, crossing_bytes, self.tuning.chunk_bytes, device),
+            suffix=part(self._split.suffix, [self._graph.output]),
+            trunk=part(self._last.prefix, sorted(self._trunk_values)),
+            head=part(self._last.suffix, [self._graph.output]),
+            out_shape=tuple(out.shape[1:]),
+            out_dtype=out.dtype,
+        )
 
 
 @dataclass(frozen=True)
-class _Boundary:
-    """What some rows' suffix needs of their prefix."""
+class _Noise:
+    """The noise of a group of passes: of the suffix, or of its trunk and its head."""
 
-    num_rows: int
-    device: torch.device
-    values: Mapping[str, Tensor]
-
-
-class _Largest:
-    """Observes the bytes of the largest value."""
-
-    nbytes = 0
-
-    def __call__(self, _: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            self.nbytes = max(self.nbytes, math.prod(value.shape) * value.element_size())
+    passes: range
+    trunk: Group
+    suffix: Group
 
 
-def _read_by_operations(nodes: tuple[Node, ...], output: str) -> set[str]:
-    """The values that need a copy for each pass. A site spreads what it reads over passes by itself."""
-    return {output, *(name for node in nodes if isinstance(node, Operation) for name in references(node))}
+def _device(inputs: Named) -> torch.device:
+    return next(iter(inputs.values())).device
 
 
-def _join(parts: list[Tensor], where: Rows | None) -> Tensor:
-    """One boundary value of several prefix chunks, joined along its rows."""
-    if where is None or len(parts) == 1:
-        return parts[0]
-    axis = where.axis
-    unfolded = [part.unflatten(axis, (where.before, -1, where.after)) for part in parts]
-    return torch.cat(unfolded, dim=axis + 1).flatten(axis, axis + 2)
-
-
-def _tile(value: Tensor, where: Rows | None, passes: int, num_rows: int) -> Tensor:
-    """A boundary value once for each pass, passes outside rows."""
-    if where is None or passes == 1:
-        return value
-    axis = where.axis
-    unfolded: Tensor = value.unflatten(axis, (where.before, 1, num_rows, where.after))
-    sizes = list(unfolded.shape)
-    sizes[axis + 1] = passes
-    return unfolded.expand(sizes).flatten(axis, axis + 3)
+def _shrinking(rows: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
+    """The result of an attempt on so many rows at once, or on half as many, and so on, where memory runs out."""
+    while True:
+        try:
+            return attempt(rows), rows
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+        rows = max(1, rows // 2)  # outside of the except clause, which keeps the attempt's tensors alive

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput, UnknownMeasure
-from dropout_core.mc.engine import Chunk
+from dropout_core.mc.engine import Chunk, Engine
+from dropout_core.mc.fold import Fold
+from dropout_core.mc.inputs import Named
 from dropout_core.mc.measures import Kind, kind_of
-from dropout_core.mc.moments import Statistics, concatenate, merge, moments_of
+from dropout_core.mc.moments import Statistics
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.precision import BLOCKS, PRECISION
 from dropout_core.mc.quantiles import quantiles
 
 
@@ -19,7 +23,8 @@ class Estimate:
 
     Classification: mean, variance, std [B, C], predictive_entropy, expected_entropy, mutual_information,
     least_confidence, margin, vote_variation_ratio [B]. Regression: mean, variance, std, epistemic_variance and, where
-    the network predicts a variance, aleatoric_variance [B, C]. UnknownMeasure lists them for any other name.
+    the network predicts a variance, aleatoric_variance [B, C]. Of Monte Carlo itself: passes_used [B], standard_error
+    of the mean [B, C] and mutual_information_standard_error [B]. UnknownMeasure lists them for any other name.
     """
 
     output: str
@@ -46,12 +51,13 @@ class Estimate:
 
     def measure(self, name: str) -> Tensor:
         """A measure by name. Raises UnknownMeasure, listing those there are."""
-        if name not in self.kind.measures:
+        known = {**self.kind.measures, **PRECISION}
+        if name not in known:
             raise UnknownMeasure(
                 f"there is no measure {name!r} for {self.kind.task} from {self.output}; "
-                f"there are {', '.join(self.measures)}."
+                f"there are {', '.join(self.measures)}, and of Monte Carlo itself {', '.join(PRECISION)}."
             )
-        return self.kind.measures[name](self.statistics)
+        return known[name](self.statistics)
 
     @property
     def samples(self) -> Tensor:
@@ -70,7 +76,7 @@ class Estimate:
             raise InvalidInput("only a regression's outputs have a unit to scale to.")
         scale, shift = scale.double(), shift.double()
         zero, square = torch.zeros_like(scale), scale.square()
-        by_name = {"value": (scale, shift), "aleatoric": (square, zero)}
+        by_name = {"value": (scale, shift), "aleatoric": (square, zero), BLOCKS + "value": (scale, shift)}
         statistics = {name: moments.affine(*by_name[name]) for name, moments in self.statistics.items()}
         draws = {name: values * by_name[name][0] + by_name[name][1] for name, values in self.draws.items()}
         return replace(self, statistics=statistics, draws=draws)
@@ -79,37 +85,35 @@ class Estimate:
 def estimate_of(
     chunks: Iterable[Chunk], output: str, passes: int, seed: int, method: str, keep_draws: bool = False
 ) -> Estimate:
-    """Fold chunks of passes into an Estimate.
+    """Fold chunks of independent passes into an Estimate.
 
     chunks: rows in order, passes in order within each. keep_draws: also hold all T · B · C numbers.
     """
-    kind = kind_of(output)
-    statistics: dict[int, Statistics] = {}
-    kept: dict[int, list[Mapping[str, Tensor]]] = {}
+    fold = Fold(kind_of(output), keep_draws=keep_draws)
     for chunk in chunks:
-        values = kind.values(_columns(chunk.outputs))
-        moments = moments_of(values)
-        statistics[chunk.index] = merge(statistics[chunk.index], moments) if chunk.index in statistics else moments
-        if keep_draws:
-            kept.setdefault(chunk.index, []).append(
-                {name: values[name] for name in ("value", "aleatoric") if name in values}
-            )
-    draws = _joined(list(kept.values())) if keep_draws else {}
-    return Estimate(output, passes, seed, method, concatenate(list(statistics.values())), draws)
+        fold.add(chunk)
+    return Estimate(output, passes, seed, method, fold.statistics(), fold.draws())
 
 
-def _columns(outputs: Tensor) -> Tensor:
-    """[t, b, C] from a network's outputs [t, b] or [t, b, C], detached from its run."""
-    if outputs.dim() == 2:
-        outputs = outputs.unsqueeze(-1)
-    if outputs.dim() != 3:
-        raise InvalidInput(
-            f"the network answers {tuple(outputs.shape[2:])} for each row; return one number for each row, or one list."
-        )
-    return outputs.to(dtype=torch.float64, copy=True)
-
-
-def _joined(rows: list[list[Mapping[str, Tensor]]]) -> Mapping[str, Tensor]:
-    """Draws of several chunks: passes along axis 0, rows along axis 1."""
-    names = rows[0][0]
-    return {name: torch.cat([torch.cat([part[name] for part in passes]) for passes in rows], dim=1) for name in names}
+def estimated(
+    engine: Engine,
+    weights: Mapping[str, Tensor],
+    inputs: Tensor | Named,
+    plan: Plan,
+    output: str,
+    keep_draws: bool = False,
+) -> Estimate:
+    """Run the passes of a plan and fold them into an Estimate. keep_draws: also hold all T · B · C numbers."""
+    if keep_draws and plan.tolerance is not None:
+        raise InvalidInput("rows that stop early have passes of their own number; keep draws without a tolerance.")
+    fold = Fold(
+        kind_of(output),
+        balanced=plan.scheme.sampling == "balanced",
+        keep_draws=keep_draws,
+        tolerance=plan.tolerance,
+        min_passes=plan.min_passes,
+    )
+    wanted = None if plan.tolerance is None else fold.wanted
+    for chunk in engine.run(weights, inputs, plan.passes, plan.seed, plan.scheme, wanted):
+        fold.add(chunk)
+    return Estimate(output, plan.passes, plan.seed, "captured", fold.statistics(), fold.draws())

@@ -12,19 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dropout_core.errors import CoupledRows
+from dropout_core.errors import CaptureError, CoupledRows
+from dropout_core.mc.expressions import Size
+from dropout_core.mc.inputs import Named, sizes_of
 from dropout_core.mc.masks import quiet
+from dropout_core.mc.nested import split_last
 from dropout_core.mc.probe import NUM_ROWS, perturbed, probe_rows
-from dropout_core.mc.program import Graph, Program, Rows, Site, Size, Stage, split
+from dropout_core.mc.program import ROWS, Graph, Program, Rows, Site, Stage, split
 from dropout_core.mc.translate import Shape
 
 _TOLERANCE = 1e-6
 
 
-def assign_rows(program: Program, shapes: Mapping[str, Shape], example: Tensor) -> Graph:
+def assign_rows(program: Program, shapes: Mapping[str, Shape], example: Named) -> Graph:
     """The graph with the rows of its sites and of its boundary. Raises CoupledRows, naming the line."""
     graph = program.graph
-    crossing = [name for name in split(graph).crossing if name not in program.weights]
+    parts = split(graph)
+    read = {*parts.crossing, *split_last(parts.suffix, graph.output).crossing}
+    crossing = sorted(name for name in read if name not in program.weights)
     watched = [*crossing, *(site.input.name for site in graph.sites), graph.output]
     lines = {node.name: node.where for node in graph.nodes} | {site.input.name: site.where for site in graph.sites}
     changes = _changes(program, probe_rows(example), set(watched))
@@ -37,7 +42,7 @@ def assign_rows(program: Program, shapes: Mapping[str, Shape], example: Tensor) 
     return replace(graph, nodes=nodes, boundary={name: rows[name] for name in crossing})
 
 
-def _changes(program: Program, probe: Tensor, watched: set[str]) -> dict[str, list[Tensor]]:
+def _changes(program: Program, probe: Named, watched: set[str]) -> dict[str, list[Tensor]]:
     """For each watched value, and each row changed in turn, which elements change (noise off)."""
     base = _values(program, probe, watched)
     changes: dict[str, list[Tensor]] = {name: [] for name in base}
@@ -47,7 +52,7 @@ def _changes(program: Program, probe: Tensor, watched: set[str]) -> dict[str, li
     return changes
 
 
-def _values(program: Program, probe: Tensor, watched: set[str]) -> dict[str, Tensor]:
+def _values(program: Program, probe: Named, watched: set[str]) -> dict[str, Tensor]:
     """The watched values, noise off. Weights are left out: no row changes them."""
     seen: dict[str, Tensor] = {}
 
@@ -55,10 +60,11 @@ def _values(program: Program, probe: Tensor, watched: set[str]) -> dict[str, Ten
         if name in watched:
             seen[name] = value
 
-    (spec,) = program.graph.inputs
-    observe(spec.name, probe)
+    for name, value in probe.items():
+        observe(name, value)
     stage = Stage(program.graph.nodes, keep=())
-    stage.run({**program.weights, spec.name: probe}, len(probe), probe.device, quiet, observe)
+    device = next(iter(probe.values())).device
+    stage.run({**program.weights, **probe}, sizes_of(program.graph, probe), device, quiet, observe)
     return seen
 
 
@@ -72,14 +78,19 @@ def _differs(a: Tensor, b: Tensor) -> Tensor:
 
 def _rows_of(shape: Shape, changes: list[Tensor], line: str) -> Rows | None:
     """Where a value's rows lie, from its shape and from what each row changes."""
-    axes = [(axis, size) for axis, size in enumerate(shape) if isinstance(size, Size)]
+    axes = [(axis, size) for axis, size in enumerate(shape) if isinstance(size, Size) and ROWS in size.names]
     if not axes:
         if any(bool(changed.any()) for changed in changes):
             raise _coupled(shape, line, "all rows share one value")
         return None
     (axis, size), *others = axes
-    fold = size(1)
-    if others or any(size(rows) != fold * rows for rows in (2, NUM_ROWS)):
+    if size.names != {ROWS}:
+        raise CaptureError(
+            f"a value of shape {_show(shape)}{f' at {line}' if line else ''} folds a free length into its rows; keep "
+            "an axis for it, as nn.Linear does with [rows, length, features], or leave the length fixed."
+        )
+    fold = size({ROWS: 1})
+    if others or any(size({ROWS: rows}) != fold * rows for rows in (2, NUM_ROWS)):
         raise _coupled(shape, line, "its size is not a multiple of the number of rows")
     candidates = [Rows(axis, before, fold // before) for before in range(1, fold + 1) if fold % before == 0]
     fitting = [rows for rows in candidates if all(_owns(rows, row, changed) for row, changed in enumerate(changes))]
@@ -105,4 +116,4 @@ def _coupled(shape: Shape, line: str, why: str) -> CoupledRows:
 
 
 def _show(shape: Shape) -> str:
-    return "[" + ", ".join("rows…" if isinstance(size, Size) else str(size) for size in shape) + "]"
+    return "[" + ", ".join(str(size) if isinstance(size, int) else f"{'·'.join(size.names)}…" for size in shape) + "]"

@@ -1,41 +1,92 @@
-"""The noise of (seed, site, passes): shared by all rows, independent between passes."""
+"""The noise of (seed, scheme, passes), site by site, and what the sites make of it."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from dropout_core.balanced import BLOCK, balanced_words, block_words, columns, table_words
 from dropout_core.mc.kinds import KINDS
 from dropout_core.mc.program import Rows, Site
+from dropout_core.mc.scheme import Scheme
+from dropout_core.noise import drop_threshold, words
 
 
 class Masks:
-    """The noise of a run of passes, made when a site first asks for it. Nothing outlives the run."""
+    """The noise of a run of passes, made when a site first asks for it and kept for its other rows.
 
-    def __init__(self, seed: int, first: int, count: int) -> None:
-        self._seed, self._first, self._count = seed, first, count
-        self._made: dict[int, Tensor] = {}
+    Shared and balanced, sixteen passes of a unit are kept as one number; independent noise is not kept.
+    """
 
-    def apply(self, site: Site, value: Tensor, start: int, stop: int, num_rows: int) -> Tensor:
+    def __init__(self, seed: int, scheme: Scheme, passes: range) -> None:
+        self._seed, self._scheme, self._passes = seed, scheme, passes
+        self._kept: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what is kept."""
+        return sum(kept.nbytes for kept in list(self._kept.values()))
+
+    def apply(self, site: Site, value: Tensor, start: int, stop: int, rows: Tensor) -> Tensor:
         """The value of a site in passes start … stop − 1, counted from the first of this run.
 
-        value: its input, of num_rows rows (at least one), or of (stop − start) · num_rows, passes outermost.
+        value: its input, of as many rows (at least one), or of (stop − start) times as many, passes outermost. rows:
+        int64 [b], the places of the rows in their request.
         """
-        apply, draws = KINDS[site.kind].apply, self._draws(site, value)[start:stop]
+        apply, (shape, drawn) = KINDS[site.kind].apply, mask_shape(site, value)
         if site.rows is None:
-            return apply(value, draws[0], site.rate)
+            return apply(value, self._shared(site, value, drawn, start, stop).reshape(-1, *shape)[0], site.rate)
         axis, before, after = site.rows.axis, site.rows.before, site.rows.after
-        passes: Tensor = value.unflatten(axis, (before, -1, num_rows, after))
-        return apply(passes, draws.movedim(0, axis + 1).unsqueeze(axis + 2), site.rate).flatten(axis, axis + 3)
+        passes: Tensor = value.unflatten(axis, (before, -1, len(rows), after))
+        if self._scheme.masks == "shared":
+            draws = self._shared(site, value, drawn, start, stop).reshape(-1, *shape)
+            draws = draws.movedim(0, axis + 1).unsqueeze(axis + 2)
+        else:
+            draws = self._independent(site, value, drawn, start, stop, rows).reshape(-1, len(rows), *shape)
+            draws = draws.movedim((0, 1), (axis + 1, axis + 2))
+        return apply(passes, draws, site.rate).flatten(axis, axis + 3)
 
-    def _draws(self, site: Site, value: Tensor) -> Tensor:
-        """[count, *pre, before, after, *post]: the value's axes with the rows taken out."""
-        if site.index not in self._made:
-            shape, drawn = mask_shape(site, value)
-            passes = torch.arange(self._first, self._first + self._count, device=value.device)
-            made = KINDS[site.kind].noise(self._seed, site.index, passes, drawn, site.rate, value.dtype)
-            self._made[site.index] = made.reshape(self._count, *shape)
-        return self._made[site.index]
+    def kept(self, site: Site, value: Tensor, start: int, stop: int) -> Tensor:
+        """Which units a shared dropout keeps, bool [t, *shape]."""
+        shape, drawn = mask_shape(site, value)
+        return self._shared(site, value, drawn, start, stop).reshape(-1, *shape) != 0
+
+    def _shared(self, site: Site, value: Tensor, drawn: tuple[int, ...], start: int, stop: int) -> Tensor:
+        """The draws of some passes, [t, …]."""
+        key = (site.index, drawn)
+        if key not in self._kept:
+            self._kept[key] = self._make(site, value, drawn)
+        if not self._coded(site):
+            return self._kept[key][start:stop]
+        first = self._passes.start % BLOCK
+        table = _table(site.kind, site.rate, value.dtype, value.device)
+        parts = [
+            table[max(first + start - at, 0) : first + stop - at].index_select(1, self._kept[key][at // BLOCK])
+            for at in range((first + start) // BLOCK * BLOCK, first + stop, BLOCK)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _make(self, site: Site, value: Tensor, drawn: tuple[int, ...]) -> Tensor:
+        if not self._coded(site):
+            return _drawn(site, value, self._words(site, value, drawn, self._passes, None))
+        blocks = range(self._passes.start // BLOCK, -(-self._passes.stop // BLOCK))
+        permutation, place = block_words(self._seed, site.index, blocks, drawn, device=value.device)
+        return columns(permutation, place, drop_threshold(site.rate)).reshape(len(blocks), -1)
+
+    def _coded(self, site: Site) -> bool:
+        return self._scheme.sampling == "balanced" and KINDS[site.kind].rated
+
+    def _independent(
+        self, site: Site, value: Tensor, drawn: tuple[int, ...], start: int, stop: int, rows: Tensor
+    ) -> Tensor:
+        return _drawn(site, value, self._words(site, value, drawn, self._passes[start:stop], rows))
+
+    def _words(self, site: Site, value: Tensor, drawn: tuple[int, ...], passes: range, rows: Tensor | None) -> Tensor:
+        if self._scheme.sampling == "balanced":
+            return balanced_words(self._seed, site.index, passes, drawn, rows=rows, device=value.device)
+        numbers = torch.arange(passes.start, passes.stop, device=value.device)
+        return words(self._seed, site.index, numbers, drawn, rows=rows)
 
 
 def quiet(site: Site, value: Tensor) -> Tensor:
@@ -64,3 +115,13 @@ def mask_shape(site: Site, value: Tensor) -> tuple[tuple[int, ...], tuple[int, .
 
 def _folds(rows: Rows) -> list[tuple[int, bool]]:
     return [(rows.before, rows.before > 1), (rows.after, rows.after > 1)]
+
+
+def _drawn(site: Site, value: Tensor, drawn: Tensor) -> Tensor:
+    return KINDS[site.kind].draw(drawn, site.rate, value.dtype)
+
+
+@lru_cache(maxsize=256)
+def _table(kind: str, rate: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The draws of sixteen passes for each column that a unit can have, [16, 480]."""
+    return KINDS[kind].draw(table_words(), rate, dtype).to(device)

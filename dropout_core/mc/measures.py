@@ -4,6 +4,7 @@ An output kind says what a network's numbers are; it is named, never guessed fro
 KINDS: how one pass becomes named values whose moments are kept, and which measures can be read from those.
 
 * logits, probabilities [T, B, C]: classification; with one column, that of the second of two classes;
+* multilabel_logits, multilabel_probabilities [T, B, C]: each of C labels is there or not, whatever the others are;
 * mean [T, B, C]: regression; mean_and_log_variance [T, B, 2C]: regression, all means first, then all log variances.
 """
 
@@ -17,14 +18,21 @@ from torch import Tensor
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.moments import Statistics
 
-Task = Literal["classification", "regression"]
-OutputKind = Literal["logits", "probabilities", "mean", "mean_and_log_variance"]
+Task = Literal["classification", "multilabel", "regression"]
+OutputKind = Literal[
+    "logits", "probabilities", "multilabel_logits", "multilabel_probabilities", "mean", "mean_and_log_variance"
+]
 Measure = Callable[[Statistics], Tensor]
 
 
 def _entropy(probs: Tensor) -> Tensor:
     terms: Tensor = torch.special.entr(probs)  # -p log p, and 0 at p = 0
     return terms.sum(-1)
+
+
+def _binary_entropies(probs: Tensor) -> Tensor:
+    """The sum of the entropies of each label's two outcomes."""
+    return _entropy(probs) + _entropy(1.0 - probs)
 
 
 def _mean(s: Statistics) -> Tensor:
@@ -56,6 +64,27 @@ def _expected_entropy(s: Statistics) -> Tensor:
 def _mutual_information(s: Statistics) -> Tensor:
     """H[E p] − E H[p], [B], at least 0: epistemic uncertainty, BALD. Source: Houlsby et al. 2011, eq. 2."""
     return (_predictive_entropy(s) - _expected_entropy(s)).clamp_min(0.0)
+
+
+def _labels_predictive_entropy(s: Statistics) -> Tensor:
+    """Σ_c H[E p_c], [B], 0 … C log 2: the labels' total uncertainty, as if each were asked for on its own."""
+    return _binary_entropies(s["value"].mean)
+
+
+def _labels_mutual_information(s: Statistics) -> Tensor:
+    """Σ_c H[E p_c] − E H[p_c], [B], at least 0: epistemic uncertainty, BALD summed over labels.
+
+    Given the weights the labels are independent, so their expected entropies add up exactly; what they have in common
+    through the weights is counted once for each label: an upper bound of the joint information. Source: Houlsby et al.
+    2011, eq. 2, for each label.
+    """
+    return (_labels_predictive_entropy(s) - _expected_entropy(s)).clamp_min(0.0)
+
+
+def _labels_least_confidence(s: Statistics) -> Tensor:
+    """max_c 1 − max(E p_c, 1 − E p_c), [B], 0 … 0.5: of the label that is least sure."""
+    mean = s["value"].mean
+    return torch.minimum(mean, 1.0 - mean).amax(-1)
 
 
 def _least_confidence(s: Statistics) -> Tensor:
@@ -94,6 +123,13 @@ _CLASSIFICATION: dict[str, Measure] = {
     "margin": _margin,
     "vote_variation_ratio": _vote_variation_ratio,
 }
+_MULTILABEL: dict[str, Measure] = {
+    **_COMMON,
+    "predictive_entropy": _labels_predictive_entropy,
+    "expected_entropy": _expected_entropy,
+    "mutual_information": _labels_mutual_information,
+    "least_confidence": _labels_least_confidence,
+}
 _REGRESSION: dict[str, Measure] = {**_COMMON, "epistemic_variance": _epistemic_variance}
 
 
@@ -127,6 +163,15 @@ def _class_values(probs: Tensor) -> Mapping[str, Tensor]:
     }
 
 
+def _from_label_logits(outputs: Tensor) -> Mapping[str, Tensor]:
+    return _from_label_probabilities(torch.sigmoid(outputs.double()))
+
+
+def _from_label_probabilities(outputs: Tensor) -> Mapping[str, Tensor]:
+    probs = outputs.double()
+    return {"value": probs, "entropy": _binary_entropies(probs)}
+
+
 def _from_mean(outputs: Tensor) -> Mapping[str, Tensor]:
     return {"value": outputs.double()}
 
@@ -144,6 +189,8 @@ def _from_mean_and_log_variance(outputs: Tensor) -> Mapping[str, Tensor]:
 KINDS: Mapping[OutputKind, Kind] = {
     "logits": Kind("classification", _from_logits, _CLASSIFICATION),
     "probabilities": Kind("classification", _from_probabilities, _CLASSIFICATION),
+    "multilabel_logits": Kind("multilabel", _from_label_logits, _MULTILABEL),
+    "multilabel_probabilities": Kind("multilabel", _from_label_probabilities, _MULTILABEL),
     "mean": Kind("regression", _from_mean, _REGRESSION),
     "mean_and_log_variance": Kind(
         "regression", _from_mean_and_log_variance, {**_REGRESSION, "aleatoric_variance": _aleatoric_variance}

@@ -12,9 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and sum of squared deviations over passes, float64. mean, m2: the shape of one pass."""
+    """Count, mean and sum of squared deviations over passes, float64.
 
-    count: int
+    mean, m2: the shape of one pass, [B, …]. count: of all rows alike, or int64 [B, 1, …] where rows have counts of
+    their own.
+    """
+
+    count: int | Tensor
     mean: Tensor
     m2: Tensor
 
@@ -27,6 +31,8 @@ class Moments:
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets of passes."""
+        if isinstance(other.count, int) and other.count == 0:
+            return self
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
@@ -37,6 +43,11 @@ class Moments:
     def variance(self) -> Tensor:
         """The population variance over passes."""
         return self.m2 / self.count
+
+    def rows(self, wanted: Tensor) -> "Moments":
+        """The moments of some rows, by their places or by a Boolean for each."""
+        count = self.count[wanted] if isinstance(self.count, Tensor) else self.count
+        return Moments(count, self.mean[wanted], self.m2[wanted])
 
     def affine(self, scale: Tensor, shift: Tensor) -> "Moments":
         """The moments of scale · value + shift."""
@@ -56,13 +67,25 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return {name: moments.merge(b[name]) for name, moments in a.items()}
 
 
+def rows_of(statistics: Statistics, wanted: Tensor) -> Statistics:
+    """The statistics of some rows, by their places or by a Boolean for each."""
+    return {name: moments.rows(wanted) for name, moments in statistics.items()}
+
+
 def concatenate(parts: list[Statistics]) -> Statistics:
-    """The statistics of several sets of rows over the same passes, rows in order."""
-    return {
-        name: Moments(
-            first.count,
-            torch.cat([part[name].mean for part in parts]),
-            torch.cat([part[name].m2 for part in parts]),
-        )
-        for name, first in parts[0].items()
-    }
+    """The statistics of several sets of rows, rows in order."""
+    return {name: _concatenated([part[name] for part in parts]) for name in parts[0]}
+
+
+def _concatenated(parts: list[Moments]) -> Moments:
+    if len(parts) == 1:
+        return parts[0]
+    mean, m2 = torch.cat([part.mean for part in parts]), torch.cat([part.m2 for part in parts])
+    if len({part.count for part in parts if isinstance(part.count, int)}) == 1:
+        return Moments(parts[0].count, mean, m2)
+    return Moments(torch.cat([_for_each_row(part) for part in parts]), mean, m2)
+
+
+def _for_each_row(part: Moments) -> Tensor:
+    shape = (len(part.mean), *[1] * (part.mean.dim() - 1))
+    return torch.as_tensor(part.count, device=part.mean.device).expand(shape)

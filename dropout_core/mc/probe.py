@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
+from dropout_core.mc.inputs import Named, num_rows, rows_of
 from dropout_core.noise import uniform
 
 NUM_ROWS = 3
@@ -11,37 +12,70 @@ _SEED = 7
 _ATTEMPTS = 8
 
 
-def two_rows(example: Tensor) -> Tensor:
-    """At least two rows: a single one is doubled, since exporting one row would fix the number of rows to one."""
-    if not isinstance(example, Tensor):
-        raise InvalidInput(f"the example is a {type(example).__name__}; give one tensor, rows first.")
-    if example.dim() == 0 or example.numel() == 0:
-        raise InvalidInput(f"the example has shape {tuple(example.shape)}; give at least one row.")
-    example = example.detach()
-    return torch.cat([example, example]) if example.shape[0] == 1 else example
+def two_rows(example: Named) -> dict[str, Tensor]:
+    """At least two rows: a single one is doubled, since exporting one row would fix the number of rows to one.
+
+    Every input is a tensor of its own: torch.export takes one that stands for two for the same input.
+    """
+    for name, value in example.items():
+        if value.numel() == 0:
+            raise InvalidInput(f"the example's {name} has shape {tuple(value.shape)}; give at least one row.")
+    doubled = num_rows(example) == 1
+    rows = {name: torch.cat([value, value]) if doubled else value for name, value in example.items()}
+    return {name: value.detach() for name, value in rows.items()}
 
 
-def probe_rows(example: Tensor) -> Tensor:
+def probe_rows(example: Named) -> dict[str, Tensor]:
     """NUM_ROWS rows like the example's, pairwise different."""
-    repeats = -(-NUM_ROWS // example.shape[0])
-    probe = torch.cat([example] * repeats)[:NUM_ROWS]
-    for row in range(min(example.shape[0], NUM_ROWS), NUM_ROWS):
+    count = num_rows(example)
+    repeats = -(-NUM_ROWS // count)
+    probe = rows_of({name: torch.cat([value] * repeats) for name, value in example.items()}, slice(NUM_ROWS))
+    for row in range(min(count, NUM_ROWS), NUM_ROWS):
         probe = perturbed(probe, row, row + NUM_ROWS)
     return probe
 
 
-def perturbed(probe: Tensor, row: int, number: int | None = None) -> Tensor:
-    """The probe with one row changed: floats are drawn anew in the probe's range, other values are shuffled.
+def perturbed(probe: Named, row: int, number: int | None = None) -> dict[str, Tensor]:
+    """The probe with one row changed in every input that can be: at least in one.
+
+    Floats are drawn anew in the probe's range, other values from the probe's. Beside other inputs, zeros and ones
+    change places within their row: they may be a mask, and one that hides all makes a row NaN.
 
     number: of the draws; the row's otherwise.
     """
-    changed = probe.clone()
+    changed = {
+        name: _changed(value, row, _SEED + index, row if number is None else number, alone=len(probe) == 1)
+        for index, (name, value) in enumerate(probe.items())
+    }
+    if all(torch.equal(changed[name], value) for name, value in probe.items()):
+        raise InvalidInput(
+            "the example's values are all alike, so its rows cannot be told apart; give rows that differ."
+        )
+    return changed
+
+
+def _changed(probe: Tensor, row: int, seed: int, number: int, alone: bool) -> Tensor:
+    changed, moved = probe.clone(), not alone and _may_be_a_mask(probe)
     for attempt in range(_ATTEMPTS):
-        draws = uniform(_SEED, row if number is None else number, torch.tensor([attempt]), (probe[row].numel(),))
-        changed[row] = _anew(probe, draws[0].to(probe.device)).reshape(probe[row].shape)
+        draws = uniform(seed, number, torch.tensor([attempt]), (probe[row].numel(),))[0].to(probe.device)
+        anew = _moved(probe[row].flatten(), draws) if moved else _anew(probe, draws)
+        changed[row] = anew.reshape(probe[row].shape)
         if not torch.equal(changed[row], probe[row]):
-            return changed
-    raise InvalidInput("the example's values are all alike, so its rows cannot be told apart; give rows that differ.")
+            break
+    return changed
+
+
+def _may_be_a_mask(probe: Tensor) -> bool:
+    """Zeros and ones, or floats with an infinity, several for each row."""
+    binary = bool(((probe == 0) | (probe == 1)).all())
+    return probe[0].numel() > 1 and (binary or not bool(probe.isfinite().all()))
+
+
+def _moved(values: Tensor, draws: Tensor) -> Tensor:
+    """The values in another order; of those that all are one, or all False, one is changed, so that a mask is seen."""
+    if bool((values == 1).all()) or (values.dtype == torch.bool and not bool(values.any())):
+        return values.scatter(0, draws.argmax(0, keepdim=True), (values == 0).to(values.dtype))
+    return values[draws.argsort()]
 
 
 def _anew(probe: Tensor, draws: Tensor) -> Tensor:

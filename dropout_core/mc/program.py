@@ -1,7 +1,8 @@
 """A Program: a network as a list of pure operations in which every source of noise is a named site.
 
 A Graph is structure only (frozen, comparable); a Program is a Graph with its weights. Sizes that depend on the
-number of rows are expressions of it, evaluated anew in each stage: in the suffix the rows are t·B, not B.
+number of rows, or on a free dimension, are expressions of it, evaluated anew in each stage: in the suffix the rows are
+t·B, not B.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dropout_core.mc.expressions import Size
 from dropout_core.mc.sizes import check_sizes
 
 ROWS = "rows"
 GETITEM = "getitem"
-
-Expression = int | str | tuple[str, "Expression", "Expression"]
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,6 @@ class Ref:
     """The value of another node, an input or a weight, by name."""
 
     name: str
-
-
-@dataclass(frozen=True)
-class Size:
-    """An integer that depends on the number of rows, such as ("mul", 4, "rows")."""
-
-    expression: Expression
-
-    def __call__(self, rows: int) -> int:
-        """Evaluate for so many rows."""
-        return _evaluate(self.expression, rows)
 
 
 class Device:
@@ -58,11 +47,27 @@ class Rows:
 
 @dataclass(frozen=True)
 class Input:
-    """A network input: rows first. `shape` is that of one row."""
+    """A network input: rows first. `shape` is that of one row: sizes, and names of free dimensions."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Free:
+    """A free dimension: the sizes from `least` to `most` (None: any above)."""
+
+    name: str
+    least: int
+    most: int | None = None
+
+    def allows(self, size: int) -> bool:
+        """Whether it may have a size."""
+        return self.least <= size and (self.most is None or size <= self.most)
+
+    def __str__(self) -> str:
+        return f"{self.least} and more" if self.most is None else f"{self.least} … {self.most}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ Node = Operation | Site
 class Graph:
     """The structure of a network: inputs, nodes in the order they run, and the name of the output.
 
-    boundary: the values that cross from prefix to suffix, with their rows (None: the same for all rows).
+    boundary: the values that cross from prefix to suffix, with their rows (None: the same for all rows). free: the
+    dimensions that the shapes of the inputs name.
     """
 
     inputs: tuple[Input, ...]
@@ -110,6 +116,7 @@ class Graph:
     nodes: tuple[Node, ...]
     output: str
     boundary: Mapping[str, Rows | None] = field(default_factory=dict)
+    free: tuple[Free, ...] = ()
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -141,7 +148,16 @@ class Split:
 
 def references(node: Node) -> list[str]:
     """The names a node reads."""
-    return [node.input.name] if isinstance(node, Site) else [*_refs(node.args), *_refs(node.kwargs)]
+    return [*_refs(node.args), *_refs(node.kwargs)] if isinstance(node, Operation) else [node.input.name]
+
+
+def size_names(tree: Any) -> set[str]:
+    """What the sizes among the arguments of a node depend on: ROWS, free dimensions."""
+    if isinstance(tree, Operation):
+        return size_names(tree.args) | size_names(tuple(tree.kwargs.values()))
+    if isinstance(tree, Size):
+        return tree.names
+    return {name for item in tree for name in size_names(item)} if isinstance(tree, tuple) else set()
 
 
 def split(graph: Graph) -> Split:
@@ -158,18 +174,28 @@ def split(graph: Graph) -> Split:
             noisy.add(node.name)
         elif data.intersection(names):
             data.add(node.name)
-        elif sized.intersection(names) or _sizes(node):
+        elif sized.intersection(names) or ROWS in size_names(node):
             sized.add(node.name)
-    suffix = _needed(graph.nodes, {graph.output}, noisy | sized)
+    suffix = needed(graph.nodes, {graph.output}, noisy | sized)
     inside = {node.name for node in suffix}
     crossing = {name for node in suffix for name in references(node) if name not in inside}
-    prefix = _needed(graph.nodes, crossing, {node.name for node in graph.nodes} - noisy)
+    prefix = needed(graph.nodes, crossing, {node.name for node in graph.nodes} - noisy)
     return Split(prefix, suffix, tuple(sorted(crossing)))
+
+
+def needed(nodes: tuple[Node, ...], wanted: set[str], among: set[str]) -> tuple[Node, ...]:
+    """The nodes of `among` that the wanted values depend on, in order."""
+    wanted, kept = set(wanted), []
+    for node in reversed(nodes):
+        if node.name in wanted and node.name in among:
+            kept.append(node)
+            wanted.update(references(node))
+    return tuple(reversed(kept))
 
 
 def live(nodes: tuple[Node, ...], output: str) -> tuple[Node, ...]:
     """The nodes that the output depends on."""
-    return _needed(nodes, {output}, {node.name for node in nodes})
+    return needed(nodes, {output}, {node.name for node in nodes})
 
 
 Observer = Callable[[str, Any], None]
@@ -192,18 +218,21 @@ class Stage:
     def run(
         self,
         values: dict[str, Any],
-        rows: int,
+        sizes: Mapping[str, int],
         device: torch.device,
         noise: Callable[[Site, Any], Tensor],
         observe: Observer | None = None,
     ) -> dict[str, Any]:
         """Run the nodes on `values`, which is consumed, and return what was to be kept.
 
-        noise: the value of a site given its input. observe: called with each node's name and value.
+        sizes: the number of rows, by the name ROWS, and of every free dimension. noise: the value of a site given its
+        input. observe: called with each node's name and value.
         """
         for node, frees in zip(self.nodes, self._frees, strict=True):
             value = (
-                noise(node, values[node.input.name]) if isinstance(node, Site) else _call(node, values, rows, device)
+                _call(node, values, sizes, device)
+                if isinstance(node, Operation)
+                else noise(node, values[node.input.name])
             )
             values[node.name] = value
             if observe is not None:
@@ -213,22 +242,22 @@ class Stage:
         return values
 
 
-def _call(node: Operation, values: Mapping[str, Any], rows: int, device: torch.device) -> Any:
-    args = [_resolve(arg, values, rows, device) for arg in node.args]
+def _call(node: Operation, values: Mapping[str, Any], sizes: Mapping[str, int], device: torch.device) -> Any:
+    args = [_resolve(arg, values, sizes, device) for arg in node.args]
     if node.target == GETITEM:
         return args[0][args[1]]
-    kwargs = {key: _resolve(arg, values, rows, device) for key, arg in node.kwargs.items()}
+    kwargs = {key: _resolve(arg, values, sizes, device) for key, arg in node.kwargs.items()}
     check_sizes(node.target, args, kwargs)
     return node.target(*args, **kwargs)
 
 
-def _resolve(arg: Any, values: Mapping[str, Any], rows: int, device: torch.device) -> Any:
+def _resolve(arg: Any, values: Mapping[str, Any], sizes: Mapping[str, int], device: torch.device) -> Any:
     if isinstance(arg, Ref):
         return values[arg.name]
     if isinstance(arg, Size):
-        return arg(rows)
+        return arg(sizes)
     if isinstance(arg, tuple):
-        return [_resolve(item, values, rows, device) for item in arg]
+        return [_resolve(item, values, sizes, device) for item in arg]
     return device if isinstance(arg, Device) else arg
 
 
@@ -238,36 +267,3 @@ def _refs(tree: Any) -> list[str]:
     if isinstance(tree, Mapping):
         tree = tuple(tree.values())
     return [name for item in tree for name in _refs(item)] if isinstance(tree, tuple) else []
-
-
-def _sizes(tree: Any) -> bool:
-    if isinstance(tree, Operation):
-        return _sizes(tree.args) or _sizes(tuple(tree.kwargs.values()))
-    return isinstance(tree, Size) or (isinstance(tree, tuple) and any(_sizes(item) for item in tree))
-
-
-def _needed(nodes: tuple[Node, ...], wanted: set[str], among: set[str]) -> tuple[Node, ...]:
-    wanted, kept = set(wanted), []
-    for node in reversed(nodes):
-        if node.name in wanted and node.name in among:
-            kept.append(node)
-            wanted.update(references(node))
-    return tuple(reversed(kept))
-
-
-def _evaluate(expression: Expression, rows: int) -> int:
-    if isinstance(expression, int):
-        return expression
-    if isinstance(expression, str):
-        return rows
-    operator, left, right = expression
-    a, b = _evaluate(left, rows), _evaluate(right, rows)
-    match operator:
-        case "add":
-            return a + b
-        case "mul":
-            return a * b
-        case "floordiv":
-            return a // b
-        case _:
-            return a % b

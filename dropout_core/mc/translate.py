@@ -1,5 +1,6 @@
 """An exported program, node by node, into a Graph: references, sizes, devices and sites of our own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -7,24 +8,27 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
 
 from dropout_core.errors import CaptureError, DataDependent
+from dropout_core.mc.expressions import Expression, Size
+from dropout_core.mc.free import Axes, all_free
+from dropout_core.mc.outputs import Result, pick
 from dropout_core.mc.program import (
     GETITEM,
     ROWS,
     Device,
-    Expression,
+    Free,
     Graph,
     Input,
     Node,
     Operation,
     Ref,
     Site,
-    Size,
     live,
     references,
 )
-from dropout_core.mc.sites import TEMPLATES, find_sites, module_path, where
+from dropout_core.mc.sites import find_sites, module_path, where
 
 Shape = tuple[int | Size, ...]
 _OPERATORS = {"Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "Mod": "mod", "PythonMod": "mod"}
@@ -54,9 +58,12 @@ class Translation:
         return theirs is not None and torch.equal(self.constants[name], theirs)
 
 
-def translate(exported: ExportedProgram) -> Translation:
-    """Translate an exported and functionalised program. Raises CaptureError for what a Graph cannot say."""
-    translator = _Translator(exported)
+def translate(exported: ExportedProgram, names: Sequence[str], axes: Axes, result: Result) -> Translation:
+    """Translate an exported and functionalised program. Raises CaptureError for what a Graph cannot say.
+
+    names: of the inputs, in order. axes: the free ones of each. result: the output that matters.
+    """
+    translator = _Translator(exported, names, axes, result)
     nodes = live(tuple(translator.nodes()), translator.output)
     used = {name for node in nodes for name in references(node)} | {translator.output}
     numbered, index = [], 0
@@ -65,36 +72,33 @@ def translate(exported: ExportedProgram) -> Translation:
         index += isinstance(node, Site)
     weights = tuple(name for name in translator.weights if name in used)
     constants = {name: value for name, value in translator.constants.items() if name in used}
-    graph = Graph(translator.inputs, weights, tuple(numbered), translator.output)
+    graph = Graph(translator.inputs, weights, tuple(numbered), translator.output, free=tuple(all_free(axes)))
     return Translation(graph, constants, translator.shapes)
 
 
 class _Translator:
-    def __init__(self, exported: ExportedProgram) -> None:
+    def __init__(self, exported: ExportedProgram, names: Sequence[str], axes: Axes, result: Result) -> None:
         self._graph = exported.graph
         self._sites, self._identities = find_sites(exported.graph)
-        drafts = (draft.input for draft in self._sites.values() if draft.kind == "unscaled")
-        self._templates = {node for node in drafts if node.target in TEMPLATES}
         self._names: dict[fx.Node, str] = {}
+        self._symbols: dict[Any, str] = {}
         self.weights: list[str] = []
         self.constants: dict[str, Tensor] = {}
         self.shapes: dict[str, Shape] = {}
-        self.inputs = tuple(self._placeholders(exported))
-        self.output = self._output(exported)
+        self.inputs = tuple(self._placeholders(exported, names, axes))
+        self.output = self._output(exported, result)
 
     def nodes(self) -> list[Node]:
         """The operations and sites, in order. Sizes are folded into their users."""
         return [self._node(node) for node in self._graph.nodes if node.op == "call_function" and self._is_kept(node)]
 
-    def _placeholders(self, exported: ExportedProgram) -> list[Input]:
+    def _placeholders(self, exported: ExportedProgram, names: Sequence[str], axes: Axes) -> list[Input]:
         specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
-        inputs = []
+        inputs: list[Input] = []
         for node in self._graph.find_nodes(op="placeholder"):
             spec = specs[node.name]
             if spec.kind == InputKind.USER_INPUT:
-                value = node.meta["val"]
-                inputs.append(Input(node.name, tuple(int(size) for size in value.shape[1:]), value.dtype))
-                self._record(node, node.name)
+                inputs.append(self._input(node, names[len(inputs)], axes))
                 continue
             if spec.kind in _STORED and spec.target in exported.state_dict:
                 name = f"weights/{spec.target}"
@@ -111,17 +115,24 @@ class _Translator:
             self._record(node, name)
         return inputs
 
-    def _output(self, exported: ExportedProgram) -> str:
+    def _input(self, node: fx.Node, name: str, axes: Axes) -> Input:
+        value, free = node.meta["val"], {0: Free(ROWS, 1), **axes.get(name, {})}
+        for axis, one in free.items():
+            self._symbols[value.shape[axis].node.expr] = one.name
+        self._record(node, name)
+        shape = tuple(free[axis].name if axis in free else int(size) for axis, size in enumerate(value.shape))
+        return Input(name, shape[1:], value.dtype)
+
+    def _output(self, exported: ExportedProgram, result: Result) -> str:
         outputs = exported.graph_signature.output_specs
         if any(spec.kind == OutputKind.USER_INPUT_MUTATION for spec in outputs):
             raise CaptureError("the forward changes its input in place; let it work on a copy.")
         results = [
             arg for arg, spec in zip(self._results(), outputs, strict=True) if spec.kind == OutputKind.USER_OUTPUT
         ]
-        if len(results) != 1 or not isinstance(results[0], fx.Node):
-            raise CaptureError(f"the forward returns {len(results)} values; return one tensor, rows first.")
-        result = self._follow(results[0])
-        return self._names.get(result, result.name)
+        picked = pick(pytree.tree_unflatten(results, exported.call_spec.out_spec), result, _is_tensor)
+        followed = self._follow(picked)
+        return self._names.get(followed, followed.name)
 
     def _results(self) -> tuple[Any, ...]:
         return tuple(cast("tuple[Any, ...]", self._graph.output_node().args[0]))
@@ -149,9 +160,6 @@ class _Translator:
         if node.target._schema.is_mutable:
             raise CaptureError(f"{node.target}{_at(node)} changes a tensor in place and could not be functionalised.")
         kwargs = {key: self._argument(value) for key, value in node.kwargs.items()}
-        if node in self._templates:
-            kwargs.pop("memory_format", None)
-            return Operation(node.name, TEMPLATES[node.target], self._argument(node.args), kwargs, where(node))
         return Operation(node.name, node.target, self._argument(node.args), kwargs, where(node))
 
     def _record(self, node: fx.Node, name: str) -> None:
@@ -159,7 +167,7 @@ class _Translator:
         value = node.meta.get("val")
         if isinstance(value, Tensor):
             _refuse_value_dependent(value, node)
-            self.shapes[name] = tuple(_size(size) for size in value.shape)
+            self.shapes[name] = tuple(self._size(size) for size in value.shape)
 
     def _follow(self, node: fx.Node) -> fx.Node:
         while node in self._identities:
@@ -170,10 +178,11 @@ class _Translator:
         if isinstance(arg, fx.Node):
             value = arg.meta.get("val")
             if isinstance(value, torch.SymInt):
-                return _size(value)
+                return self._size(value)
             if isinstance(value, torch.SymFloat | torch.SymBool):
                 raise CaptureError(
-                    f"{arg.name}{_at(arg)} computes with the number of rows: an answer must not depend on it."
+                    f"{arg.name}{_at(arg)} computes a fraction or a condition of a size that is not fixed. No answer "
+                    "may depend on the number of rows; on a length it may by +, *, // and %, or as a tensor."
                 )
             followed = self._follow(arg)
             return Ref(self._names.get(followed, followed.name))
@@ -181,7 +190,34 @@ class _Translator:
             return tuple(self._argument(item) for item in arg)
         if isinstance(arg, torch.device):
             return Device()
-        return _size(arg) if isinstance(arg, torch.SymInt) else arg
+        return self._size(arg) if isinstance(arg, torch.SymInt) else arg
+
+    def _size(self, size: int | torch.SymInt) -> int | Size:
+        if isinstance(size, int):
+            return size
+        expression = self._expression(size.node.expr)
+        return expression if isinstance(expression, int) else Size(expression)
+
+    def _expression(self, symbolic: Any) -> Expression:
+        """A sympy expression of the number of rows and the free dimensions as a tree."""
+        if symbolic.is_Integer:
+            return int(symbolic)
+        if symbolic.is_Symbol:
+            return self._symbols[symbolic]
+        operator = _OPERATORS.get(type(symbolic).__name__)
+        if operator is None:
+            raise CaptureError(
+                f"the forward computes the size {symbolic} from the rows or a length; use +, *, // and % only."
+            )
+        terms = [self._expression(term) for term in symbolic.args]
+        tree = terms[0]
+        for term in terms[1:]:
+            tree = (operator, tree, term)
+        return tree
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor)
 
 
 def _refuse_value_dependent(value: Tensor, node: fx.Node) -> None:
@@ -193,31 +229,6 @@ def _refuse_value_dependent(value: Tensor, node: fx.Node) -> None:
             f"{node.target}{_at(node)} makes a tensor whose size depends on values, which cannot be captured. Keep "
             "sizes fixed: torch.where(condition, a, b), or a mask. On a live model predict(..., method='loop') works."
         )
-
-
-def _size(size: int | torch.SymInt) -> int | Size:
-    if isinstance(size, int):
-        return size
-    expression = _expression(size.node.expr)
-    return expression if isinstance(expression, int) else Size(expression)
-
-
-def _expression(symbolic: Any) -> Expression:
-    """A sympy expression of the number of rows as a tree."""
-    if symbolic.is_Integer:
-        return int(symbolic)
-    if symbolic.is_Symbol:
-        return ROWS
-    operator = _OPERATORS.get(type(symbolic).__name__)
-    if operator is None:
-        raise CaptureError(
-            f"the forward computes the size {symbolic} from the number of rows; use +, *, // and % only."
-        )
-    terms = [_expression(term) for term in symbolic.args]
-    tree = terms[0]
-    for term in terms[1:]:
-        tree = (operator, tree, term)
-    return tree
 
 
 def _at(node: fx.Node) -> str:

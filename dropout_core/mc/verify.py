@@ -1,17 +1,19 @@
 """A captured network is the model, its rows are its own, and it is alive; at publish and again at load."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from dropout_core.errors import CoupledRows, InvalidInput, NotTheModel, NoVariance
+from dropout_core.errors import CaptureError, CoupledRows, InvalidInput, NotTheModel, NoVariance
+from dropout_core.mc.arguments import Inputs, call
 from dropout_core.mc.capture import clone
 from dropout_core.mc.engine import Engine
 from dropout_core.mc.estimate import Estimate, estimate_of
+from dropout_core.mc.expectation import AtExpectation
+from dropout_core.mc.free import shorter
+from dropout_core.mc.inputs import Named, named, rows_of, sizes_of
 from dropout_core.mc.masks import quiet
 from dropout_core.mc.measures import kind_of
+from dropout_core.mc.outputs import Result, is_tensor, pick
 from dropout_core.mc.probe import NUM_ROWS, perturbed, probe_rows, two_rows
 from dropout_core.mc.program import Program, Stage
 
@@ -20,31 +22,24 @@ PROBE_SEED = 0
 _PASSES = 4
 
 
-def verify(program: Program, engine: Engine, example: Tensor, output: str) -> Estimate:
+def verify(program: Program, engine: Engine, example: Inputs, output: str) -> Estimate:
     """Check a Program on a probe made of an example, and return the probe's estimate: its known answer.
 
     Raises CoupledRows when a row's answer depends on the others or on their number, NoVariance when all passes of
     every row agree, InvalidInput when the outputs are not of the named kind.
     """
+    example = named(program.graph, example)
     probe = probe_rows(two_rows(example))
     outputs = _outputs(program, engine, probe)
     _refuse_wrong_kind(outputs, output)
-    for row in range(NUM_ROWS):
-        others = [other for other in range(NUM_ROWS) if other != row]
-        changed = _outputs(program, engine, perturbed(probe, row))
-        if not agree(changed[:, others], outputs[:, others]):
-            raise CoupledRows(
-                f"changing row {row} of the probe changes the answers of rows {others}; rows must be independent."
-            )
-    for count in (1, 2):
-        if not agree(_outputs(program, engine, probe[:count]), outputs[:, :count]):
-            raise CoupledRows(
-                f"the answer of row 0 is another one in a batch of {count} than in a batch of {NUM_ROWS}."
-            )
+    _refuse_coupled(program, engine, probe, outputs)
+    for sizes, cut in shorter(program.graph, probe):
+        if min(sizes.values()) > 1:  # rows often begin alike
+            _refuse_coupled(program, engine, cut, _outputs(program, engine, cut))
     return known_answer(program, engine, example, output)
 
 
-def known_answer(program: Program, engine: Engine, example: Tensor, output: str) -> Estimate:
+def known_answer(program: Program, engine: Engine, example: Named, output: str) -> Estimate:
     """The estimate of 64 passes over the example. Raises NoVariance when every row's passes agree."""
     chunks = list(engine.run(program.weights, example, PROBE_PASSES, PROBE_SEED))
     estimate = estimate_of(chunks, output, PROBE_PASSES, PROBE_SEED, "captured")
@@ -58,21 +53,42 @@ def known_answer(program: Program, engine: Engine, example: Tensor, output: str)
     return estimate
 
 
-def is_the_model(program: Program, model: nn.Module, example: Tensor) -> None:
-    """Check that with noise off a Program equals model.eval()(x). The model is left as it was. Raises NotTheModel."""
-    probe = probe_rows(two_rows(example))
-    with torch.no_grad(), _AtExpectation():
-        wanted = clone(model).eval()(probe)
-    (spec,) = program.graph.inputs
-    with torch.inference_mode():
-        stage = Stage(program.graph.nodes, keep=[program.graph.output])
-        values = {**program.weights, spec.name: probe}
-        got = stage.run(values, len(probe), probe.device, quiet)[program.graph.output]
-    if got.shape != wanted.shape or not agree(got, wanted):
+def is_the_model(program: Program, model: nn.Module, example: Inputs, result: Result = None) -> None:
+    """Check that with noise off a Program equals model.eval()(x), at other sizes of its free dimensions as well.
+
+    result: as in capture. The model is left as it was. Raises NotTheModel, or CaptureError when the model itself has no
+    answer at a size that is said to be allowed.
+    """
+    probe, still = probe_rows(two_rows(named(program.graph, example))), clone(model).eval()
+    if not _agrees(program, still, probe, result):
         raise NotTheModel(
             "with its noise off the captured network answers otherwise than model.eval()(x). A layer acts differently "
             "in training mode beside its dropout, or its eval mode is not its expectation."
         )
+    for sizes, cut in shorter(program.graph, probe):
+        at = " and ".join(f"a {name} of {size}" for name, size in sizes.items())
+        advice = "Say the smallest size allowed with torch.export.Dim(name, min=…) in dynamic."
+        try:
+            agrees = _agrees(program, still, cut, result)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CaptureError(f"the model has no answer at {at}: {reason}. {advice}") from error
+        if not agrees:
+            raise NotTheModel(
+                f"at {at} the captured network answers otherwise than the model: it does something else for small "
+                f"sizes. {advice}"
+            )
+
+
+def _agrees(program: Program, still: nn.Module, probe: Named, result: Result) -> bool:
+    """Whether a Program with its noise off equals a network in eval mode."""
+    with torch.no_grad(), AtExpectation():
+        wanted = pick(call(still, probe), result, is_tensor)
+    with torch.inference_mode():
+        stage = Stage(program.graph.nodes, keep=[program.graph.output])
+        values, device = {**program.weights, **probe}, next(iter(probe.values())).device
+        got = stage.run(values, sizes_of(program.graph, probe), device, quiet)[program.graph.output]
+    return got.shape == wanted.shape and agree(got, wanted)
 
 
 def agree(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
@@ -83,37 +99,36 @@ def agree(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
     return bool(torch.isclose(a, b, rtol=0.0, atol=max(tolerance, rounding) * scale, equal_nan=True).all())
 
 
-class _AtExpectation(TorchDispatchMode):
-    """Noise that eval mode leaves on, such as F.dropout(x, 0.5), is at its mean."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotation here
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.bernoulli_.float:
-            noise, keep = (*args, 0.5)[:2]  # an argument equal to its default is left out
-            return noise.fill_(keep)  # divided by keep afterwards
-        if func is torch.ops.aten.native_dropout.default:
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        if func is torch.ops.aten.bernoulli.default:
-            return args[0].clone()
-        if func is torch.ops.aten.randn_like.default:
-            return torch.zeros_like(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _outputs(program: Program, engine: Engine, probe: Tensor) -> Tensor:
+def _outputs(program: Program, engine: Engine, probe: Named) -> Tensor:
     return torch.cat([chunk.outputs for chunk in engine.run(program.weights, probe, _PASSES, PROBE_SEED)])
+
+
+def _refuse_coupled(program: Program, engine: Engine, probe: Named, outputs: Tensor) -> None:
+    for row in range(NUM_ROWS):
+        others = [other for other in range(NUM_ROWS) if other != row]
+        changed = _outputs(program, engine, perturbed(probe, row))
+        if not agree(changed[:, others], outputs[:, others]):
+            raise CoupledRows(
+                f"changing row {row} of the probe changes the answers of rows {others}; rows must be independent."
+            )
+    for count in (1, 2):
+        if not agree(_outputs(program, engine, rows_of(probe, slice(count))), outputs[:, :count]):
+            raise CoupledRows(
+                f"the answer of row 0 is another one in a batch of {count} than in a batch of {NUM_ROWS}."
+            )
 
 
 def _refuse_wrong_kind(outputs: Tensor, output: str) -> None:
     kind_of(output)
-    if output != "probabilities":
+    if output not in ("probabilities", "multilabel_probabilities"):
         return
     # half precision rounds the sum of some hundred probabilities by as much; logits are off by far more
-    total = outputs.double().sum(-1) if outputs.dim() == 3 and outputs.shape[-1] > 1 else torch.ones(())
+    summed_to_one = output == "probabilities"
+    summed = summed_to_one and outputs.dim() >= 3 and outputs.shape[-1] > 1
+    total = outputs.double().sum(-1) if summed else torch.ones(())
     if outputs.min() < 0 or outputs.max() > 1 + 1e-6 or (total - 1).abs().max() > 1e-3:
+        instead, turned = ("logits", "softmax") if summed_to_one else ("multilabel_logits", "the logistic function")
         raise InvalidInput(
             f"the outputs run from {outputs.min():.3g} to {outputs.max():.3g} and are no probabilities; say "
-            "output='logits' if softmax turns them into some."
+            f"output={instead!r} if {turned} turns them into some."
         )

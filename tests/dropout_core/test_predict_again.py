@@ -13,6 +13,7 @@ from dropout_core import predict
 from dropout_core.layers import VariationalGRU
 from dropout_core.mc.capture import capture
 from tests.captured import captured, classifier, made
+from tests.inputs import Steps, network
 from tests.nets import BatchNorm, LastLayer
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -23,9 +24,9 @@ def captures(monkeypatch):
     """The shapes of the examples that predict captured, one entry a capture."""
     module, seen = sys.modules["dropout_core.predict"], []
 
-    def counted(model, example):
-        seen.append(tuple(example.shape))
-        return capture(model, example)
+    def counted(model, example, **options):
+        seen.append(tuple(next(iter(example.values())).shape))
+        return capture(model, example, **options)
 
     monkeypatch.setattr(module, "capture", counted)
     return seen
@@ -93,6 +94,31 @@ def test_one_capture_serves_any_number_of_rows_passes_and_seeds(captures):
     for rows, passes, seed in ((5, 32, 0), (1, 8, 0), (0, 8, 0), (5, 8, 7)):
         predict(model, X[:rows], passes=passes, seed=seed)
     assert captures == [(4, 4)]
+
+
+def test_shapes_that_take_turns_are_captured_once_each(captures):
+    model = made(lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 2), nn.Flatten()))
+    for x in (X, X.unsqueeze(1), X, X.unsqueeze(1)):
+        predict(model, x, output="mean")
+    assert captures == [(4, 4), (4, 1, 4)]
+
+
+def test_only_the_captures_of_the_last_shapes_are_kept(captures, monkeypatch):
+    monkeypatch.setattr(sys.modules["dropout_core.predict"], "_MAX_CAPTURES", 2)
+    model = nn.Sequential(nn.Dropout(0.5), nn.Flatten())
+    for length in (1, 2, 3, 2, 1):
+        predict(model, torch.ones(2, length) * torch.arange(1.0, 3.0)[:, None], passes=2, output="mean")
+    assert [shape[1] for shape in captures] == [1, 2, 3, 1]
+
+
+def test_one_capture_serves_every_length_that_is_free(captures):
+    """As a capture of that length itself does."""
+    free, fixed = network(Steps), network(Steps)
+    for length in (5, 1):
+        inputs = Steps.inputs(3, length)
+        found = predict(free, inputs, passes=4, output="mean", dynamic={"x": {1: "length"}}).mean
+        torch.testing.assert_close(found, predict(fixed, inputs, passes=4, output="mean").mean)
+    assert [shape[1] for shape in captures] == [5, 5, 1]
 
 
 def test_a_recurrent_layer_keeps_a_list_of_its_weights_and_is_still_captured_once(captures):

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from dropout_core.errors import CoupledRows
+from dropout_core.mc.expressions import Size
 from dropout_core.mc.layout import assign_rows
-from dropout_core.mc.program import Graph, Input, Operation, Program, Ref, Rows, Site, Size
+from dropout_core.mc.program import Graph, Input, Operation, Program, Ref, Rows, Site
 from tests import nets
 from tests.captured import captured
 
@@ -48,7 +49,7 @@ def assigned(*nodes, example=EXAMPLE, weights=None, output="s", **shapes):
     """The graph of these nodes with its rows, x being [rows, 4]."""
     spec = Input("x", tuple(example.shape[1:]), example.dtype)
     graph = Graph((spec,), tuple(weights or {}), nodes, output)
-    return assign_rows(Program(graph, weights or {}), {"x": (R, 4), "s": (R, 4), **shapes}, example)
+    return assign_rows(Program(graph, weights or {}), {"x": (R, 4), "s": (R, 4), **shapes}, {"x": example})
 
 
 @pytest.mark.parametrize("before", [1, 2, 3])

@@ -163,8 +163,63 @@ def test_a_logit_of_minus_infinity_is_a_class_that_cannot_be():
     assert float(found["predictive_entropy"]) == pytest.approx(math.log(2), abs=1e-15)
 
 
+def bernoulli_entropy(p):
+    return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
+
+
+def by_label(passes):
+    """Every measure of [T][B][C] probabilities of labels, one label at a time."""
+    rows = [list(zip(*row, strict=True)) for row in zip(*passes, strict=True)]  # [B][C][T]
+    mean = [[sum(label) / len(label) for label in row] for row in rows]
+    variance = [
+        [sum((p - m) ** 2 for p in label) / len(label) for label, m in zip(row, means, strict=True)]
+        for row, means in zip(rows, mean, strict=True)
+    ]
+    total = [sum(map(bernoulli_entropy, row)) for row in mean]
+    expected = [sum(sum(map(bernoulli_entropy, label)) / len(label) for label in row) for row in rows]
+    return {
+        "mean": mean,
+        "variance": variance,
+        "std": [[math.sqrt(v) for v in row] for row in variance],
+        "predictive_entropy": total,
+        "expected_entropy": expected,
+        "mutual_information": [max(t - e, 0.0) for t, e in zip(total, expected, strict=True)],
+        "least_confidence": [max(min(p, 1 - p) for p in row) for row in mean],
+    }
+
+
+LABELS = arrays(st.integers(0, 8)).map(lambda t: [[[n / 8 for n in row] for row in rows] for rows in t])
+
+
+@given(LABELS)
+def test_measures_of_labels_are_those_of_each_bernoulli(probabilities):
+    assert_measures(measured("multilabel_probabilities", probabilities), by_label(probabilities))
+
+
+@given(arrays(FINITE))
+def test_measures_of_label_logits_are_those_of_their_logistic_function(logits):
+    probabilities = [[[1 / (1 + math.exp(-z)) for z in row] for row in rows] for rows in logits]
+    assert_measures(measured("multilabel_logits", logits), by_label(probabilities))
+
+
+def test_labels_are_told_apart_from_classes():
+    """Two labels that are surely there: no uncertainty; as two classes they would be undecided."""
+    found = measured("multilabel_logits", [[[40.0, 40.0]]])
+    assert float(found["predictive_entropy"]) < 1e-15
+    assert found["mean"].tolist() == [[1.0, 1.0]]
+    assert float(measured("logits", [[[40.0, 40.0]]])["predictive_entropy"]) == pytest.approx(math.log(2))
+
+
+def test_passes_that_disagree_on_labels_have_log_2_of_information_for_each():
+    found = measured("multilabel_probabilities", [[[1.0, 0.0, 1.0]], [[0.0, 1.0, 1.0]]])
+    assert float(found["mutual_information"]) == pytest.approx(2 * math.log(2), abs=1e-15)
+    assert float(found["least_confidence"]) == 0.5
+
+
 def test_an_unknown_kind_is_refused_and_the_known_are_listed():
-    with pytest.raises(InvalidInput, match="'scores'; choose one of logits, probabilities, mean, mean_and"):
+    with pytest.raises(
+        InvalidInput, match="'scores'; choose one of logits, probabilities, multilabel_logits, multilabel_pro"
+    ):
         kind_of("scores")
 
 

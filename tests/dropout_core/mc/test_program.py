@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dropout_core.mc.expressions import Size
 from dropout_core.mc.program import (
     GETITEM,
     Device,
@@ -15,7 +16,6 @@ from dropout_core.mc.program import (
     Ref,
     Rows,
     Site,
-    Size,
     Stage,
     live,
     references,
@@ -67,9 +67,9 @@ def test_a_size_is_its_expression_in_python(expression, rows):
         wanted = by_python(expression, rows)
     except ZeroDivisionError:
         with pytest.raises(ZeroDivisionError):
-            Size(expression)(rows)
+            Size(expression)({"rows": rows})
     else:
-        assert Size(expression)(rows) == wanted
+        assert Size(expression)({"rows": rows}) == wanted
 
 
 def test_only_what_noise_reaches_is_in_the_suffix():
@@ -139,7 +139,7 @@ def test_a_stage_runs_sizes_lists_tuples_and_devices():
         ],
         keep=["out"],
     )
-    values = stage.run({"x": torch.ones(4, 2)}, 4, CPU, keep_all)
+    values = stage.run({"x": torch.ones(4, 2)}, {"rows": 4}, CPU, keep_all)
     assert values["out"].shape == (4, 5)
 
 
@@ -148,7 +148,7 @@ def test_a_stage_frees_every_value_after_its_last_reader():
     nodes = [op(f"n{i}", aten.tanh.default, Ref(f"n{i - 1}" if i else "x")) for i in range(5)]
     values, alive = {"x": torch.ones(1), "w": torch.ones(1)}, []
     stage = Stage(nodes, keep=["n1"])
-    left = stage.run(values, 1, CPU, keep_all, lambda name, _: alive.append(sorted(values)))
+    left = stage.run(values, {"rows": 1}, CPU, keep_all, lambda name, _: alive.append(sorted(values)))
     assert alive == [
         ["n0", "w", "x"],
         ["n0", "n1", "w"],
@@ -167,7 +167,7 @@ def test_a_stage_hands_its_noise_each_site_and_its_input():
         return value * 3
 
     stage = Stage([site("s", "x"), site("t", "s", 1)], keep=["t"])
-    assert stage.run({"x": torch.ones(2)}, 2, CPU, noise)["t"].tolist() == [9, 9]
+    assert stage.run({"x": torch.ones(2)}, {"rows": 2}, CPU, noise)["t"].tolist() == [9, 9]
     assert seen == [("s", [1, 1]), ("t", [3, 3])]
 
 

@@ -1,0 +1,81 @@
+"""How many rows and passes go at once: from the largest values of one row, never from the number of passes."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dropout_core.balanced import BLOCK
+from dropout_core.mc.masks import num_units, quiet
+from dropout_core.mc.program import Site
+from dropout_core.mc.scheme import Scheme
+
+# Suffix rows whose largest value fills this much: on the CPU the fastest of 128 KiB to 4 MiB for a small CNN; on a GPU
+# not measured, large enough to fill it.
+_CHUNK_BYTES = {"cpu": 2**20, "cuda": 512 * 2**20}
+_MIN_CHUNK_ROWS = 8
+_BOUNDARY_BYTES = 64 * 2**20
+_MASK_UNITS = 2**21
+_MASK_PASSES = 32
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Rows of the prefix and of the suffix at once, rows whose boundary is held, passes whose noise is held."""
+
+    prefix_rows: int
+    suffix_rows: int
+    block_rows: int
+    mask_passes: int
+    block_passes: int
+
+    def groups(self, passes: int, scheme: Scheme, *, in_blocks: bool) -> list[range]:
+        """The passes whose noise is made together. in_blocks: no more than a block of 16 at a time."""
+        size = self.block_passes if scheme.sampling == "balanced" else self.mask_passes
+        size = min(size, BLOCK) if in_blocks else size
+        size = max(size // scheme.branches, 1) * scheme.branches
+        return [range(first, min(first + size, passes)) for first in range(0, passes, size)]
+
+    def passes(self, num_rows: int, suffix_rows: int) -> int:
+        """How many passes of so many rows go at once: a whole number of blocks, or a power of two within one."""
+        passes = max(1, suffix_rows // num_rows)
+        return passes // BLOCK * BLOCK if passes >= BLOCK else 1 << (passes.bit_length() - 1)
+
+
+class Observed:
+    """The largest value of one row, the draws of its sites, and the widths of those whose input is a row."""
+
+    def __init__(self) -> None:
+        self.nbytes = 1
+        self.num_units = 0
+        self.widths: dict[str, int] = {}
+
+    def __call__(self, _: str, value: Any) -> None:
+        """Look at the value of a node."""
+        if isinstance(value, Tensor):
+            self.nbytes = max(self.nbytes, math.prod(value.shape) * value.element_size())
+
+    def noise(self, site: Site, value: Tensor) -> Tensor:
+        """The value of a site with its noise off."""
+        self.num_units += num_units(site, value)
+        if value.dim() == 2:
+            self.widths[site.name] = value.shape[1]
+        return quiet(site, value)
+
+
+def chunks_of(
+    prefix: Observed, suffix: Observed, crossing_bytes: int, chunk_bytes: int | None, device: torch.device
+) -> Chunks:
+    """The chunks for what one row needs. crossing_bytes: of its boundary. chunk_bytes: None for the usual budget."""
+    budget = chunk_bytes or _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
+    suffix_rows = max(_MIN_CHUNK_ROWS, budget // suffix.nbytes)
+    num_units = max(1, suffix.num_units)
+    return Chunks(
+        prefix_rows=max(_MIN_CHUNK_ROWS, budget // prefix.nbytes),
+        suffix_rows=suffix_rows,
+        block_rows=max(suffix_rows, _BOUNDARY_BYTES // max(1, crossing_bytes)),
+        mask_passes=min(_MASK_PASSES, max(1, _MASK_UNITS // num_units)),
+        block_passes=_MASK_PASSES if num_units <= _MASK_UNITS else BLOCK,
+    )

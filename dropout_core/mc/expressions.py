@@ -1,0 +1,46 @@
+"""Sizes that are not fixed, as expressions of the number of rows, "rows", and of free dimensions by their names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Expression = int | str | tuple[str, "Expression", "Expression"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """An integer that depends on the number of rows or on free dimensions, such as ("mul", 4, "rows")."""
+
+    expression: Expression
+
+    def __call__(self, sizes: Mapping[str, int]) -> int:
+        """Evaluate for so many rows, by the name "rows", and the sizes of the free dimensions."""
+        return _evaluate(self.expression, sizes)
+
+    @property
+    def names(self) -> set[str]:
+        """What it depends on: "rows", free dimensions."""
+        return _names(self.expression)
+
+
+def _names(expression: Expression) -> set[str]:
+    if isinstance(expression, tuple):
+        return _names(expression[1]) | _names(expression[2])
+    return {expression} if isinstance(expression, str) else set()
+
+
+def _evaluate(expression: Expression, sizes: Mapping[str, int]) -> int:
+    if isinstance(expression, int):
+        return expression
+    if isinstance(expression, str):
+        return sizes[expression]
+    operator, left, right = expression
+    a, b = _evaluate(left, sizes), _evaluate(right, sizes)
+    match operator:
+        case "add":
+            return a + b
+        case "mul":
+            return a * b
+        case "floordiv":
+            return a // b
+        case _:
+            return a % b

@@ -1,0 +1,82 @@
+"""The noise of groups of passes and the weights thinned by it: made when wanted, and kept within bounds of bytes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dropout_core.mc.cache import Cache
+from dropout_core.mc.masks import Masks
+from dropout_core.mc.part import Group, Part
+from dropout_core.mc.scheme import Scheme
+from dropout_core.mc.thin import Thinned, thinned
+from dropout_core.mc.tuning import Tuning
+
+_MASK_BYTES = 32 * 2**20
+_THINNED_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class _Thin:
+    """The thinned chains of a part, and the weights they were made of, so that no others take their addresses."""
+
+    chains: Mapping[str, Thinned]
+    weights: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the thinned weights."""
+        return sum(chain.nbytes for chain in self.chains.values())
+
+
+class Groups:
+    """Makes groups, for many threads, and keeps what it made last."""
+
+    def __init__(self, tuning: Tuning) -> None:
+        self._tuning = tuning
+        self._masks: Cache[Masks] = Cache(_MASK_BYTES)
+        self._thinned: Cache[_Thin] = Cache(_THINNED_BYTES)
+
+    def make(
+        self,
+        weights: Mapping[str, Tensor],
+        part: Part,
+        seed: int,
+        scheme: Scheme,
+        passes: range,
+        num_rows: int,
+        *,
+        keep: bool,
+    ) -> Group:
+        """The noise of some passes, and the thinned weights of a part where so many rows are worth their making.
+
+        keep: whether another run may want them again.
+        """
+        key = (seed, scheme, passes)
+        make = partial(Masks, seed, scheme, passes)
+        again = keep and self._masks.get(key) is not None
+        masks = self._masks.get_or_make(key, make) if keep else make()
+        if not part.chains or scheme.masks != "shared":
+            return Group(masks)
+        used = tuple(weights[name] for name in part.weights)
+        thin_key = (*key, part.name, *map(_version, used))
+        thin = self._thinned.get(thin_key)
+        known = again or thin is not None  # what is wanted a second time will be wanted a third time
+        if num_rows < (self._tuning.thin_rows if known else self._tuning.thin_rows_cold):
+            return Group(masks)
+        if thin is None:
+            make_thin = partial(_thin, weights, part, masks, len(passes), used)
+            thin = self._thinned.get_or_make(thin_key, make_thin) if keep else make_thin()
+        return Group(masks, thin.chains)
+
+
+@torch.inference_mode()
+def _thin(weights: Mapping[str, Tensor], part: Part, masks: Masks, count: int, used: tuple[Tensor, ...]) -> _Thin:
+    return _Thin({chain.name: thinned(chain, weights, masks, count) for chain in part.chains}, used)
+
+
+def _version(weight: Tensor) -> tuple[int, int]:
+    """Changes with every change of a weight that torch's autograd sees."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version

@@ -1,0 +1,124 @@
+"""The choices of an engine, measured on the machine that will run it. Seconds at most, once for each network."""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dropout_core.mc.engine import Engine
+from dropout_core.mc.inputs import Named, named, num_rows, rows_of
+from dropout_core.mc.program import Program
+from dropout_core.mc.scheme import DEFAULT
+from dropout_core.mc.tuning import NEVER, Tuning
+
+_PASSES = 32
+_ROWS = (1, 4, 16, 64, 256)
+_USUAL = 2**20
+_CHUNK_BYTES = (2**18, _USUAL, 2**22)
+_FASTER = 0.9
+_ROUNDS = 3
+_LONGEST_S = 0.3  # a measurement that takes longer is the last of its kind
+_COLD_SEEDS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of a run of so many rows, dense and thinned."""
+
+    rows: int
+    dense_s: float
+    thin_s: float
+
+
+def tune(program: Program, example: Tensor | Named) -> Tuning:
+    """Measure the choices for a network. example: some rows of its inputs, at least one."""
+    inputs = named(program.graph, example)
+    tuning = Tuning(NEVER, NEVER, _chunk_bytes(program, inputs))
+    dense, thin = Engine(program, tuning), Engine(program, replace(tuning, thin_rows=1, thin_rows_cold=1))
+    if not dense.thins(program.weights, inputs):
+        return tuning
+    timed = list(_timed(program, inputs, dense, thin))
+    one = _repeated(inputs, 1)
+    making_s = _best(lambda: _run(thin, program, one, next(_COLD_SEEDS)), 2) - timed[0].thin_s
+    return replace(tuning, thin_rows=warm_rows(timed), thin_rows_cold=cold_rows(timed, making_s))
+
+
+def warm_rows(timed: Sequence[Timed]) -> int:
+    """From how many rows on thinned passes were never slower."""
+    slower = [one.rows for one in timed if one.thin_s > one.dense_s]
+    faster = [one.rows for one in timed if one.rows > max(slower, default=0)]
+    return min(faster, default=NEVER)
+
+
+def cold_rows(timed: Sequence[Timed], making_s: float) -> int:
+    """From how many rows on thinned passes pay for the making of their weights: gains grow with the rows."""
+    most = timed[-1]
+    if warm_rows(timed) == NEVER:
+        return NEVER
+    gain_s = (most.dense_s - most.thin_s) / most.rows
+    return max(warm_rows(timed), round(max(making_s, 0.0) / gain_s)) if gain_s > 0 else NEVER
+
+
+def _chunk_bytes(program: Program, inputs: Named) -> int | None:
+    """The fastest budget of a chunk; None where the usual one is about as fast, or a device has room for all."""
+    if next(iter(inputs.values())).device.type != "cpu":
+        return None
+    rows = _affordable(program, inputs)
+    engines = {budget: Engine(program, Tuning(NEVER, NEVER, budget)) for budget in _CHUNK_BYTES}
+    if len({engine.chunk_rows(program.weights, rows) for engine in engines.values()}) == 1:
+        return None
+    times: dict[int, float] = {}
+    for budget, engine in engines.items():
+        times[budget] = _best(partial(_run, engine, program, rows, 0), _ROUNDS)
+    fastest = min(times, key=lambda budget: times[budget])
+    return fastest if times[fastest] < _FASTER * times[_USUAL] else None
+
+
+def _affordable(program: Program, inputs: Named) -> Named:
+    """As many rows as a run of a tenth of a second takes, up to 64: fewer chunks would say little."""
+    engine = Engine(program)
+    for count in (64, 16, 4):
+        start = time.perf_counter()
+        _run(engine, program, _repeated(inputs, 1), 0)
+        if (time.perf_counter() - start) * count < _LONGEST_S:
+            return _repeated(inputs, count)
+    return _repeated(inputs, 1)
+
+
+def _timed(program: Program, inputs: Named, dense: Engine, thin: Engine) -> Sequence[Timed]:
+    timed = []
+    for count in _ROWS:
+        rows = _repeated(inputs, count)
+        each = [_best(partial(_run, engine, program, rows, 0), _ROUNDS) for engine in (dense, thin)]
+        timed.append(Timed(count, *each))
+        if max(each) > _LONGEST_S:
+            break
+    return timed
+
+
+def _run(engine: Engine, program: Program, inputs: Named, seed: int) -> None:
+    for chunk in engine.run(program.weights, inputs, _PASSES, seed, DEFAULT):
+        last = chunk.outputs
+    if last.is_cuda:
+        torch.cuda.synchronize(last.device)
+
+
+def _best(run: Callable[[], None], rounds: int) -> float:
+    """The shortest of some runs, after one that is not counted: what others do on the machine only adds."""
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+        if seconds[-1] > _LONGEST_S:
+            break
+    return min(seconds[1:] or seconds)
+
+
+def _repeated(inputs: Named, count: int) -> Mapping[str, Tensor]:
+    places = torch.arange(count) % num_rows(inputs)
+    return rows_of(inputs, places)
