@@ -23,6 +23,7 @@ import torch
 import typer
 from machine import report
 
+from dropout_core.mc.plan import Plan
 from models.repository import Repository
 from service.catalogue import Catalogue
 
@@ -62,9 +63,10 @@ def _measure(bundles: Path, num_rows: int, passes: int, allocator: str) -> float
 def _above_loaded(bundles: Path, num_rows: int, passes: int) -> float:
     torch.set_num_threads(1)
     predictor = Catalogue(Repository(bundles)).get("digits")
-    x = predictor.probe.repeat(num_rows // len(predictor.probe), 1, 1)
+    (probe,) = predictor.probe.values()
+    x = probe.repeat(num_rows // len(probe), 1, 1)
     loaded = _resident_mib()
-    predictor.predict(x, passes, seed=1)
+    predictor.predict(x, Plan(passes, 1, predictor.manifest.scheme))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - loaded
 
 

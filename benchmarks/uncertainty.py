@@ -12,6 +12,7 @@ import torch
 import typer
 from machine import report
 
+from dropout_core.mc.plan import Plan
 from models.recipes.digits import test_images
 from models.repository import Repository
 from service.catalogue import Catalogue
@@ -27,7 +28,7 @@ def main(
     noise = torch.randint(0, 17, upright.shape, generator=torch.Generator().manual_seed(0)).float()
     rows: list[dict[str, object]] = []
     for name, images in {"upright": upright, "turned by 180°": upright.flip(1).flip(2), "noise": noise}.items():
-        estimate = predictor.predict(images, passes=32, seed=0)
+        estimate = predictor.predict(images, Plan(32, 0, predictor.manifest.scheme))
         correct = (estimate.mean.argmax(-1) == classes).double().mean()
         rows.append(
             {
