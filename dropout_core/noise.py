@@ -13,7 +13,7 @@ Noise version 1:
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ _ROUNDS = 10
 _LANES = 4
 _HALF_BITS = 48
 _MAX_RANK = 6
+_FEW = 4096  # coordinates that are worth keeping for the next seed
 
 
 def philox(key: tuple[int, int], counter: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -74,7 +75,8 @@ def words(
         return torch.empty((len(passes), *outer, *shape), dtype=torch.int64, device=passes.device)
     sizes = tuple(shape) or (1,)
     blocks = (*sizes[:-1], math.ceil(sizes[-1] / _LANES))
-    w1, w2, w3 = _coordinates(blocks, rows, passes.device)
+    few = rows is None and math.prod(blocks) <= _FEW
+    w1, w2, w3 = (_kept_coordinates if few else _coordinates)(blocks, rows, passes.device)
     first = passes.reshape(-1, *[1] * (w1.dim() - 1))
     lanes = philox_words(_site_key(seed, site, stream), (first, w1, w2, w3))
     return lanes.flatten(-2)[..., : sizes[-1]].reshape(len(passes), *outer, *shape)
@@ -157,8 +159,11 @@ def _coordinates(sizes: tuple[int, ...], rows: Tensor | None, device: torch.devi
     return w1.reshape(shape), w2.reshape(shape), w3.reshape(shape)
 
 
+_kept_coordinates = lru_cache(maxsize=256)(_coordinates)
+
+
 def _pack(fields: Sequence[Tensor], bits: int) -> Tensor:
-    packed = torch.zeros_like(fields[0])
-    for field in fields:
+    packed = fields[0]
+    for field in fields[1:]:
         packed = (packed << bits) | field
     return packed

@@ -18,8 +18,11 @@ class Sized(Protocol):
 Value = TypeVar("Value", bound=Sized)
 
 
+_MAX_VALUES = 16  # all their sizes are added up whenever one is made
+
+
 class Cache(Generic[Value]):
-    """The values used last, within a bound of bytes. It serves many threads."""
+    """The few values used last, within a bound of bytes. It serves many threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -47,6 +50,6 @@ class Cache(Generic[Value]):
     def _trim(self) -> None:
         """Forget the oldest beyond the bound, sizes as they are now."""
         total = sum(value.nbytes for value in self._values.values())
-        while total > self._max_bytes:
+        while total > self._max_bytes or len(self._values) > _MAX_VALUES:
             _, oldest = self._values.popitem(last=False)
             total -= oldest.nbytes

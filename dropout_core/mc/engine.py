@@ -180,7 +180,8 @@ class Engine:
     @torch.inference_mode()
     def _outputs(self, run: _Run, boundary: Boundary, noise: "_Noise", start: int, suffix_rows: int) -> Tensor:
         """The outputs [t, b, *out] of as many passes as go at once, from the group's pass `start` on."""
-        passes = 1 if self._one_pass_at_a_time else run.plan.chunks.passes(boundary.num_rows, suffix_rows)
+        room = suffix_rows * (2 if noise.suffix.thinned else 1)  # thinned values are about half as wide
+        passes = 1 if self._one_pass_at_a_time else run.plan.chunks.passes(boundary.num_rows, room)
         passes = min(max(passes, run.scheme.branches), len(noise.passes) - start)
         at_once = boundary.num_rows
         if suffix_rows < run.plan.chunks.suffix_rows:  # memory ran out before

@@ -13,7 +13,7 @@ from dropout_core.mc.inputs import Named
 from dropout_core.mc.measures import Kind, kind_of
 from dropout_core.mc.moments import Statistics
 from dropout_core.mc.plan import Plan
-from dropout_core.mc.precision import BLOCKS, PRECISION
+from dropout_core.mc.precision import BLOCKS, CLUSTERS, PRECISION
 from dropout_core.mc.quantiles import quantiles
 
 
@@ -76,7 +76,8 @@ class Estimate:
             raise InvalidInput("only a regression's outputs have a unit to scale to.")
         scale, shift = scale.double(), shift.double()
         zero, square = torch.zeros_like(scale), scale.square()
-        by_name = {"value": (scale, shift), "aleatoric": (square, zero), BLOCKS + "value": (scale, shift)}
+        by_name = {"value": (scale, shift), "aleatoric": (square, zero)}
+        by_name |= {prefix + "value": (scale, shift) for prefix in (BLOCKS, CLUSTERS)}
         statistics = {name: moments.affine(*by_name[name]) for name, moments in self.statistics.items()}
         draws = {name: values * by_name[name][0] + by_name[name][1] for name, values in self.draws.items()}
         return replace(self, statistics=statistics, draws=draws)
@@ -108,7 +109,7 @@ def estimated(
         raise InvalidInput("rows that stop early have passes of their own number; keep draws without a tolerance.")
     fold = Fold(
         kind_of(output),
-        balanced=plan.scheme.sampling == "balanced",
+        scheme=plan.scheme,
         keep_draws=keep_draws,
         tolerance=plan.tolerance,
         min_passes=plan.min_passes,

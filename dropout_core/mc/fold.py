@@ -11,7 +11,8 @@ from dropout_core.errors import InvalidInput
 from dropout_core.mc.engine import Chunk
 from dropout_core.mc.measures import Kind
 from dropout_core.mc.moments import Moments, Statistics, concatenate, merge, moments_of, rows_of
-from dropout_core.mc.precision import BLOCKS, Tolerance, precise
+from dropout_core.mc.precision import BLOCKS, CLUSTERS, Tolerance, precise
+from dropout_core.mc.scheme import Scheme
 
 _DRAWN = ("value", "aleatoric")
 
@@ -30,7 +31,7 @@ class _Rows:
 class Fold:
     """Folds the chunks of one run. Chunks of one index hold the same rows, and their passes come in order.
 
-    balanced: whether passes are (dropout_core.balanced). keep_draws: hold all numbers too. tolerance: the standard
+    scheme: how the passes drew their noise. keep_draws: hold all numbers too. tolerance: the standard
     errors at which a row needs no more passes, from min_passes on.
     """
 
@@ -38,12 +39,16 @@ class Fold:
         self,
         kind: Kind,
         *,
-        balanced: bool = False,
+        scheme: Scheme | None = None,
         keep_draws: bool = False,
         tolerance: Tolerance | None = None,
         min_passes: int = 1,
     ) -> None:
-        self._kind, self._balanced, self._keep_draws = kind, balanced, keep_draws
+        scheme = scheme or Scheme()
+        self._kind, self._keep_draws = kind, keep_draws
+        self._block = BLOCK * scheme.branches  # passes whose mean is independent of the next ones'
+        correlated = {"balanced": [BLOCKS], "iid": []}[scheme.sampling]
+        self._correlated = [CLUSTERS] if scheme.branches > 1 else correlated
         self._tolerance, self._min_passes = tolerance, min_passes
         self._rows: dict[int, _Rows] = {}
         self._finished: list[tuple[Tensor, Statistics]] = []
@@ -97,29 +102,29 @@ class Fold:
         return {name: torch.cat([draws[name] for draws in by_rows], dim=1) for name in by_rows[0]}
 
     def _blocks(self, rows: _Rows, values: Mapping[str, Tensor]) -> Statistics:
-        """The moments, over the blocks of 16 passes that these complete, of what is estimated in each."""
-        means = _completed(rows, values)
-        found = {"value": means["value"]} if self._balanced else {}
+        """The moments, over the blocks of passes that these complete, of what is estimated in each."""
+        means = _completed(rows, values, self._block)
+        found = {f"{prefix}value": means["value"] for prefix in self._correlated}
         if "mutual_information" in self._kind.measures:
             single = {name: Moments(1, mean, torch.zeros_like(mean)) for name, mean in means.items()}
-            found["mutual_information"] = self._kind.measures["mutual_information"](single)
-        return {BLOCKS + name: _moments_of_blocks(value) for name, value in found.items()}
+            found[BLOCKS + "mutual_information"] = self._kind.measures["mutual_information"](single)
+        return {name: _moments_of_blocks(value) for name, value in found.items()}
 
 
-def _completed(rows: _Rows, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _completed(rows: _Rows, values: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
     """The means [n, b, …] of the blocks that some passes complete. The sums of a block begun are kept in `rows`."""
     num_passes = len(values["value"])
-    head = min(-rows.passes % BLOCK, num_passes)
-    whole = (num_passes - head) // BLOCK * BLOCK
+    head = min(-rows.passes % block, num_passes)
+    whole = (num_passes - head) // block * block
     means = {}
     for name in ("value", "entropy"):
         if name not in values:
             continue
         begun, body, tail = values[name].split([head, whole, num_passes - head - whole])
-        means[name] = body.unflatten(0, (-1, BLOCK)).mean(1)
+        means[name] = body.unflatten(0, (-1, block)).mean(1)
         opened = rows.begun.get(name, 0.0) + begun.sum(0)
-        if head and (rows.passes + head) % BLOCK == 0:
-            means[name] = torch.cat([opened.unsqueeze(0) / BLOCK, means[name]])
+        if head and (rows.passes + head) % block == 0:
+            means[name] = torch.cat([opened.unsqueeze(0) / block, means[name]])
             opened = torch.zeros_like(opened)
         rows.begun[name] = opened + tail.sum(0)
     return means

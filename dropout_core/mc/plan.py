@@ -38,9 +38,11 @@ class Plan:
             raise InvalidInput(
                 f"min_passes is {self.min_passes} and passes {self.passes}; 2 ≤ min_passes ≤ passes is needed."
             )
-        if "mutual_information" in self.tolerance and self.min_passes < 2 * BLOCK:
+        least = 2 * BLOCK * self.scheme.branches
+        if ("mutual_information" in self.tolerance or self.scheme.branches > 1) and self.min_passes < least:
             raise InvalidInput(
-                f"min_passes is {self.min_passes}; mutual information has a standard error from {2 * BLOCK} passes on."
+                f"min_passes is {self.min_passes}; mutual information, and passes that branch, have a standard error "
+                f"from {2 * BLOCK} passes on for each branch, which is {least}."
             )
 
 
@@ -60,5 +62,5 @@ def plan_of(
         raise InvalidInput("min_passes belongs to a tolerance; give one, or leave it out.")
     usual = DEFAULT_PASSES if checked is None else DEFAULT_MOST_PASSES
     most = usual if passes is None else passes
-    least = min(2 * BLOCK, most) if min_passes is None else min_passes
+    least = min(2 * BLOCK * scheme.branches, most) if min_passes is None else min_passes
     return Plan(most, seed, scheme, checked, least)

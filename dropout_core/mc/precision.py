@@ -15,7 +15,7 @@ from dropout_core.balanced import BLOCK
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.moments import Moments, Statistics
 
-BLOCKS = "blocks/"
+BLOCKS, CLUSTERS = "blocks/", "clusters/"
 _NORMAL = 1.959964
 # Student's 0.975 quantiles for 1 … 10 degrees of freedom; beyond, Fisher's expansion is right to 2e-4.
 _STUDENT = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
@@ -23,11 +23,16 @@ Tolerance = Mapping[str, float]
 
 
 def standard_error(statistics: Statistics) -> Tensor:
-    """The Monte Carlo standard error of the predictive mean, [B, C]; needs two passes.
+    """The Monte Carlo standard error of the predictive mean, [B, C]; needs two passes, and two clusters of branches.
 
     Of balanced passes, at most 16/15 of the independent ones' variance (Owen 1997, Annals of Statistics 25, section 3).
+    Of passes that branch, between clusters of sixteen trunks.
     """
     value, blocks = statistics["value"], statistics.get(BLOCKS + "value")
+    if (clusters := statistics.get(CLUSTERS + "value")) is not None:
+        if _smallest(clusters) < 2:
+            raise InvalidInput(f"passes that branch have a standard error from {2 * BLOCK} trunks on; ask for more.")
+        return _error_of_mean(clusters)
     if _smallest(value) < 2:
         raise InvalidInput("one pass has no standard error; ask for at least two.")
     independent = _error_of_mean(value)
@@ -38,10 +43,10 @@ def standard_error(statistics: Statistics) -> Tensor:
 
 
 def mutual_information_error(statistics: Statistics) -> Tensor:
-    """The Monte Carlo standard error of mutual information, [B]; needs 32 passes. From its value in each block."""
+    """The Monte Carlo standard error of mutual information, [B], from its value in each block; needs two of them."""
     blocks = statistics.get(BLOCKS + "mutual_information")
     if blocks is None or _smallest(blocks) < 2:
-        raise InvalidInput(f"mutual information has a standard error from {2 * BLOCK} passes on; ask for as many.")
+        raise InvalidInput(f"mutual information has a standard error from {2 * BLOCK} trunks on; ask for as many.")
     return _error_of_mean(blocks)
 
 

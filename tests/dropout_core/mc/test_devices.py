@@ -146,7 +146,7 @@ def test_measures_ask_nothing_of_the_host(output, sampling):
     kind = kind_of(output)
     passes_made = [torch.empty(passes, 3, 4, device="meta") for passes in (32, 8)]
     with Traffic() as traffic:
-        fold = Fold(kind, balanced=sampling == "balanced")
+        fold = Fold(kind, scheme=Scheme(sampling))
         for outputs in passes_made:
             fold.add(Chunk(0, outputs))
         statistics = fold.statistics()

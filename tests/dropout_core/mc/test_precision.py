@@ -17,15 +17,16 @@ from dropout_core.mc.precision import (
     precise,
     standard_error,
 )
+from dropout_core.mc.scheme import Scheme
 from dropout_core.noise import normal_of
 from tests import references
 
 STUDENT = {1: 12.7062, 2: 4.3027, 7: 2.3646, 10: 2.2281, 11: 2.2010, 15: 2.1314, 31: 2.0395, 99: 1.9842, 1999: 1.9612}
 
 
-def folded(outputs, output="mean", balanced=False, cuts=(), **options):
+def folded(outputs, output="mean", balanced=False, cuts=(), branches=1, **options):
     """Fold [T, B, C], cut after the given passes."""
-    fold = Fold(KINDS[output], balanced=balanced, **options)
+    fold = Fold(KINDS[output], scheme=Scheme("balanced" if balanced else "iid", branches=branches), **options)
     for start, stop in zip((0, *cuts), (*cuts, len(outputs)), strict=True):
         fold.add(Chunk(0, outputs[start:stop]))
     return fold.statistics()
@@ -104,6 +105,18 @@ def test_balanced_intervals_cover_95_percent_too(blocks):
     assert float(covered.double().mean()) >= 0.95 - 5 * math.sqrt(0.95 * 0.05 / columns)
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_of_passes_that_branch_it_is_between_the_means_of_sixteen_trunks(balanced):
+    """Four passes of each trunk alike: the formula for independent passes would say half of it, and no bound holds."""
+    outputs = draws(48).repeat_interleave(4, 0)
+    means = outputs.unflatten(0, (3, 64)).mean(1)
+    wanted = means.std(0) / math.sqrt(3) * 4.302653 / 1.959964
+    found = standard_error(folded(outputs, "mean", balanced, branches=4, cuts=(32, 48, 100)))
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
+    with pytest.raises(InvalidInput, match="from 32 trunks on"):
+        standard_error(folded(outputs[:127], branches=4))
+
+
 def test_one_pass_has_no_standard_error():
     with pytest.raises(InvalidInput, match="one pass has no standard error"):
         standard_error(folded(draws(1)))
@@ -111,7 +124,7 @@ def test_one_pass_has_no_standard_error():
 
 @pytest.mark.parametrize(("output", "passes"), [("logits", 31), ("mean", 64)])
 def test_mutual_information_needs_two_blocks_and_classes(output, passes):
-    with pytest.raises(InvalidInput, match="from 32 passes on"):
+    with pytest.raises(InvalidInput, match="from 32 trunks on"):
         mutual_information_error(folded(draws(passes), output))
 
 
