@@ -45,24 +45,37 @@ class Chunks:
 
 
 class Observed:
-    """The largest value of one row, the draws of its sites, and the widths of those whose input is a row."""
+    """What a row adds to values, seen in runs of one and of two rows; the draws of sites; the widths of their inputs.
+
+    Weights, and the noise on them, are as large for any number of rows.
+    """
 
     def __init__(self) -> None:
-        self.nbytes = 1
-        self.num_units = 0
+        self._nbytes: dict[str, list[int]] = {}
+        self._units: dict[str, int] = {}
         self.widths: dict[str, int] = {}
 
-    def __call__(self, _: str, value: Any) -> None:
+    def __call__(self, name: str, value: Any) -> None:
         """Look at the value of a node."""
         if isinstance(value, Tensor):
-            self.nbytes = max(self.nbytes, math.prod(value.shape) * value.element_size())
+            self._nbytes.setdefault(name, []).append(math.prod(value.shape) * value.element_size())
 
     def noise(self, site: Site, value: Tensor) -> Tensor:
         """The value of a site with its noise off."""
-        self.num_units += num_units(site, value)
+        self._units[site.name] = num_units(site, value)
         if value.dim() == 2:
             self.widths[site.name] = value.shape[1]
         return quiet(site, value)
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row adds to the value to which it adds most, at least 1."""
+        return max((max(sizes) - min(sizes) for sizes in self._nbytes.values()), default=0) or 1
+
+    @property
+    def num_units(self) -> int:
+        """The draws of a pass, at least 1."""
+        return sum(self._units.values()) or 1
 
 
 def chunks_of(
@@ -70,10 +83,10 @@ def chunks_of(
 ) -> Chunks:
     """The chunks for what one row needs. crossing_bytes: of its boundary. chunk_bytes: None for the usual budget."""
     budget = chunk_bytes or _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
-    suffix_rows = max(_MIN_CHUNK_ROWS, budget // suffix.nbytes)
-    num_units = max(1, suffix.num_units)
+    suffix_rows = max(_MIN_CHUNK_ROWS, budget // suffix.row_bytes)
+    num_units = suffix.num_units
     return Chunks(
-        prefix_rows=max(_MIN_CHUNK_ROWS, budget // prefix.nbytes),
+        prefix_rows=max(_MIN_CHUNK_ROWS, budget // prefix.row_bytes),
         suffix_rows=suffix_rows,
         block_rows=max(suffix_rows, _BOUNDARY_BYTES // max(1, crossing_bytes)),
         mask_passes=min(_MASK_PASSES, max(1, _MASK_UNITS // num_units)),

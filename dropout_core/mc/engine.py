@@ -232,22 +232,25 @@ class Engine:
 
     @torch.inference_mode()
     def _measure(self, weights: Mapping[str, Tensor], inputs: Named, sizes: Mapping[str, int]) -> _Plan:
-        """From the largest values of the first row, or of a row of zeros where there is none."""
-        rows = rows_of(inputs, slice(1))
-        if not num_rows(rows):
-            rows = {name: value.new_zeros((1, *value.shape[1:])) for name, value in rows.items()}
-        device, prefix, suffix = _device(rows), Observed(), Observed()
-        values = self._run_prefix(weights, rows, sizes, prefix)
-        crossing_bytes = sum(values[name].nbytes for name in values if self._graph.boundary[name] is not None)
+        """From runs of the first row, alone and twice, or of rows of zeros where there is none."""
+        row = rows_of(inputs, slice(1))
+        if not num_rows(row):
+            row = {name: value.new_zeros((1, *value.shape[1:])) for name, value in row.items()}
+        prefix, suffix = Observed(), Observed()
         stage = Stage(self._split.suffix, keep=[self._graph.output])
-        found = stage.run({**weights, **values}, {**sizes, ROWS: 1}, device, suffix.noise, suffix)
+        for count in (2, 1):
+            rows = {name: torch.cat([value] * count) for name, value in row.items()}
+            values = self._run_prefix(weights, rows, sizes, prefix)
+            given = {**weights, **values}
+            found = stage.run(given, {**sizes, ROWS: count}, _device(rows), suffix.noise, suffix)
         out = found[self._graph.output]
+        crossing_bytes = sum(values[name].nbytes for name in values if self._graph.boundary[name] is not None)
 
         def part(nodes: tuple[Node, ...], keep: list[str]) -> Part:
             return Part(nodes, keep, weights, suffix.widths)
 
         return _Plan(
-            chunks=chunks_of(prefix, suffix, crossing_bytes, self.tuning.chunk_bytes, device),
+            chunks=chunks_of(prefix, suffix, crossing_bytes, self.tuning.chunk_bytes, out.device),
             suffix=part(self._split.suffix, [self._graph.output]),
             trunk=part(self._last.prefix, sorted(self._trunk_values)),
             head=part(self._last.suffix, [self._graph.output]),

@@ -16,7 +16,9 @@ from dropout_core.errors import (
     NoVariance,
     UnknownMeasure,
 )
-from dropout_core.mc.estimate import estimate_of
+from dropout_core.mc.estimate import estimated
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from tests import refused
 from tests.captured import captured, classifier, made
 from tests.nets import AlwaysOn, BatchNorm, FoldedTime, NoisyWeights, OwnLaw, StochasticDepth, TwoSites
@@ -50,7 +52,7 @@ def test_answers_are_ordinary_tensors():
 def test_an_estimate_is_that_of_the_engine_s_passes():
     one = captured(TwoSites)
     x = one.rows(3)
-    wanted = estimate_of(one.engine.run(one.program.weights, x, 40, 9), "mean", 40, 9, "captured", keep_draws=True)
+    wanted = estimated(one.engine, one.program.weights, x, Plan(40, 9, DEFAULT), "mean", keep_draws=True)
     found = predict(one.net, x, passes=40, seed=9, output="mean", keep_draws=True)
     assert torch.equal(found.samples, wanted.samples)
     assert torch.equal(found.variance, wanted.variance)

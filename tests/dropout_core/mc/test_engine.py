@@ -216,6 +216,12 @@ def test_noise_on_weights_is_drawn_for_each_pass():
     assert one.engine.looped == "noise on weights takes one draw for each pass"
 
 
+def test_noise_on_weights_leaves_no_less_room_for_rows():
+    """A row adds three numbers of eight bytes; the six of a weight are there once."""
+    one = captured(NoisyWeights)
+    assert one.engine.chunk_rows(one.program.weights, one.rows(1)) == 2**20 // 24
+
+
 def test_noise_on_activations_runs_in_batches_of_passes():
     one = captured(TwoSites)
     assert one.engine.looped == ""
