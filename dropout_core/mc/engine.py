@@ -118,7 +118,10 @@ class Engine:
                 boundaries.append(self._cross(run, rows, sizes, place))
                 place += num_rows(rows)
             for group in chunks.groups(passes, run.scheme, in_blocks=wanted is not None):
-                noise = self._noise(run, group, boundaries[0].num_rows)
+                most = max(boundary.num_rows for boundary in boundaries)
+                if not most:
+                    break
+                noise = self._noise(run, group, most)
                 for offset in range(len(boundaries)):
                     keep = None if wanted is None else wanted(index + offset)
                     if keep is not None:

@@ -72,7 +72,7 @@ class Fold:
     def wanted(self, index: int) -> Tensor | None:
         """Which of the rows of an index, as the last chunk had them, need more passes; None for all of them."""
         rows = self._rows.get(index)
-        if rows is None or self._tolerance is None or rows.passes < self._min_passes:
+        if rows is None or self._tolerance is None or rows.passes < self._min_passes or not len(rows.places):
             return None
         done = precise(rows.statistics, self._tolerance)
         if not bool(done.any()):

@@ -39,7 +39,9 @@ def standard_error(statistics: Statistics) -> Tensor:
     if blocks is None:
         return independent
     bound = independent * math.sqrt(BLOCK / (BLOCK - 1))
-    return torch.minimum(bound, _error_of_mean(blocks)) if _smallest(blocks) >= 2 else bound
+    if isinstance(blocks.count, int):
+        return torch.minimum(bound, _error_of_mean(blocks)) if blocks.count >= 2 else bound
+    return torch.where(blocks.count >= 2, torch.minimum(bound, _error_of_mean(blocks)), bound)
 
 
 def mutual_information_error(statistics: Statistics) -> Tensor:
@@ -67,7 +69,7 @@ PRECISION = {
 def precise(statistics: Statistics, tolerance: Tolerance) -> Tensor:
     """The rows that need no more passes: each named measure has a standard error of at most so much. Bool [B]."""
     errors = [(ERRORS[name](statistics), bound) for name, bound in tolerance.items()]
-    return torch.stack([(error <= bound).flatten(1).all(1) for error, bound in errors]).all(0)
+    return torch.stack([(error <= bound).unsqueeze(-1).flatten(1).all(1) for error, bound in errors]).all(0)
 
 
 def checked_tolerance(tolerance: float | Tolerance | None) -> Tolerance | None:

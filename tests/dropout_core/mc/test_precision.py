@@ -10,6 +10,7 @@ from dropout_core.errors import InvalidInput
 from dropout_core.mc.engine import Chunk
 from dropout_core.mc.fold import Fold
 from dropout_core.mc.measures import KINDS
+from dropout_core.mc.moments import concatenate
 from dropout_core.mc.precision import (
     checked_tolerance,
     mutual_information_error,
@@ -134,6 +135,21 @@ def test_rows_are_precise_when_every_column_of_every_measure_is():
     statistics = folded(outputs)
     assert precise(statistics, {"mean": 0.01}).tolist() == [True, False, False]
     assert precise(statistics, {"mean": 10.0}).all()
+
+
+def test_a_row_is_precise_when_its_mutual_information_is():
+    outputs = torch.cat([draws(64, 1, 3) * 0.01, draws(64, 1, 3) * 5], dim=1)
+    assert precise(folded(outputs, "logits"), {"mutual_information": 1e-3}).tolist() == [True, False]
+
+
+def test_rows_with_few_blocks_leave_the_others_their_own_error():
+    """A row that stopped after one block has the bound; the others what is between their blocks."""
+    outputs = draws(64, 2, seed=1)
+    outputs -= outputs.unflatten(0, (4, 16)).mean(1).repeat_interleave(16, 0) * 0.9
+    few, many = folded(draws(16, 2), balanced=True), folded(outputs, balanced=True)
+    joined = standard_error(concatenate([few, many]))
+    torch.testing.assert_close(joined, torch.cat([standard_error(few), standard_error(many)]), rtol=1e-12, atol=0)
+    assert (standard_error(many) < standard_error(folded(outputs))).all()
 
 
 def test_a_row_of_nan_is_never_precise():
