@@ -36,7 +36,7 @@ check: install
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: install $(MISSING:%=train-%)
 	$(BIN)/python benchmarks/uncertainty.py

@@ -1,8 +1,8 @@
 """An operator's arguments ↔ JSON.
 
 Plain JSON values stand for themselves, lists for tuples; what JSON has not is an object with one tag: {"ref": name},
-{"size": expression of "rows"}, {"device": true}, {"dtype": name}, {"memory_format": name}, {"layout": "strided"} and
-{"float": "inf" | "-inf" | "nan"}.
+{"size": expression of "rows" and of free dimensions}, {"device": true}, {"dtype": name}, {"memory_format": name},
+{"layout": "strided"} and {"float": "inf" | "-inf" | "nan"}.
 """
 
 import math
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from dropout_core.mc.program import ROWS, Device, Expression, Ref, Size
+from dropout_core.mc.expressions import Expression, Size
+from dropout_core.mc.program import Device, Ref
 from models.errors import InvalidBundle
 
 _MAX_DEPTH = 32
@@ -98,8 +99,8 @@ def _name_in(table: Mapping[str, Any], value: Any) -> str:
 
 
 def _expression(tree: Any, depth: int = 0) -> Expression:
-    if tree == ROWS:
-        return ROWS
+    if isinstance(tree, str):
+        return tree
     if not isinstance(tree, list):
         return integer(tree)
     operator, left, right = tree

@@ -7,11 +7,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dropout_core.mc.measures import KINDS, OutputKind, Task
+from dropout_core.mc.scheme import BRANCHES, Sampling, Scheme, Sharing
 from dropout_core.noise import MAX_SEED
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+FreeName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+# fields of later versions: absent from the digest where they say nothing new, so that older bundles keep theirs
+_LATER = {"free": None, "result": None, "branches": 1}
 
 
 class _Frozen(BaseModel):
@@ -19,11 +23,18 @@ class _Frozen(BaseModel):
 
 
 class InputSpec(_Frozen):
-    """One input: `shape` is that of one row."""
+    """One input: `shape` is that of one row, of sizes and of names of free ones."""
 
     name: str = Field(min_length=1, max_length=64)
-    shape: tuple[Size, ...] = Field(max_length=6)
-    dtype: Literal["float32", "float64", "int64", "int32"]
+    shape: tuple[Size | FreeName, ...] = Field(max_length=6)
+    dtype: Literal["float32", "float64", "int64", "int32", "bool"]
+
+
+class FreeSpec(_Frozen):
+    """The sizes that a free dimension may have. `most`: null for any."""
+
+    least: Size
+    most: Size | None
 
 
 class OutputScaling(_Frozen):
@@ -49,13 +60,25 @@ class SiteSpec(_Frozen):
     name: str
     module: str
     kind: Literal[
-        "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "unscaled", "bernoulli", "normal"
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "feature_alpha_dropout",
+        "unscaled",
+        "bernoulli",
+        "uniform",
+        "exponential",
+        "normal",
     ]
     rate: float | None = Field(gt=0, le=1)
 
 
 class Manifest(_Frozen):
-    """manifest.json. Everything but `metrics` and `provenance` decides answers and is under `digest`."""
+    """manifest.json. Everything but `metrics` and `provenance` decides answers and is under `digest`.
+
+    free: the dimensions that shapes of inputs name. result: the output of the network's that is served, where it has
+    several. Both are null where there is nothing to say.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str = Field(pattern=NAME_PATTERN)
@@ -63,12 +86,15 @@ class Manifest(_Frozen):
     output: OutputKind
     num_outputs: Size
     labels: tuple[str, ...] | None = None
-    inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=1)
+    inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=16)
+    free: dict[FreeName, FreeSpec] | None = Field(default=None, min_length=1)
+    result: str | None = None
     output_scaling: OutputScaling | None = None
     sites: tuple[SiteSpec, ...] = Field(min_length=1)
     noise: Literal[1] = 1
-    sampling: Literal["iid"] = "iid"
-    masks: Literal["shared"] = "shared"
+    sampling: Sampling = "iid"
+    masks: Sharing = "shared"
+    branches: int = 1
     passes: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     program: Digest
@@ -77,10 +103,24 @@ class Manifest(_Frozen):
     metrics: dict[str, float] = {}
     provenance: dict[str, str] = {}
 
+    @property
+    def scheme(self) -> Scheme:
+        """How its passes draw their noise where a request says nothing."""
+        return Scheme(self.sampling, self.masks, self.branches)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.branches not in BRANCHES:
+            raise ValueError(f"branches is {self.branches}; one of {', '.join(map(str, BRANCHES))} is wanted.")
         if KINDS[self.output].task != self.task:
             raise ValueError(f"a {self.task} cannot have the output {self.output}.")
+        if len({spec.name for spec in self.inputs}) < len(self.inputs):
+            raise ValueError("two inputs have one name.")
+        named = {size for spec in self.inputs for size in spec.shape if isinstance(size, str)}
+        if named != set(self.free or {}):
+            raise ValueError(
+                f"the inputs name the free dimensions {sorted(named)}; free has {sorted(self.free or {})}."
+            )
         if self.labels is not None and len(self.labels) != self.num_outputs:
             raise ValueError(
                 f"there are {len(self.labels)} labels and {self.num_outputs} outputs; give one label for each."
@@ -100,7 +140,11 @@ def sealed(fields: dict[str, Any]) -> Manifest:
 
 def digest_of(fields: dict[str, Any]) -> str:
     """The digest of all that decides an answer, as canonical JSON."""
-    decisive = {key: value for key, value in fields.items() if key not in ("digest", "metrics", "provenance")}
+    decisive = {
+        key: value
+        for key, value in fields.items()
+        if key not in ("digest", "metrics", "provenance") and not (key in _LATER and value == _LATER[key])
+    }
     return sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 

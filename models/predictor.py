@@ -1,5 +1,6 @@
 """A bundle in memory, checked and ready to answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -9,13 +10,16 @@ from torch import Tensor
 
 from dropout_core.errors import CoupledRows, InvalidInput, NonFiniteOutput, NoVariance
 from dropout_core.mc.engine import Engine
-from dropout_core.mc.estimate import Estimate, estimate_of
-from dropout_core.mc.program import Program
+from dropout_core.mc.estimate import Estimate, estimated
+from dropout_core.mc.inputs import Named, named, num_rows
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.program import Input, Program
 from dropout_core.mc.verify import agree, verify
 from models.errors import InvalidBundle
-from models.manifest import Manifest, OutputScaling, SiteSpec
+from models.manifest import FreeSpec, InputSpec, Manifest, OutputScaling, SiteSpec
 from models.program_json import from_json
 from models.repository import Files, Repository
+from models.tunings import Tunings
 
 PROBE_INPUT, PROBE_MEAN, PROBE_VARIANCE = "probe/input", "probe/mean", "probe/variance"
 # Another machine's kernels round otherwise; other weights, noise or scaling are far outside this.
@@ -24,23 +28,30 @@ _KNOWN_ANSWER_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Predictor:
-    """One published version of a model, verified. Serves many threads: nothing in it changes."""
+    """One published version of a model, verified. Serves many threads: nothing in it changes.
+
+    probe: the rows it was published with, by input.
+    """
 
     manifest: Manifest
     version: int
     program: Program
     engine: Engine
-    probe: Tensor
+    probe: Named
 
     @staticmethod
-    def load(repository: Repository, name: str, version: int, device: str = "cpu") -> "Predictor":
+    def load(
+        repository: Repository, name: str, version: int, device: str = "cpu", tunings: Tunings | None = None
+    ) -> "Predictor":
         """Load and verify a version: digests, operators, row independence, variance, known answer.
+
+        tunings: where the engine's choices are kept that are measured on this machine; None: usual ones.
 
         Raises UnknownModel, or InvalidBundle with the reason.
         """
         files = repository.read(name, version)
         try:
-            return _verified(files, version, torch.device(device))
+            return _verified(files, version, torch.device(device), tunings)
         except InvalidBundle:
             raise
         except (CoupledRows, NoVariance, InvalidInput) as error:
@@ -51,11 +62,20 @@ class Predictor:
                 f"the program of {name}/{version} does not run: {type(error).__name__}: {reason}"
             ) from error
 
-    def predict(self, x: Tensor, passes: int, seed: int, keep_draws: bool = False) -> Estimate:
-        """The estimate of each row of x [B, *F], in the caller's unit. Raises NonFiniteOutput, naming the row."""
-        x = x.to(self.program.device)
-        chunks = self.engine.run(self.program.weights, x, passes, seed)
-        estimate = estimate_of(chunks, self.manifest.output, passes, seed, "captured", keep_draws)
+    def predict(self, inputs: Tensor | Named, plan: Plan, keep_draws: bool = False) -> Estimate:
+        """The estimate of each row of the inputs [B, *F], in the caller's unit.
+
+        inputs: by name; a tensor stands for the only one. Raises InvalidInput for inputs that do not fit, or
+        NonFiniteOutput, naming the row.
+        """
+        placed = {name: x.to(self.program.device) for name, x in named(self.program.graph, inputs).items()}
+        weights, output = self.program.weights, self.manifest.output
+        try:
+            estimate = estimated(self.engine, weights, placed, plan, output, keep_draws)
+        except IndexError as error:  # of a table, such as of tokens or of positions; of an axis it is a fault of ours
+            if not str(error).startswith("index"):
+                raise
+            raise InvalidInput(f"{self.manifest.name} has no entry for a number among the inputs: {error}.") from error
         finite = estimate.statistics["value"].variance.isfinite() & estimate.variance.isfinite()
         if not bool(finite.all()):
             row = int((~finite).flatten(1).any(1).nonzero()[0])
@@ -76,6 +96,25 @@ def site_specs(program: Program) -> tuple[SiteSpec, ...]:
     )
 
 
+def input_specs(program: Program) -> tuple[InputSpec, ...]:
+    """The inputs of a Program as its manifest lists them."""
+    inputs = program.graph.inputs
+    return tuple(
+        InputSpec.model_validate({"name": one.name, "shape": one.shape, "dtype": str(one.dtype).removeprefix("torch.")})
+        for one in inputs
+    )
+
+
+def free_specs(program: Program) -> dict[str, FreeSpec] | None:
+    """The free dimensions of a Program as its manifest lists them."""
+    return {free.name: FreeSpec(least=free.least, most=free.most) for free in program.graph.free} or None
+
+
+def probe_names(names: Sequence[str]) -> dict[str, str]:
+    """The names under which a bundle stores the probe of each input."""
+    return {name: PROBE_INPUT if len(names) == 1 else f"{PROBE_INPUT}/{name}" for name in names}
+
+
 def in_callers_unit(estimate: Estimate, scaling: OutputScaling | None) -> Estimate:
     """An estimate in the unit callers send and get."""
     if scaling is None:
@@ -87,7 +126,14 @@ def in_callers_unit(estimate: Estimate, scaling: OutputScaling | None) -> Estima
     return estimate.rescaled(scale, shift)
 
 
-def _verified(files: Files, version: int, device: torch.device) -> Predictor:
+def _fits(spec: Input, probe: Tensor) -> bool:
+    """Whether a stored probe is rows of an input; the sizes of free dimensions are checked where it runs."""
+    sizes = zip(probe.shape[1:], spec.shape, strict=False)
+    of_shape = probe.dim() == len(spec.shape) + 1 and all(isinstance(b, str) or a == b for a, b in sizes)
+    return of_shape and probe.dtype == spec.dtype
+
+
+def _verified(files: Files, version: int, device: torch.device, tunings: Tunings | None) -> Predictor:
     manifest = files.manifest
     try:
         stored = {name: tensor.to(device) for name, tensor in safetensors.torch.load(files.weights).items()}
@@ -95,33 +141,39 @@ def _verified(files: Files, version: int, device: torch.device) -> Predictor:
         raise InvalidBundle(
             f"weights.safetensors of {manifest.name}/{version} is no safetensors file: {error}"
         ) from error
-    missing = {PROBE_INPUT, PROBE_MEAN, PROBE_VARIANCE} - set(stored)
+    probe_at = probe_names([spec.name for spec in manifest.inputs])
+    missing = {*probe_at.values(), PROBE_MEAN, PROBE_VARIANCE} - set(stored)
     if missing:
         raise InvalidBundle(f"weights.safetensors of {manifest.name}/{version} lacks {', '.join(sorted(missing))}.")
     program = from_json(files.program, stored)
-    _refuse_mismatch(manifest, program, stored[PROBE_INPUT])
+    probe = {name: stored[place] for name, place in probe_at.items()}
+    _refuse_mismatch(manifest, program, probe)
     engine = Engine(program)
-    answer = verify(program, engine, stored[PROBE_INPUT], manifest.output)
+    answer = verify(program, engine, probe, manifest.output)
     known = answer.statistics["value"]
-    if known.mean.shape != (len(stored[PROBE_INPUT]), manifest.num_outputs):
+    if (len(known.mean), known.mean.shape[-1]) != (num_rows(probe), manifest.num_outputs):
         raise InvalidBundle(
             f"the network has {known.mean.shape[-1]} outputs; the manifest says {manifest.num_outputs}."
         )
     for name, value in ((PROBE_MEAN, known.mean), (PROBE_VARIANCE, known.variance)):
         if value.shape != stored[name].shape or not agree(value, stored[name], _KNOWN_ANSWER_TOLERANCE):
             raise InvalidBundle(f"the answer to the stored probe is not the one published ({name}).")
-    return Predictor(manifest, version, program, engine, stored[PROBE_INPUT])
+    if tunings is not None:
+        engine = Engine(program, tunings.get(manifest.digest, program, probe))
+    return Predictor(manifest, version, program, engine, probe)
 
 
-def _refuse_mismatch(manifest: Manifest, program: Program, probe: Tensor) -> None:
-    (said,), (spec,) = manifest.inputs, program.graph.inputs
-    got = (spec.name, spec.shape, str(spec.dtype).removeprefix("torch."))
-    if (
-        got != (said.name, said.shape, said.dtype)
-        or probe.shape[1:] != spec.shape
-        or probe.dtype != spec.dtype
-        or not len(probe)
-    ):
-        raise InvalidBundle(f"the program takes {got}, the manifest says {(said.name, said.shape, said.dtype)}.")
+def _refuse_mismatch(manifest: Manifest, program: Program, probe: Named) -> None:
+    inputs = program.graph.inputs
+    got = [(spec.name, spec.shape, str(spec.dtype).removeprefix("torch.")) for spec in inputs]
+    said = [(spec.name, spec.shape, spec.dtype) for spec in manifest.inputs]
+    if got != said or manifest.free != free_specs(program):
+        raise InvalidBundle(
+            f"the program takes {got} and is free in {list(program.graph.free)}, the manifest says {said} and "
+            f"{manifest.free}."
+        )
+    rows = {len(probe[spec.name]) if _fits(spec, probe[spec.name]) else 0 for spec in inputs}
+    if len(rows) != 1 or rows == {0}:
+        raise InvalidBundle(f"the stored probe is no rows of what the manifest says: {said}.")
     if manifest.sites != site_specs(program):
         raise InvalidBundle("the sites of the program are not those of the manifest.")

@@ -2,8 +2,10 @@
 
 {"schema": 1, "inputs": [...], "weights": [...], "nodes": [...], "output": name, "boundary": {name: rows | null}}
 
-A node is a site {"name", "kind", "module", "input", "rate", "rows"} or an operation {"name", "target", "args",
-"kwargs"}; rows are [axis, before, after] or null. models.arguments has the forms of arguments.
+An input is {"name", "shape", "dtype"}; where shapes name free dimensions there is "free": [[name, least, most], ...] as
+well, most being null for any. A node is a site {"name", "kind", "module", "input", "rate", "rows"} or an operation
+{"name", "target", "args", "kwargs"}; rows are [axis, before, after] or null. models.arguments has the forms of
+arguments.
 """
 
 import json
@@ -13,7 +15,23 @@ from typing import Any
 from torch import Tensor
 
 from dropout_core.mc.kinds import KINDS
-from dropout_core.mc.program import GETITEM, Graph, Input, Node, Operation, Program, Ref, Rows, Site, references, split
+from dropout_core.mc.nested import split_last
+from dropout_core.mc.program import (
+    GETITEM,
+    ROWS,
+    Free,
+    Graph,
+    Input,
+    Node,
+    Operation,
+    Program,
+    Ref,
+    Rows,
+    Site,
+    references,
+    size_names,
+    split,
+)
 from dropout_core.mc.sites import draws
 from models.arguments import decode, dtype_name, dtype_of, encode, integer, number, text
 from models.errors import InvalidBundle
@@ -21,6 +39,7 @@ from models.operators import check_call, name_of, operator
 
 SCHEMA = 1
 _MAX_NODES = 100_000
+_MAX_INPUTS = 16
 
 
 def to_json(graph: Graph) -> bytes:
@@ -34,6 +53,8 @@ def to_json(graph: Graph) -> bytes:
         "output": graph.output,
         "boundary": {name: _rows_to_json(rows) for name, rows in graph.boundary.items()},
     }
+    if graph.free:
+        document["free"] = [[free.name, free.least, free.most] for free in graph.free]
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
 
 
@@ -54,11 +75,18 @@ def from_json(content: bytes, weights: Mapping[str, Tensor]) -> Program:
 
 def _graph(document: Any) -> Graph:
     inputs = tuple(_input(item) for item in document["inputs"])
-    if len(inputs) != 1 or len(document["nodes"]) > _MAX_NODES:
+    if not 1 <= len(inputs) <= _MAX_INPUTS or len(document["nodes"]) > _MAX_NODES:
         counts = f"{len(inputs)} inputs and {len(document['nodes'])} nodes"
-        raise InvalidBundle(f"program.json has {counts}; 1 input and up to {_MAX_NODES} nodes are read.")
+        raise InvalidBundle(
+            f"program.json has {counts}; 1 to {_MAX_INPUTS} inputs and up to {_MAX_NODES} nodes are read."
+        )
+    free = tuple(_free(*item) for item in document.get("free", []))
+    sizes = {ROWS, *(one.name for one in free)}
     names = tuple(text(name) for name in document["weights"])
     known = {*names, *(spec.name for spec in inputs)}
+    if len(known) < len(names) + len(inputs) or len(sizes) < 1 + len(free):
+        raise InvalidBundle("program.json takes a name twice among its inputs, weights and free dimensions.")
+    _refuse_unknown_sizes({size for spec in inputs for size in spec.shape if isinstance(size, str)}, sizes - {ROWS})
     nodes: list[Node] = []
     num_sites = 0
     for item in document["nodes"]:
@@ -66,6 +94,7 @@ def _graph(document: Any) -> Graph:
         unknown = set(references(node)) - known
         if unknown or node.name in known:
             raise InvalidBundle(f"node {node.name} reads {sorted(unknown)} before they exist, or takes a name twice.")
+        _refuse_unknown_sizes(size_names(node), sizes)
         known.add(node.name)
         nodes.append(node)
         num_sites += isinstance(node, Site)
@@ -73,15 +102,19 @@ def _graph(document: Any) -> Graph:
     output = text(document["output"])
     if output not in known:
         raise InvalidBundle(f"program.json names the output {output!r}, which no node makes.")
-    graph = Graph(inputs, names, tuple(nodes), output, boundary)
+    graph = Graph(inputs, names, tuple(nodes), output, boundary, free)
     _refuse_wrong_boundary(graph)
     return graph
 
 
 def _refuse_wrong_boundary(graph: Graph) -> None:
-    """Rows are joined along their boundary only in large batches: what no probe sees is checked here."""
-    crossing = set(split(graph).crossing) - set(graph.weights)
-    if set(graph.boundary) != crossing:
+    """Rows are joined along their boundary only in large batches: what no probe sees is checked here.
+
+    Beside what crosses from the prefix there may stand what crosses to the last sites, which older bundles lack.
+    """
+    parts = split(graph)
+    crossing = set(parts.crossing) - set(graph.weights)
+    if not crossing <= set(graph.boundary) <= crossing | set(split_last(parts.suffix, graph.output).crossing):
         raise InvalidBundle(f"program.json has the boundary {sorted(graph.boundary)}; {sorted(crossing)} cross it.")
     for site in graph.sites:
         if site.rows != graph.boundary.get(site.input.name, site.rows):
@@ -89,7 +122,22 @@ def _refuse_wrong_boundary(graph: Graph) -> None:
 
 
 def _input(item: Any) -> Input:
-    return Input(text(item["name"]), tuple(map(integer, item["shape"])), dtype_of(item["dtype"]))
+    shape = tuple(size if isinstance(size, str) else integer(size) for size in item["shape"])
+    return Input(text(item["name"]), shape, dtype_of(item["dtype"]))
+
+
+def _free(name: Any, least: Any, most: Any) -> Free:
+    free = Free(text(name), integer(least), None if most is None else integer(most))
+    if free.least < 1 or (free.most is not None and free.most < free.least):
+        raise InvalidBundle(f"program.json lets {free.name} be {free}; sizes from 1 on are wanted.")
+    return free
+
+
+def _refuse_unknown_sizes(names: set[str], known: set[str]) -> None:
+    if not names <= known:
+        raise InvalidBundle(
+            f"program.json has sizes of {sorted(names - known)}; its free dimensions are {sorted(known)}."
+        )
 
 
 def _site(item: Any, index: int) -> Site:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from dropout_core.errors import McdropError
 from models.repository import Repository
+from models.tunings import tunings_at
 from service.auth import RequireKey
 from service.catalogue import Catalogue
 from service.compute import Compute, device_of
@@ -31,7 +32,9 @@ T = TypeVar("T")
 def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
     """A server of the bundles in settings.bundles. on_ready: called when those there are have been loaded."""
     state = State(
-        settings, Catalogue(Repository(settings.bundles), device_of(settings.device)), Compute(settings.threads)
+        settings,
+        Catalogue(Repository(settings.bundles), device_of(settings.device), tunings_at(settings.tunings)),
+        Compute(settings.threads),
     )
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Literal
 from models.errors import InvalidBundle, UnknownModel
 from models.predictor import Predictor
 from models.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from models.tunings import Tunings
 
 Key = tuple[str, int]
 
@@ -33,9 +34,9 @@ class State:
 class Catalogue:
     """Predictors by name and version. Safe for many threads; loading happens one at a time."""
 
-    def __init__(self, repository: Repository, device: str = "cpu") -> None:
+    def __init__(self, repository: Repository, device: str = "cpu", tunings: Tunings | None = None) -> None:
         self.repository = repository
-        self._device = device
+        self._device, self._tunings = device, tunings
         self._loaded: dict[Key, Predictor] = {}
         self._verdicts: dict[Key, Verdict] = {}
         self._loading = threading.Lock()
@@ -113,7 +114,7 @@ class Catalogue:
 
     def _read(self, name: str, version: int) -> Predictor:
         try:
-            return Predictor.load(self.repository, name, version, self._device)
+            return Predictor.load(self.repository, name, version, self._device, self._tunings)
         except OSError as error:
             raise InvalidBundle(f"{name}/{version} cannot be read: {error.strerror}.") from error
 

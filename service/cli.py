@@ -4,12 +4,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 import typer
 import uvicorn
@@ -18,28 +15,18 @@ from pydantic import ValidationError
 from dropout_core.errors import InvalidInput, McdropError
 from dropout_core.layers.variants import VARIANTS
 from dropout_core.lint import lint_graph
-from models.predictor import Predictor
 from models.publish import publish as publish_model
 from models.recipes import RECIPES, load_recipe
 from models.repository import Repository
-from service import console
+from service import asking, console
 from service.app import create_app
 from service.catalogue import Catalogue
-from service.client import Client, Prediction, RankedRows
-from service.codec import array_to_rows
 from service.local import load_factory, publish_factory
-from service.query import Limits, Query, make_query, run_predict, run_rank
-from service.settings import CommonSettings, Settings
+from service.options import Bundles, Url, Version, bundles_folder, common_settings, reason
+from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
-Bundles = Annotated[Path | None, typer.Option(help="Folder of bundles; MCDROP_BUNDLES, or ./bundles.")]
-Url = Annotated[str | None, typer.Option(help="Ask this server instead of reading a bundle.")]
-Version = Annotated[int | None, typer.Option(help="A version; the newest otherwise.")]
-Passes = Annotated[int | None, typer.Option(help="Stochastic passes; the bundle's own number otherwise.")]
-Seed = Annotated[int | None, typer.Option(help="Decides the masks; the bundle's own otherwise.")]
-File = Annotated[Path, typer.Argument(help="Rows as a .npy array, rows first.")]
-_UNBOUNDED = Limits(max_passes=2**31, max_samples=2**63)
 # docker kills ten seconds after it asked
 _GRACE_S = 5
 
@@ -56,7 +43,7 @@ def main() -> None:
 @app.callback()
 def common() -> None:
     """Monte Carlo dropout in production: train, publish, serve, predict, rank."""
-    torch.set_num_threads(_settings().threads)
+    torch.set_num_threads(common_settings().threads)
 
 
 @app.command()
@@ -74,7 +61,7 @@ def serve(
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        console.fail("; ".join(map(_reason, error.errors())))
+        console.fail("; ".join(map(reason, error.errors())))
         raise typer.Exit(2) from None
     server = create_app(settings, on_ready=lambda catalogue: console.announce(settings, catalogue))
     signal.signal(signal.SIGTERM, _end)
@@ -101,7 +88,7 @@ def train(
         task=trained.task,
         output=trained.output,
         labels=trained.labels,
-        root=_folder(bundles),
+        root=bundles_folder(bundles),
         output_scaling=trained.output_scaling,
         metrics=trained.metrics,
     )
@@ -114,10 +101,12 @@ def publish(
         str, typer.Argument(help="package.module:factory, called without arguments; imported from here.")
     ],
     name: Annotated[str, typer.Option(help="The name to publish under.")],
-    task: Annotated[str, typer.Option(help="classification or regression.")],
+    task: Annotated[str, typer.Option(help="classification, multilabel or regression.")],
     example_shape: Annotated[str, typer.Option(help="Shape of one row, such as 1,28,28.")],
     weights: Annotated[Path | None, typer.Option(help="The trained weights, .safetensors.")] = None,
-    output: Annotated[str | None, typer.Option(help="logits, probabilities, mean or mean_and_log_variance.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="logits, probabilities, mean, …; the task's usual one otherwise.")
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="Names of the classes, with commas between.")] = None,
     bundles: Bundles = None,
 ) -> None:
@@ -127,7 +116,7 @@ def publish(
     """
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # what torch.export logs at length it also raises
     network = load_factory(factory, weights)
-    console.published(publish_factory(network, name, task, output, example_shape, labels, _folder(bundles)))
+    console.published(publish_factory(network, name, task, output, example_shape, labels, bundles_folder(bundles)))
 
 
 @app.command()
@@ -137,10 +126,10 @@ def models(bundles: Bundles = None, url: Url = None) -> None:
     Example: `mcdrop models --bundles ./bundles`
     """
     if url is not None:
-        with _client(url) as client:
+        with asking.client_of(url) as client:
             console.models(client.models())
         return
-    entries = Repository(_folder(bundles)).entries()
+    entries = Repository(bundles_folder(bundles)).entries()
     console.models(
         [
             {
@@ -164,7 +153,7 @@ def lint(
 
     Example: `mcdrop lint digits`
     """
-    predictor = Catalogue(Repository(_folder(bundles))).get(name, version)
+    predictor = Catalogue(Repository(bundles_folder(bundles))).get(name, version)
     findings = lint_graph(predictor.program.graph)
     console.findings(findings)
     raise typer.Exit(int(bool(findings)))
@@ -179,64 +168,8 @@ def variants() -> None:
     console.variants(VARIANTS)
 
 
-@app.command()
-def predict(
-    name: Annotated[str, typer.Argument(help="The model.")],
-    file: File,
-    out: Annotated[Path | None, typer.Option(help="Write every measure to this .npz.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    passes: Passes = None,
-    seed: Seed = None,
-    version: Version = None,
-    bundles: Bundles = None,
-    url: Url = None,
-) -> None:
-    """Predictive mean, variance and entropies of each row of a file.
-
-    Example: `mcdrop predict digits rows.npy --out answer.npz`
-    """
-    rows = _rows(file)
-    if url is not None:
-        with _client(url) as client:
-            answer = client.predict(name, rows, version=version, passes=passes, seed=seed)
-    else:
-        predictor, query = _question(name, rows, version, passes, seed, bundles)
-        outputs, labels = run_predict(predictor, query), predictor.manifest.labels
-        answer = Prediction(name, predictor.version, query.passes, query.seed, outputs, labels, None)
-    if out is not None:
-        np.savez(out, **{key: np.asarray(value) for key, value in answer.outputs.items()}, allow_pickle=False)
-    if json:
-        console.prediction_json(answer)
-    elif out is None:
-        console.prediction_table(answer)
-
-
-@app.command()
-def rank(
-    name: Annotated[str, typer.Argument(help="The model.")],
-    file: File,
-    k: Annotated[int, typer.Option("-k", help="How many rows.")] = 10,
-    score: Annotated[
-        str | None, typer.Option(help="mutual_information, predictive_entropy, margin, variance or random.")
-    ] = None,
-    passes: Passes = None,
-    seed: Seed = None,
-    version: Version = None,
-    bundles: Bundles = None,
-    url: Url = None,
-) -> None:
-    """Which rows of a pool should a human label next? Best first.
-
-    Example: `mcdrop rank digits pool.npy -k 10`
-    """
-    rows = _rows(file)
-    if url is not None:
-        with _client(url) as client:
-            console.ranking(client.rank(name, rows, k=k, score=score, version=version, passes=passes, seed=seed))
-        return
-    predictor, query = _question(name, rows, version, passes, seed, bundles)
-    chosen, found = run_rank(predictor, query, score, k)
-    console.ranking(RankedRows(name, predictor.version, chosen, found.indices.numpy(), found.scores.numpy(), None))
+for command in (asking.predict, asking.rank, asking.bench):
+    app.command()(command)
 
 
 def _end(*_: object) -> None:
@@ -247,51 +180,3 @@ def _end(*_: object) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def _reason(item: Mapping[str, Any]) -> str:
-    """Which setting is wrong, and why."""
-    reason = str(item["msg"]).removeprefix("Value error, ")
-    return ": ".join([*map(str, item["loc"]), reason])
-
-
-def _question(
-    name: str,
-    rows: "np.ndarray[Any, Any]",
-    version: int | None,
-    passes: int | None,
-    seed: int | None,
-    bundles: Path | None,
-) -> tuple[Predictor, Query]:
-    """A model of a folder, and what is asked of it."""
-    predictor = Catalogue(Repository(_folder(bundles))).get(name, version)
-    x = array_to_rows(rows, predictor.manifest.inputs[0])
-    return predictor, make_query(predictor, x, _UNBOUNDED, passes=passes, seed=seed)
-
-
-def _rows(file: Path) -> "np.ndarray[Any, Any]":
-    try:
-        with file.open("rb") as stream:
-            rows = np.load(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InvalidInput(f"{file} cannot be read as a .npy array: {error}.") from error
-    if not isinstance(rows, np.ndarray):
-        raise InvalidInput(f"{file} holds several arrays; save the rows alone with numpy.save.")
-    return rows
-
-
-def _settings() -> CommonSettings:
-    try:
-        return CommonSettings()
-    except ValidationError as error:
-        console.fail("; ".join(map(_reason, error.errors())))
-        raise typer.Exit(2) from None
-
-
-def _folder(bundles: Path | None) -> Path:
-    return bundles if bundles is not None else _settings().bundles
-
-
-def _client(url: str) -> Client:
-    key = _settings().api_key
-    return Client(url, key.get_secret_value() if key is not None else None)

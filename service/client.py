@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dropout_core.errors import InvalidInput, McdropError
 
+Inputs = ArrayLike | Mapping[str, ArrayLike]
+
 
 class ServerError(McdropError):
     """The server refused or failed. `status` is that of HTTP, `code` the last part of the problem's type."""
@@ -76,20 +78,39 @@ class Client:
         """What a caller needs to know of a model."""
         return self._ask("GET", f"/v1/models/{name}")
 
-    def predict(
+    def predict(  # noqa: PLR0913 - what a request may say
         self,
         name: str,
-        inputs: ArrayLike,
+        inputs: Inputs,
         *,
         version: int | None = None,
         passes: int | None = None,
         seed: int | None = None,
+        tolerance: float | Mapping[str, float] | None = None,
+        min_passes: int | None = None,
+        sampling: str | None = None,
+        masks: str | None = None,
+        branches: int | None = None,
         outputs: Sequence[str] | None = None,
         quantiles: Sequence[float] = (),
         samples: bool = False,
     ) -> Prediction:
-        """The measures of each row of inputs [B, *F]. Where passes or seed are None the bundle's own are used."""
-        chosen = {"passes": passes, "seed": seed, "outputs": outputs}
+        """The measures of each row of inputs [B, *F]. What is None is as the bundle says.
+
+        inputs: an array, or for a model of several inputs arrays by name. tolerance: stop a row once the standard error
+        of its every mean is at most this, or of the measures named; then passes is the most a row may take, and the
+        answer has passes_used and standard_error.
+        """
+        chosen = {
+            "passes": passes,
+            "seed": seed,
+            "tolerance": dict(tolerance) if isinstance(tolerance, Mapping) else tolerance,
+            "min_passes": min_passes,
+            "sampling": sampling,
+            "masks": masks,
+            "branches": branches,
+            "outputs": outputs,
+        }
         body = {
             "inputs": _native(inputs),
             "quantiles": list(quantiles),
@@ -110,7 +131,7 @@ class Client:
     def rank(
         self,
         name: str,
-        inputs: ArrayLike,
+        inputs: Inputs,
         *,
         k: int = 10,
         score: str | None = None,
@@ -119,7 +140,7 @@ class Client:
         passes: int | None = None,
         seed: int | None = None,
     ) -> RankedRows:
-        """The k rows of inputs [B, *F] to label next, best first."""
+        """The k rows of inputs [B, *F] to label next, best first. inputs: as in predict."""
         chosen = {"score": score, "ids": ids, "passes": passes, "seed": seed}
         answer = self._ask(
             "POST",
@@ -156,8 +177,10 @@ class Client:
             raise Unreachable(f"no answer from {self._http.base_url}: {error}.") from error
 
 
-def _native(inputs: ArrayLike) -> NDArray[Any]:
-    """An array as it is written to JSON: contiguous, and in this machine's byte order."""
+def _native(inputs: Inputs) -> NDArray[Any] | dict[str, Any]:
+    """Arrays as they are written to JSON: contiguous, and in this machine's byte order."""
+    if isinstance(inputs, Mapping):
+        return {name: _native(rows) for name, rows in inputs.items()}
     rows = np.ascontiguousarray(inputs)
     return rows.astype(rows.dtype.newbyteorder("="), copy=False)
 

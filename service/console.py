@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -14,12 +15,16 @@ from rich.text import Text
 
 from dropout_core.layers.variants import Variant
 from dropout_core.lint import Finding
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.tuning import NEVER
 from models.predictor import Predictor
 from models.publish import Published
 from models.recipes.training import OnEpoch
+from models.tunings import machine
+from service.bench import Cost
 from service.catalogue import Catalogue
 from service.client import Prediction, RankedRows
-from service.query import example_of
+from service.query import example_of, one_row
 from service.settings import Settings
 
 _out = Console(markup=False, emoji=False)
@@ -65,7 +70,7 @@ def announce(settings: Settings, catalogue: Catalogue) -> None:
     loaded = catalogue.loaded()
     names = ", ".join(f"{one.manifest.name}/{one.version}" for one in loaded)
     lines = [f"mcdrop serves {names or 'no model yet'} on {url} (try {url}/docs)"]
-    examples = [one for one in loaded if one.probe[0].numel() <= _MAX_EXAMPLE_NUMBERS]
+    examples = [one for one in loaded if _numbers(one) <= _MAX_EXAMPLE_NUMBERS]
     for predictor in sorted(examples, key=lambda one: one.manifest.task)[:1]:
         lines += ["Ask it:", _curl(settings, url, predictor)]
     print("\n".join(lines), flush=True)  # noqa: T201 - to be pasted as it is: no wrapping, no colours
@@ -121,13 +126,23 @@ def prediction_table(answer: Prediction) -> None:
     wide = [] if answer.labels else [name for name, values in answer.outputs.items() if values.ndim == 2]
     table = Table("row", *(["answer", "probability"] if answer.labels else []), *wide, *single)
     for row in range(min(len(mean), _MAX_TABLE_ROWS)):
-        best = int(mean[row].argmax()) if answer.labels else 0
-        answered = [answer.labels[best], f"{mean[row, best]:.3f}"] if answer.labels else []
+        answered = _answered(answer.labels, mean[row], "margin" not in answer.outputs) if answer.labels else []
         vectors = [" ".join(f"{value:.4g}" for value in answer.outputs[name][row]) for name in wide]
-        table.add_row(str(row), *answered, *vectors, *(f"{answer.outputs[name][row]:.4f}" for name in single))
+        table.add_row(str(row), *answered, *vectors, *(_single(answer.outputs[name][row]) for name in single))
     _out.print(table)
     if len(mean) > _MAX_TABLE_ROWS:
         _out.print(f"… and {len(mean) - _MAX_TABLE_ROWS} more rows: --out FILE.npz or --json has them all.")
+
+
+def _single(value: NDArray[Any]) -> str:
+    """A number of a row; what was counted is whole."""
+    return f"{value:.4f}" if value.dtype.kind == "f" else str(value)
+
+
+def _answered(labels: Sequence[str], mean: NDArray[Any], several: bool) -> list[str]:
+    """The likeliest class and its probability; where several labels may hold at once, those likelier than not."""
+    best = np.flatnonzero(mean >= 0.5).tolist() if several else [int(mean.argmax())]
+    return [", ".join(labels[place] for place in best), ", ".join(f"{mean[place]:.3f}" for place in best)]
 
 
 def ranking(rows: RankedRows) -> None:
@@ -138,8 +153,34 @@ def ranking(rows: RankedRows) -> None:
     _out.print(table)
 
 
+def costs(predictor: Predictor, found: Sequence[Cost], plan: Plan) -> None:
+    """What predictions cost, and how the engine runs them."""
+    tuning = predictor.engine.tuning
+    _out.print(f"{predictor.manifest.name} {predictor.version}: {machine(predictor.program.device)}")
+    if predictor.engine.looped:
+        _out.print(f"passes run one by one: {predictor.engine.looped}")
+    if found and found[0].thinned_s is not None:
+        rows = [_from_row(count) for count in (tuning.thin_rows, tuning.thin_rows_cold)]
+        _out.print(f"thinned {rows[0]} on where the seed was used before, {rows[1]} on where it is new")
+    table = Table("rows", f"T = {plan.passes}, ms", "rows/s", "in single passes", "dense, ms", "thinned, ms")
+    for cost in found:
+        ms = [f"{1e3 * s:.3g}" if s is not None else "–" for s in (cost.predict_s, cost.dense_s, cost.thinned_s)]
+        rate, passes = f"{cost.rows / cost.predict_s:.4g}", f"{cost.predict_s / cost.deterministic_s:.3g}"
+        table.add_row(str(cost.rows), ms[0], rate, passes, *ms[1:])
+    _out.print(table)
+
+
+def _from_row(count: int) -> str:
+    return "never" if count >= NEVER else f"from {count} rows"
+
+
+def _numbers(predictor: Predictor) -> int:
+    """How many numbers one row of a model has."""
+    return sum(rows[0].numel() for rows in predictor.probe.values())
+
+
 def _curl(settings: Settings, url: str, predictor: Predictor) -> str:
-    body = orjson.dumps({"inputs": [example_of(predictor)]}).decode()
+    body = orjson.dumps({"inputs": one_row(example_of(predictor))}).decode()
     key = ' -H "Authorization: Bearer $MCDROP_API_KEY"' if settings.api_key is not None else ""
     target = f"{url}/v1/models/{predictor.manifest.name}/predict"
     return f"curl -s {target}{key} -H 'Content-Type: application/json' -d '{body}'"

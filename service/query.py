@@ -13,8 +13,14 @@ from torch import Tensor
 from dropout_core.acquire.scores import Ranking, rank
 from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.mc.estimate import Estimate
+from dropout_core.mc.inputs import Named, named, sizes_of
 from dropout_core.mc.measures import KINDS
+from dropout_core.mc.plan import DEFAULT_MOST_PASSES, Plan, plan_of
+from dropout_core.mc.precision import PRECISION, Tolerance
+from dropout_core.mc.program import ROWS
+from dropout_core.mc.scheme import Sampling, Sharing, scheme_of
 from dropout_core.noise import MAX_SEED
+from models.manifest import Manifest
 from models.predictor import Predictor
 
 Array = NDArray[Any]
@@ -29,15 +35,29 @@ class Limits:
 
     max_passes: int
     max_samples: int
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller says of the passes; None where nothing is said. See dropout_core.mc.plan and scheme."""
+
+    passes: int | None = None
+    seed: int | None = None
+    sampling: Sampling | None = None
+    masks: Sharing | None = None
+    branches: int | None = None
+    tolerance: float | Tolerance | None = None
+    min_passes: int | None = None
 
 
 @dataclass(frozen=True)
 class Query:
-    """Rows, and what to say of them. measures: exact names, in the order wanted."""
+    """Rows by input, and what to say of them. measures: exact names, in the order wanted."""
 
-    x: Tensor
-    passes: int
-    seed: int
+    inputs: Named
+    num_rows: int
+    plan: Plan
     measures: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
     samples: bool = False
@@ -50,47 +70,80 @@ def measures_of(predictor: Predictor) -> tuple[str, ...]:
 
 def make_query(
     predictor: Predictor,
-    x: Tensor,
+    inputs: Tensor | Named,
     limits: Limits,
     *,
-    passes: int | None = None,
-    seed: int | None = None,
+    asked: Asked = Asked(),
     outputs: Sequence[str] | None = None,
     quantiles: Sequence[float] = (),
     samples: bool = False,
 ) -> Query:
-    """A Query, checked before any work is done. Where passes or seed are None the bundle's own are used."""
-    manifest = predictor.manifest
-    num_passes = manifest.passes if passes is None else passes
-    if not 1 <= num_passes <= limits.max_passes:
-        raise InvalidInput(f"passes is {num_passes}; this server runs 1 to {limits.max_passes}.")
-    chosen = manifest.seed if seed is None else seed
-    if not 0 <= chosen <= MAX_SEED:
-        raise InvalidInput(f"the seed is {chosen}; it must lie between 0 and 2^63 - 1, or be null to have one drawn.")
-    known = measures_of(predictor)
-    asked_apart = [name for name, asked in (("quantiles", bool(quantiles)), ("samples", samples)) if asked]
-    wanted = known if outputs is None else [name for name in outputs if name not in asked_apart]
-    names = [_ALIASES.get(name, name) for name in wanted]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UnknownMeasure(f"{manifest.name} has no measure {unknown[0]!r}; it has {', '.join(known)}.")
+    """A Query, checked before any work is done. What `asked` leaves open is as the bundle says.
+
+    inputs: by name; a tensor stands for the only one.
+    """
+    manifest, graph = predictor.manifest, predictor.program.graph
+    plan = _plan(manifest, asked, limits)
+    apart = [name for name, wanted in (("quantiles", bool(quantiles)), ("samples", samples)) if wanted]
+    names = _names(predictor, plan, None if outputs is None else [name for name in outputs if name not in apart])
     wrong = [level for level in quantiles if not 0.0 < level < 1.0]
     if wrong:
         raise InvalidInput(f"the quantile {wrong[0]} must lie strictly between 0 and 1.")
-    kept = max(num_passes, len(quantiles)) * len(x) * manifest.num_outputs
+    rows = named(graph, inputs)
+    sizes = sizes_of(graph, rows)
+    for free in graph.free:
+        if sizes[free.name] > limits.max_length:
+            raise InvalidInput(
+                f"the {free.name} is {sizes[free.name]}; this server takes up to {limits.max_length}. Cut the rows."
+            )
+    num_rows = sizes[ROWS]
+    kept = max(plan.passes, len(quantiles)) * num_rows * manifest.num_outputs
     if (samples or quantiles) and kept > limits.max_samples:
         raise InvalidInput(
             f"samples and quantiles keep passes or levels · rows · outputs = {kept} numbers; this server keeps up to "
             f"{limits.max_samples}. Ask for fewer passes, or send fewer rows at a time."
         )
-    return Query(x, num_passes, chosen, tuple(dict.fromkeys(names)), tuple(quantiles), samples)
+    if (samples or quantiles) and plan.tolerance is not None:
+        raise InvalidInput("samples and quantiles need as many passes for every row; ask for them without a tolerance.")
+    return Query(rows, num_rows, plan, names, tuple(quantiles), samples)
+
+
+def _names(predictor: Predictor, plan: Plan, outputs: Sequence[str] | None) -> tuple[str, ...]:
+    """The measures to answer. Raises UnknownMeasure for those a model has not, as outputs or with a tolerance."""
+    measures = measures_of(predictor)
+    informed = "mutual_information" in measures
+    known = (*measures, *(name for name in PRECISION if informed or not name.startswith("mutual_information")))
+    by_default = (*measures, "passes_used", "standard_error") if plan.tolerance is not None else measures
+    names = [_ALIASES.get(name, name) for name in (by_default if outputs is None else outputs)]
+    unknown = [name for name in (*names, *(plan.tolerance or ())) if name not in known]
+    if unknown:
+        raise UnknownMeasure(f"{predictor.manifest.name} has no measure {unknown[0]!r}; it has {', '.join(known)}.")
+    return tuple(dict.fromkeys(names))
+
+
+def _plan(manifest: Manifest, asked: Asked, limits: Limits) -> Plan:
+    """The passes to run. Raises InvalidInput for what this server does not run."""
+    most = asked.passes
+    if most is None:
+        most = manifest.passes if asked.tolerance is None else min(DEFAULT_MOST_PASSES, limits.max_passes)
+    if not 1 <= most <= limits.max_passes:
+        raise InvalidInput(f"passes is {most}; this server runs 1 to {limits.max_passes}.")
+    seed = manifest.seed if asked.seed is None else asked.seed
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidInput(f"the seed is {seed}; it must lie between 0 and 2^63 - 1, or be null to have one drawn.")
+    scheme = scheme_of(asked.sampling, asked.masks, asked.branches, manifest.scheme)
+    return plan_of(most, seed, scheme, asked.tolerance, asked.min_passes)
 
 
 def example_of(predictor: Predictor) -> Any:
-    """The first row a model was published with, as short JSON numbers."""
-    row = predictor.probe[0].cpu().numpy()
-    whole = row.astype(np.int64)
-    return orjson.loads(orjson.dumps(whole if (whole == row).all() else row, option=orjson.OPT_SERIALIZE_NUMPY))
+    """The first row a model was published with, as short JSON numbers: by name where a model has several inputs."""
+    rows = {name: _short(values[0].cpu().numpy()) for name, values in predictor.probe.items()}
+    return rows if len(rows) > 1 else next(iter(rows.values()))
+
+
+def one_row(example: Any) -> Any:
+    """The inputs of a request with an example's row alone."""
+    return {name: [row] for name, row in example.items()} if isinstance(example, dict) else [example]
 
 
 def draw_seed() -> int:
@@ -101,7 +154,7 @@ def draw_seed() -> int:
 def run_predict(predictor: Predictor, query: Query) -> Mapping[str, Array]:
     """The measures by name, rows first; quantiles [B, Q, C] and samples [B, T, C] where they were asked for."""
     keep = query.samples or bool(query.quantiles)
-    estimate = predictor.predict(query.x, query.passes, query.seed, keep_draws=keep)
+    estimate = predictor.predict(query.inputs, query.plan, keep_draws=keep)
     answer = {name: _array(estimate.measure(name)) for name in query.measures}
     if query.quantiles:
         answer["quantiles"] = _array(estimate.quantiles(query.quantiles).movedim(0, 1))
@@ -117,9 +170,15 @@ def run_rank(predictor: Predictor, query: Query, score: str | None, k: int) -> t
     chosen = default if score is None else _ALIASES.get(score, score)
 
     def estimate() -> Estimate:
-        return predictor.predict(query.x, query.passes, query.seed)
+        return predictor.predict(query.inputs, query.plan)
 
-    return chosen, rank(chosen, len(query.x), k, query.seed, estimate, known)
+    return chosen, rank(chosen, query.num_rows, k, query.plan.seed, estimate, known)
+
+
+def _short(row: Array) -> Any:
+    whole = row.astype(np.int64)
+    shown = whole if row.dtype != np.bool_ and (whole == row).all() else row
+    return orjson.loads(orjson.dumps(shown, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def _array(values: Tensor) -> Array:

@@ -15,10 +15,16 @@ class CommonSettings(BaseSettings):
 
     bundles: Path = Field(default=Path("bundles"), description="Folder of published bundles.")
     api_key: SecretStr | None = Field(default=None, description="Key that callers send; unset: no key is asked for.")
-
+    cache: Path = Field(default=Path("~/.cache/mcdrop"), description="Folder of measured choices.")
+    tune: bool = Field(default=True, description="Measure each bundle's fastest way to run when it is first loaded.")
     threads: int = Field(
         default=1, ge=1, description="Threads one operator may use; more help only on a quiet machine."
     )
+
+    @property
+    def tunings(self) -> Path | None:
+        """Where measured choices are kept; None where nothing is measured."""
+        return self.cache.expanduser() / "tunings" if self.tune else None
 
     @field_validator("api_key")
     @classmethod
@@ -36,6 +42,7 @@ class Settings(CommonSettings):
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest request body, in bytes.")
     max_passes: int = Field(default=1000, ge=1, description="Most passes one request may ask for.")
     max_samples: int = Field(default=2**22, ge=1, description="Most numbers kept for samples or quantiles: T·B·C.")
+    max_length: int = Field(default=4096, ge=1, description="Largest size of a free dimension, such as a length.")
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

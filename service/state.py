@@ -28,7 +28,7 @@ class State:
     @property
     def limits(self) -> Limits:
         """What one request may ask for."""
-        return Limits(self.settings.max_passes, self.settings.max_samples)
+        return Limits(self.settings.max_passes, self.settings.max_samples, self.settings.max_length)
 
     async def predictor(self, name: str, version: int | None) -> Predictor:
         """A predictor; one that is not in memory is loaded off the event loop."""

@@ -1,5 +1,7 @@
 """One thread, so that sums are taken in one order; hypothesis without deadlines and without surprises."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -8,6 +10,8 @@ from models.recipes import RECIPES
 from tests.processes import mcdrop, serving
 
 torch.set_num_threads(1)
+os.environ.pop("COLUMNS", None)  # rich reads it for good where it is set, as it is beside other test processes
+os.environ["MCDROP_TUNE"] = "false"  # nothing is measured, or kept outside of a test's own folder, unless it says so
 settings.register_profile("mcdrop", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("mcdrop")
 

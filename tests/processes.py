@@ -21,9 +21,9 @@ PATIENCE_S = 120
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The developer's, without mcdrop's own variables; on the CPU, so that answers can be compared."""
+    """The developer's, without mcdrop's own variables; on the CPU, unmeasured, so that answers can be compared."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MCDROP_")}
-    return {**kept, "MCDROP_DEVICE": "cpu", "COLUMNS": "250", "NO_COLOR": "1", **variables}
+    return {**kept, "MCDROP_DEVICE": "cpu", "MCDROP_TUNE": "false", "COLUMNS": "250", "NO_COLOR": "1", **variables}
 
 
 def mcdrop(*args: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

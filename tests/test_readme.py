@@ -48,11 +48,13 @@ def test_python_blocks_run(shell, block):
     shell([sys.executable, "-W", "error", "-"], block)
 
 
-def test_the_blocks_on_training_run(shell):
-    text = (ROOT / "docs" / "training.md").read_text()
+@pytest.mark.parametrize(
+    ("page", "prints"), [("training", "dropout_before"), ("inputs", "least=1, most=512"), ("engine", "rows took ")]
+)
+def test_the_blocks_of_a_page_run(shell, page, prints):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
     script = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    printed = shell([sys.executable, "-W", "error", "-"], script)
-    assert "dropout_before" in printed
+    assert prints in shell([sys.executable, "-W", "error", "-"], script)
 
 
 def test_the_library_example_is_under_twenty_lines():

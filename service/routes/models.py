@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from dropout_core.acquire.scores import RANDOM, SCORES
 from models.predictor import Predictor
 from service.query import example_of, measures_of
-from service.schemas.v1 import InputDescription, ModelDescription, ModelList, ModelSummary, SiteDescription
+from service.schemas.v1 import Bounds, InputDescription, ModelDescription, ModelList, ModelSummary, SiteDescription
 from service.state import Shared, State
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -46,12 +46,15 @@ def _describe(predictor: Predictor, shared: State) -> ModelDescription:
         output=manifest.output,
         labels=list(manifest.labels) if manifest.labels else None,
         inputs=[InputDescription(name=spec.name, shape=list(spec.shape), dtype=spec.dtype) for spec in manifest.inputs],
+        free={name: Bounds(least=free.least, most=free.most) for name, free in (manifest.free or {}).items()},
+        result=manifest.result,
         measures=list(measures),
         scores=[*(score for score in SCORES if score in measures), RANDOM],
         passes=manifest.passes,
         seed=manifest.seed,
         sampling=manifest.sampling,
         masks=manifest.masks,
+        branches=manifest.branches,
         noise=manifest.noise,
         sites=[SiteDescription(module=site.module, kind=site.kind, rate=site.rate) for site in manifest.sites],
         looped=predictor.engine.looped,

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 from dropout_core.acquire.scores import RANDOM
 from dropout_core.errors import InvalidInput
 from models.predictor import Predictor
-from service.codec import parse_json, read_body, to_json, to_rows
-from service.query import Query, draw_seed, make_query, run_predict, run_rank
+from service.codec import parse_json, read_body, to_inputs, to_json
+from service.query import Asked, Query, draw_seed, make_query, run_predict, run_rank
 from service.schemas.v1 import PredictRequest, PredictResponse, Problem, RankRequest, RankResponse, parse
 from service.state import SMALL_BODY_BYTES, Shared, State
 
@@ -119,13 +119,11 @@ async def _rank(name: str, version: int | None, request: Request, shared: State)
 def predict_query(predictor: Predictor, body: bytes, shared: State) -> Query:
     """A checked query from the bytes of a predict request."""
     asked = parse(PredictRequest, parse_json(body))
-    x = to_rows(asked.inputs, predictor.manifest.inputs[0])
     return make_query(
         predictor,
-        x,
+        to_inputs(asked.inputs, predictor.manifest),
         shared.limits,
-        passes=asked.passes,
-        seed=_seed(asked),
+        asked=_asked(asked),
         outputs=asked.outputs,
         quantiles=asked.quantiles,
         samples=asked.samples,
@@ -135,15 +133,26 @@ def predict_query(predictor: Predictor, body: bytes, shared: State) -> Query:
 def rank_query(predictor: Predictor, body: bytes, shared: State) -> tuple[RankRequest, Query]:
     """A checked query from the bytes of a rank request."""
     asked = parse(RankRequest, parse_json(body))
-    x = to_rows(asked.inputs, predictor.manifest.inputs[0])
-    if asked.ids is not None and len(asked.ids) != len(x):
-        raise InvalidInput(f"there are {len(asked.ids)} ids and {len(x)} rows; send one id for each row, or none.")
-    return asked, make_query(predictor, x, shared.limits, passes=asked.passes, seed=_seed(asked))
+    inputs = to_inputs(asked.inputs, predictor.manifest)
+    query = make_query(predictor, inputs, shared.limits, asked=_asked(asked))
+    rows = query.num_rows
+    if asked.ids is not None and len(asked.ids) != rows:
+        raise InvalidInput(f"there are {len(asked.ids)} ids and {rows} rows; send one id for each row, or none.")
+    return asked, query
 
 
-def _seed(asked: PredictRequest | RankRequest) -> int | None:
-    """None is the bundle's own seed; a null that was sent draws one."""
-    return draw_seed() if asked.seed is None and "seed" in asked.model_fields_set else asked.seed
+def _asked(body: PredictRequest | RankRequest) -> Asked:
+    """What a request says of the passes. An absent seed is the bundle's own; a null that was sent draws one."""
+    drawn = body.seed is None and "seed" in body.model_fields_set
+    return Asked(
+        body.passes,
+        draw_seed() if drawn else body.seed,
+        body.sampling,
+        body.masks,
+        body.branches,
+        body.tolerance,
+        body.min_passes,
+    )
 
 
 def _run_of(predictor: Predictor, query: Query) -> dict[str, Any]:
@@ -151,10 +160,11 @@ def _run_of(predictor: Predictor, query: Query) -> dict[str, Any]:
     return {
         "model": manifest.name,
         "version": predictor.version,
-        "passes": query.passes,
-        "seed": query.seed,
-        "sampling": manifest.sampling,
-        "masks": manifest.masks,
+        "passes": query.plan.passes,
+        "seed": query.plan.seed,
+        "sampling": query.plan.scheme.sampling,
+        "masks": query.plan.scheme.masks,
+        "branches": query.plan.scheme.branches,
         "noise": manifest.noise,
     }
 

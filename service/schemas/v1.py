@@ -25,8 +25,11 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     inputs: Any = Field(
-        description="Rows as nested lists, each of the model's input shape; a single row may stand alone.",
-        json_schema_extra={"type": "array", "items": {}},
+        description="Rows as nested lists, each of the model's input shape; a single row may stand alone. For a model "
+        "of several inputs an object of such lists, by the inputs' names.",
+        json_schema_extra={
+            "anyOf": [{"type": "array", "items": {}}, {"type": "object", "additionalProperties": {"type": "array"}}]
+        },
     )
     passes: StrictInt | None = Field(
         default=None, description="Stochastic passes; absent or null: the bundle's own number."
@@ -35,10 +38,22 @@ class _Body(BaseModel):
         default=None,
         description="Decides the masks; absent: the bundle's own; null: one is drawn and reported.",
     )
-    sampling: Literal["iid"] = Field(default="iid", description="How masks of different passes relate.")
-    masks: Literal["shared"] = Field(
-        default="shared", description="One sampled network for each pass, shared by all rows."
+    sampling: Literal["balanced", "iid"] | None = Field(
+        default=None, description="How masks of different passes relate; absent or null: as the bundle says."
     )
+    masks: Literal["shared", "independent"] | None = Field(
+        default=None, description="One sampled network for each pass, or one for each pass and row; as sampling."
+    )
+    branches: StrictInt | None = Field(
+        default=None,
+        description="Passes that share all noise but that of the last sites: 1, 2, 4, 8 or 16; as sampling.",
+    )
+    tolerance: StrictFloat | dict[StrictStr, StrictFloat] | None = Field(
+        default=None,
+        description="Stop a row once the standard error of its every mean is at most this, or of the measures named: "
+        "mean, mutual_information. passes is then the most a row may take.",
+    )
+    min_passes: StrictInt | None = Field(default=None, description="The fewest passes of a row that may stop early.")
 
 
 B = TypeVar("B", bound=_Body)
@@ -84,15 +99,16 @@ class Run(BaseModel):
     version: int
     passes: int
     seed: int
-    sampling: str = "iid"
-    masks: str = "shared"
+    sampling: str
+    masks: str
+    branches: int
     noise: int = NOISE_VERSION
 
 
 class PredictResponse(Run):
     """One array for each measure, rows first."""
 
-    labels: list[str] | None = Field(default=None, description="Names of the columns, for classification.")
+    labels: list[str] | None = Field(default=None, description="Names of the columns: classes, or labels.")
     quantiles: list[float] | None = Field(
         default=None, description="The levels of outputs.quantiles, [rows, levels, columns]."
     )
@@ -125,11 +141,18 @@ class ModelList(BaseModel):
 
 
 class InputDescription(BaseModel):
-    """An input: `shape` is that of one row."""
+    """An input: `shape` is that of one row, of sizes and of names of free ones."""
 
     name: str
-    shape: list[int]
+    shape: list[int | str]
     dtype: str
+
+
+class Bounds(BaseModel):
+    """The sizes that a free dimension may have."""
+
+    least: int
+    most: int | None = Field(description="Null: any.")
 
 
 class SiteDescription(BaseModel):
@@ -150,18 +173,21 @@ class ModelDescription(BaseModel):
     output: str
     labels: list[str] | None
     inputs: list[InputDescription]
+    free: dict[str, Bounds] = Field(description="The dimensions that shapes name: a name is one size in every input.")
+    result: str | None = Field(description="The output of the network that is served, where it has several.")
     measures: list[str]
     scores: list[str]
     passes: int
     seed: int
     sampling: str
     masks: str
+    branches: int
     noise: int
     sites: list[SiteDescription]
     looped: str = Field(description="Why passes run one by one; empty where they are batched.")
     metrics: dict[str, float]
     digest: str
-    example: Any = Field(description="A row the model was published with.")
+    example: Any = Field(description="A row the model was published with; an object where there are several inputs.")
 
 
 class Problem(BaseModel):

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from models.manifest import Manifest, digest_of, sealed, sha256
+from dropout_core.mc.kinds import KINDS
+from dropout_core.mc.scheme import Scheme
+from models.manifest import Manifest, SiteSpec, digest_of, sealed, sha256
 from tests.models.samples import sample_fields, sample_manifest
 
 _UNDIGESTED = {"digest", "metrics", "provenance"}
@@ -18,11 +21,14 @@ _CHANGES = {
     "num_outputs": 3,
     "labels": ["high", "low"],
     "inputs": [{"name": "x", "shape": [5], "dtype": "float32"}],
+    "free": {"length": {"least": 1, "most": None}},
+    "result": "logits",
     "output_scaling": {"scale": [2.0, 0.5], "shift": [0.0, -2.0]},
     "sites": [{"name": "drop", "module": "trunk.1", "kind": "dropout", "rate": 0.25}],
     "noise": 2,
     "sampling": "balanced",
     "masks": "independent",
+    "branches": 4,
     "passes": 31,
     "seed": 1,
     "program": sha256(b"another program"),
@@ -43,6 +49,10 @@ def _reason(text):
     with pytest.raises(ValidationError) as caught:
         Manifest.model_validate_json(text)
     return str(caught.value)
+
+
+def test_a_manifest_may_name_every_kind_of_site_and_no_other():
+    assert set(get_args(SiteSpec.model_fields["kind"].annotation)) == set(KINDS)
 
 
 def test_every_field_is_decisive_or_named_as_not():
@@ -81,6 +91,16 @@ def test_digest_is_sha256_of_canonical_json():
     assert digest_of(fields) == f"sha256:{wanted}"
 
 
+def test_fields_of_later_versions_change_no_digest_where_they_say_nothing():
+    """Bundles of before they were have digests without them."""
+    fields = _fields()
+    later = {"free": None, "result": None, "branches": 1}
+    assert {name: fields[name] for name in later} == later
+    older = {name: value for name, value in fields.items() if name not in later}
+    assert digest_of(older) == fields["digest"]
+    assert Manifest.model_validate_json(json.dumps(older)).scheme == Scheme("iid", "shared", 1)
+
+
 def test_json_round_trip_gives_an_equal_manifest():
     manifest = sample_manifest()
     text = manifest.model_dump_json(by_alias=True)
@@ -102,15 +122,22 @@ def test_sealed_fills_in_the_digest_of_its_fields():
         ({"colour": "red"}, "colour"),
         ({"inputs": [{"name": "x", "shape": [4], "dtype": "float32", "scale": 16}]}, "scale"),
         ({"noise": 2}, "noise"),
-        ({"sampling": "balanced"}, "sampling"),
-        ({"masks": "independent"}, "masks"),
+        ({"sampling": "antithetic"}, "sampling"),
+        ({"masks": "tied"}, "masks"),
+        ({"branches": 3}, "branches is 3; one of 1, 2, 4, 8, 16 is wanted"),
         ({"task": "ranking"}, "task"),
         ({"output": "embedding"}, "output"),
         ({"output": "logits"}, "a regression cannot have the output logits"),
         ({"num_outputs": 0}, "num_outputs"),
         ({"labels": ["one"]}, "1 labels and 2 outputs"),
         ({"inputs": []}, "inputs"),
-        ({"inputs": [{"name": n, "shape": [4], "dtype": "float32"} for n in "xy"]}, "inputs"),
+        ({"inputs": [{"name": "x", "shape": [4], "dtype": "float32"} for _ in "xy"]}, "two inputs have one name"),
+        ({"inputs": [{"name": f"x{n}", "shape": [4], "dtype": "float32"} for n in range(17)]}, "inputs"),
+        ({"inputs": [{"name": "x", "shape": ["length"], "dtype": "int64"}]}, "free dimensions ['length']; free has []"),
+        ({"inputs": [{"name": "x", "shape": ["a b"], "dtype": "int64"}]}, "shape"),
+        ({"free": {"length": {"least": 1, "most": None}}}, "free dimensions []; free has ['length']"),
+        ({"free": {"length": {"least": 0, "most": None}}}, "least"),
+        ({"free": {}}, "free"),
         ({"inputs": [{"name": "x", "shape": [-1], "dtype": "float32"}]}, "shape"),
         ({"inputs": [{"name": "x", "shape": [2**31], "dtype": "float32"}]}, "shape"),
         ({"inputs": [{"name": "x", "shape": [1] * 7, "dtype": "float32"}]}, "shape"),

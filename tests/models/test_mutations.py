@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from models.errors import InvalidBundle
 from models.manifest import Manifest, digest_of
 from models.predictor import Predictor
@@ -67,8 +69,10 @@ def _loads(root):
     except InvalidBundle as error:
         reason = str(error)
     else:
-        assert predictor.predict(predictor.probe, 2, 0).mean.shape == (8, 3)
-        assert predictor.predict(predictor.probe[:5], 3, 7).mean.shape == (5, 3)
+        assert predictor.predict(predictor.probe, Plan(2, 0, DEFAULT)).mean.shape == (8, 3)
+        assert predictor.predict(
+            {name: rows[:5] for name, rows in predictor.probe.items()}, Plan(3, 7, DEFAULT)
+        ).mean.shape == (5, 3)
         return True
     assert reason
     assert str(root) not in reason

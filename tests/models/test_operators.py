@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dropout_core.mc.program import Device, Ref, Size
+from dropout_core.mc.expressions import Size
+from dropout_core.mc.program import Device, Ref
 from dropout_core.mc.sites import draws
 from models.errors import InvalidBundle
 from models.operators import _ALLOWED, check_call, name_of, operator

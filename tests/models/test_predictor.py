@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from dropout_core.errors import InvalidInput, NonFiniteOutput, UnknownMeasure
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from dropout_core.predict import predict
 from models.errors import UnknownModel
 from models.manifest import OutputScaling
@@ -53,7 +55,7 @@ def test_a_published_network_answers_exactly_as_the_live_one(tmp_path, make, sha
     for num_rows, passes, seed in ((1, 3, 0), (40, 33, 9)):
         rows = rows_for(net, shape, num_rows, seed=21)
         live = predict(net, rows, passes=passes, seed=seed, output=output, keep_draws=True)
-        published = predictor.predict(rows, passes, seed, keep_draws=True)
+        published = predictor.predict(rows, Plan(passes, seed, DEFAULT), keep_draws=True)
         assert published.measures == live.measures
         for measure in live.measures:
             assert torch.equal(published.measure(measure), live.measure(measure)), measure
@@ -67,9 +69,11 @@ def test_a_published_network_answers_exactly_as_the_live_one(tmp_path, make, sha
 def test_another_seed_is_another_answer_and_the_first_passes_stay(published):
     predictor = Predictor.load(Repository(published), "net", 1)
     rows = rows_for(Mlp(), (4,), 5)
-    few, many = (predictor.predict(rows, passes, 3, keep_draws=True).samples for passes in (5, 40))
+    few, many = (predictor.predict(rows, Plan(passes, 3, DEFAULT), keep_draws=True).samples for passes in (5, 40))
     assert torch.equal(many[:5], few)
-    assert not torch.equal(predictor.predict(rows, 5, 4).mean, predictor.predict(rows, 5, 3).mean)
+    assert not torch.equal(
+        predictor.predict(rows, Plan(5, 4, DEFAULT)).mean, predictor.predict(rows, Plan(5, 3, DEFAULT)).mean
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def scaled(tmp_path_factory):
     said = {"task": "regression", "output": "mean_and_log_variance", "output_scaling": (_SCALE, _SHIFT)}
     predictor = _served(net, tmp_path_factory.mktemp("scaled"), **said)
     live = predict(net, rows, passes=24, seed=5, output="mean_and_log_variance", keep_draws=True)
-    return predictor.predict(rows, 24, 5, keep_draws=True), live
+    return predictor.predict(rows, Plan(24, 5, DEFAULT), keep_draws=True), live
 
 
 def _close(a, b):
@@ -119,7 +123,7 @@ def test_quantiles_of_means_alone_are_scaled_too(tmp_path):
     rows = rows_for(net, (4,), 6)
     predictor = _served(net, tmp_path, task="regression", output_scaling=(_SCALE, _SHIFT))
     live = predict(net, rows, passes=24, seed=5, output="mean", keep_draws=True)
-    ours = predictor.predict(rows, 24, 5, keep_draws=True)
+    ours = predictor.predict(rows, Plan(24, 5, DEFAULT), keep_draws=True)
     scale, shift = torch.tensor(_SCALE, dtype=torch.float64), torch.tensor(_SHIFT, dtype=torch.float64)
     assert _close(ours.quantiles([0.1, 0.9]), live.quantiles([0.1, 0.9]) * scale + shift)
     with pytest.raises(UnknownMeasure, match="mean, variance, std, epistemic_variance"):
@@ -130,13 +134,13 @@ def test_the_stored_probe_is_in_the_networks_unit(tmp_path):
     """So that the known answer checks the network, and the manifest's digest its scaling."""
     net = seeded(lambda: Mlp(2))
     predictor = _served(net, tmp_path, task="regression", output_scaling=(_SCALE, _SHIFT))
-    again = predictor.predict(predictor.probe, 64, 0).mean
+    again = predictor.predict(predictor.probe, Plan(64, 0, DEFAULT)).mean
     live = predict(net, predictor.probe, passes=64, seed=0, output="mean").mean
     assert _close(again, live * torch.tensor(_SCALE) + torch.tensor(_SHIFT))
 
 
 def test_a_classification_has_no_unit(published):
-    estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(1, 4), 4, 0)
+    estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(1, 4), Plan(4, 0, DEFAULT))
     assert in_callers_unit(estimate, None) is estimate
     with pytest.raises(InvalidInput, match="only a regression"):
         in_callers_unit(estimate, OutputScaling(scale=(1.0,) * 3, shift=(0.0,) * 3))
@@ -148,12 +152,12 @@ def test_a_row_without_an_answer_is_named(published, value):
     rows = rows_for(Mlp(), (4,), 5)
     rows[3, 1] = value
     with pytest.raises(NonFiniteOutput, match="row 3"):
-        predictor.predict(rows, 8, 0)
-    assert bool(predictor.predict(rows[:3], 8, 0).mean.isfinite().all())
+        predictor.predict(rows, Plan(8, 0, DEFAULT))
+    assert bool(predictor.predict(rows[:3], Plan(8, 0, DEFAULT)).mean.isfinite().all())
 
 
 def test_no_rows_have_no_answers(published):
-    estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(0, 4), 8, 0)
+    estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(0, 4), Plan(8, 0, DEFAULT))
     assert estimate.mean.shape == estimate.variance.shape == (0, 3)
 
 
@@ -161,9 +165,9 @@ def test_one_predictor_serves_many_threads(published):
     predictor = Predictor.load(Repository(published), "net", 1)
     rows = rows_for(Mlp(), (4,), 64)
     weights = {name: value.clone() for name, value in predictor.program.weights.items()}
-    wanted = [predictor.predict(rows, 16, seed).mean for seed in range(16)]
+    wanted = [predictor.predict(rows, Plan(16, seed, DEFAULT)).mean for seed in range(16)]
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda seed: predictor.predict(rows, 16, seed).mean, range(16)))
+        got = list(pool.map(lambda seed: predictor.predict(rows, Plan(16, seed, DEFAULT)).mean, range(16)))
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
     assert all(torch.equal(value, weights[name]) for name, value in predictor.program.weights.items())
 
@@ -173,9 +177,9 @@ def test_large_batches_answer_as_single_rows_do(tmp_path):
     net = seeded(CASES["folded rows"].make)
     predictor = _served(net, tmp_path, (3, 4), task="regression")
     rows = rows_for(net, (3, 4), 2**16)
-    together = predictor.predict(rows, 2, 0).mean
+    together = predictor.predict(rows, Plan(2, 0, DEFAULT)).mean
     for row in (0, 2**15, 2**16 - 1):
-        alone = predictor.predict(rows[row : row + 1], 2, 0).mean[0]
+        alone = predictor.predict(rows[row : row + 1], Plan(2, 0, DEFAULT)).mean[0]
         assert torch.allclose(together[row], alone, rtol=0.0, atol=1e-5 * float(together.abs().max()))
 
 

@@ -8,7 +8,8 @@ import torch
 
 from dropout_core.mc.capture import capture
 from dropout_core.mc.engine import Engine
-from dropout_core.mc.program import Device, Graph, Input, Operation, Ref, Rows, Site, Size
+from dropout_core.mc.expressions import Size
+from dropout_core.mc.program import Device, Graph, Input, Operation, Ref, Rows, Site
 from models.arguments import decode, encode
 from models.errors import InvalidBundle
 from models.program_json import from_json, to_json

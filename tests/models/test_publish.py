@@ -13,6 +13,8 @@ from torch import nn
 
 from dropout_core.errors import CoupledRows, InvalidInput, NoSite, NotTheModel
 from dropout_core.mc.capture import capture
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from dropout_core.predict import predict
 from models.errors import InvalidBundle
 from models.predictor import Predictor
@@ -89,7 +91,7 @@ def test_weights_that_share_memory_are_published_too(tmp_path):
     rows = rows_for(net, (4,), 10)
     predictor = Predictor.load(Repository(tmp_path), "net", _publish(net, tmp_path).version)
     assert torch.equal(predictor.program.weights["weights/decode"], net.encode.weight.T)
-    ours, live = predictor.predict(rows, passes=4, seed=1).mean, predict(net, rows, passes=4, seed=1).mean
+    ours, live = predictor.predict(rows, Plan(4, 1, DEFAULT)).mean, predict(net, rows, passes=4, seed=1).mean
     # laid out otherwise, so summed in another order: a few roundings of float32
     assert torch.allclose(ours, live, rtol=0.0, atol=8 * torch.finfo(torch.float32).eps)
 
@@ -133,7 +135,7 @@ def test_one_example_row_is_enough(tmp_path):
     net = seeded(Mlp)
     row = rows_for(net, (4,), 1)
     version = publish(net, (row,), name="net", task="classification", root=tmp_path).version
-    assert torch.equal(Predictor.load(Repository(tmp_path), "net", version).probe, torch.cat([row, row]))
+    assert torch.equal(Predictor.load(Repository(tmp_path), "net", version).probe["input"], torch.cat([row, row]))
 
 
 def test_the_network_and_the_random_numbers_are_left_as_they_were(tmp_path):
@@ -181,7 +183,7 @@ def test_a_bundle_needs_no_code_of_the_publisher(local_source, tmp_path):
     source.unlink()
     del sys.modules["private_source"]
     predictor = Predictor.load(Repository(tmp_path / "bundles"), "net", 1)
-    assert predictor.predict(rows, passes=4, seed=0).mean.shape == (10, 3)
+    assert predictor.predict(rows, Plan(4, 0, DEFAULT)).mean.shape == (10, 3)
 
 
 def test_weights_are_safetensors(published):
@@ -208,8 +210,8 @@ def test_weights_are_safetensors(published):
         (lambda: Mlp(1), {"labels": ["yes"]}, InvalidInput, "1 labels and 2 outputs"),
         (Mlp, {"output": "mean"}, InvalidInput, "a classification cannot have the output mean"),
         (Mlp, {"task": "regression", "output": "logits"}, InvalidInput, "a regression cannot have the output logits"),
-        (Mlp, {"output": "scores"}, InvalidInput, "'scores'; choose one of logits, probabilities, mean"),
-        (Mlp, {"task": "ranking"}, InvalidInput, "'ranking'; choose one of classification, regression"),
+        (Mlp, {"output": "scores"}, InvalidInput, "'scores'; choose one of logits, probabilities, multilabel_logits"),
+        (Mlp, {"task": "ranking"}, InvalidInput, "'ranking'; choose one of classification, multilabel, regression"),
         (Mlp, {"output": "probabilities"}, InvalidInput, "are no probabilities"),
         (Mlp, {"task": "regression", "output": "mean_and_log_variance"}, InvalidInput, "3 columns"),
         (Mlp, {"output_scaling": ([1.0] * 3, [0.0] * 3)}, InvalidInput, "output scaling is for regression"),
@@ -259,13 +261,13 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(tmp_path, make, sai
 @pytest.mark.parametrize(
     ("example", "reason"),
     [
-        ((torch.ones(2, 4), torch.ones(2, 4)), "2 inputs"),
-        ((), "0 inputs"),
+        ((torch.ones(2, 4), torch.ones(3, 4)), "2 of "),
+        ((), "give a tensor, rows first"),
         ([[1.0, 2.0, 3.0, 4.0]], "list"),
         (torch.ones(0, 4), "at least one row"),
-        (torch.tensor(1.0), "at least one row"),
+        (torch.tensor(1.0), "without rows"),
     ],
-    ids=["two inputs", "no inputs", "a list", "no rows", "a single number"],
+    ids=["rows of two numbers", "no inputs", "a list", "no rows", "a single number"],
 )
 def test_an_example_that_is_no_batch_of_rows_is_refused(tmp_path, example, reason):
     net = seeded(TwoInputs if isinstance(example, tuple) else Mlp)

@@ -120,7 +120,7 @@ def test_a_recipe_makes_all_that_publishing_needs(trained, tmp_path):
     predictor = Predictor.load(Repository(tmp_path), "example", 1)
     assert predictor.manifest == published.manifest
     assert predictor.manifest.metrics == trained.metrics
-    assert torch.equal(predictor.probe, trained.example)
+    assert torch.equal(*predictor.probe.values(), trained.example)
 
 
 @pytest.mark.parametrize("name", RECIPES)

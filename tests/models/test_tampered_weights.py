@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from dropout_core.errors import InvalidInput
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from dropout_core.mc.sizes import check_sizes
 from models.predictor import Predictor
 from models.publish import publish
@@ -267,4 +269,4 @@ def test_a_bidirectional_lstm_of_two_layers_is_published_and_loads(tmp_path):
     net = seeded(Net)
     rows = rows_for(net, (5, 4), 8)
     publish(net, rows, name="net", task="regression", root=tmp_path)
-    assert Predictor.load(Repository(tmp_path), "net", 1).predict(rows, 4, 0).mean.shape == (8, 2)
+    assert Predictor.load(Repository(tmp_path), "net", 1).predict(rows, Plan(4, 0, DEFAULT)).mean.shape == (8, 2)

@@ -27,6 +27,7 @@ def _no_settings_of_the_developer() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("MCDROP_")]:
             patch.delenv(name)
         patch.setenv("MCDROP_DEVICE", "cpu")  # answers are compared with the CPU's to the last digit
+        patch.setenv("MCDROP_TUNE", "false")  # nothing is measured, or kept outside of a test's own folder
         yield
 
 

@@ -14,9 +14,10 @@ def ready(served):
     return answer.status_code, strict(answer.content)
 
 
-def test_a_server_with_models_is_live_and_ready(server):
-    assert good(server.get("/healthz/live")) == {"live": True}
-    assert good(server.get("/healthz/ready")) == {"ready": True, "models": ["digits/2", "heights/1"]}
+def test_a_server_with_models_is_live_and_ready(bundles):
+    with Served(Settings(bundles=bundles)) as served:
+        assert good(served.loaded().get("/healthz/live")) == {"live": True}
+        assert good(served.get("/healthz/ready")) == {"ready": True, "models": ["digits/2", "heights/1"]}
 
 
 def test_a_server_that_is_loading_is_live_and_not_ready(bundles, digits):

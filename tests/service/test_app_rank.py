@@ -3,6 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from service.settings import Settings
 from tests.service import nets
 from tests.service.asgi import Served, good, refused
@@ -16,15 +18,16 @@ F = nets.features(6, seed=2)
 def test_the_most_uncertain_rows_come_first(server, digits):
     answer = server.rank("digits", ROWS, k=4)
 
-    scores = digits.predict(X, 20, 7).mutual_information.numpy()
+    scores = digits.predict(X, Plan(20, 7, DEFAULT)).mutual_information.numpy()
     order = np.argsort(-scores)[:4]
     assert answer == {
         "model": "digits",
         "version": 2,
         "passes": 20,
         "seed": 7,
-        "sampling": "iid",
+        "sampling": "balanced",
         "masks": "shared",
+        "branches": 1,
         "noise": 1,
         "score": "mutual_information",
         "indices": order.tolist(),
@@ -36,7 +39,7 @@ def test_the_most_uncertain_rows_come_first(server, digits):
 def test_entropy_ranks_by_predictive_entropy(server, digits):
     answer = server.rank("digits", ROWS, score="entropy", k=12)
 
-    scores = digits.predict(X, 20, 7).predictive_entropy.numpy()
+    scores = digits.predict(X, Plan(20, 7, DEFAULT)).predictive_entropy.numpy()
     assert answer["score"] == "predictive_entropy"
     assert answer["scores"] == sorted(scores.tolist(), reverse=True)
 
@@ -44,7 +47,7 @@ def test_entropy_ranks_by_predictive_entropy(server, digits):
 def test_a_small_margin_comes_first_in_its_own_sign(server, digits):
     answer = server.rank("digits", ROWS, score="margin", k=12)
 
-    margins = digits.predict(X, 20, 7).margin.numpy()
+    margins = digits.predict(X, Plan(20, 7, DEFAULT)).margin.numpy()
     assert answer["scores"] == sorted(margins.tolist())
     assert answer["indices"] == np.argsort(margins).tolist()
     assert "reduction" not in answer
@@ -154,7 +157,7 @@ def test_passes_and_seed_are_used_and_reported(server, digits):
     answer = server.rank("digits", ROWS, passes=3, seed=5, k=1)
 
     assert (answer["passes"], answer["seed"]) == (3, 5)
-    assert answer["scores"] == [digits.predict(X, 3, 5).mutual_information.max().item()]
+    assert answer["scores"] == [digits.predict(X, Plan(3, 5, DEFAULT)).mutual_information.max().item()]
 
 
 def test_a_null_seed_draws_one_that_gives_the_same_ranking_again(server):

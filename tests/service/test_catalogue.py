@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from models.errors import InvalidBundle, UnknownModel
 from models.publish import publish
 from models.repository import Repository
@@ -200,7 +202,7 @@ def test_a_version_that_was_taken_away_is_served_no_more(root):
 
 def test_versions_are_told_apart(bundles):
     catalogue, x = Catalogue(Repository(bundles)), nets.images(2)
-    old, new = (catalogue.get("digits", version).predict(x, 4, 0).mean for version in (1, 2))
+    old, new = (catalogue.get("digits", version).predict(x, Plan(4, 0, DEFAULT)).mean for version in (1, 2))
 
     assert not torch.allclose(old, new)
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from dropout_core.layers.variants import VARIANTS
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from models.publish import publish
 from service import cli
 from service.app import create_app
@@ -19,7 +21,7 @@ from tests.service.conftest import LABELS, assert_refused
 from tests.service.test_console import cells
 
 X = nets.images(5, seed=4)
-COMMANDS = ["serve", "train", "publish", "models", "lint", "variants", "predict", "rank"]
+COMMANDS = ["serve", "train", "publish", "models", "lint", "variants", "predict", "rank", "bench"]
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_predict_prints_a_table_of_the_likeliest_labels(mcdrop, here, bundles, d
     code, out, _ = mcdrop("predict", "digits", "rows.npy", "--bundles", bundles)
 
     header, *rows = cells(out)
-    estimate = digits.predict(X, 20, 7)
+    estimate = digits.predict(X, Plan(20, 7, DEFAULT))
     assert code == 0
     assert header[:4] == ["row", "answer", "probability", "predictive_entropy"]
     assert [row[1] for row in rows] == [LABELS[index] for index in estimate.mean.argmax(1)]
@@ -67,7 +69,7 @@ def test_predict_prints_a_table_of_the_likeliest_labels(mcdrop, here, bundles, d
 def test_predict_prints_json_with_every_measure(mcdrop, here, bundles, digits):
     code, out, _ = mcdrop("predict", "digits", "rows.npy", "--json", "--bundles", bundles)
 
-    answer, estimate = json.loads(out), digits.predict(X, 20, 7)
+    answer, estimate = json.loads(out), digits.predict(X, Plan(20, 7, DEFAULT))
     assert code == 0
     assert (answer["model"], answer["version"], answer["passes"], answer["seed"]) == ("digits", 2, 20, 7)
     assert answer["labels"] == list(LABELS)
@@ -79,7 +81,7 @@ def test_predict_prints_json_with_every_measure(mcdrop, here, bundles, digits):
 def test_predict_writes_arrays_that_are_read_back(mcdrop, here, bundles, digits):
     ended = mcdrop("predict", "digits", "rows.npy", "--out", "answer.npz", "--bundles", bundles)
 
-    estimate = digits.predict(X, 20, 7)
+    estimate = digits.predict(X, Plan(20, 7, DEFAULT))
     assert ended == (0, "", "")
     with np.load("answer.npz", allow_pickle=False) as answer:
         assert tuple(answer) == measures_of(digits)
@@ -133,7 +135,7 @@ def test_the_folder_of_bundles_comes_from_the_environment_or_is_bundles_here(mcd
 def test_rank_prints_the_best_rows_first(mcdrop, here, bundles, digits):
     code, out, _ = mcdrop("rank", "digits", "rows.npy", "-k", 3, "--bundles", bundles)
 
-    scores = digits.predict(X, 20, 7).mutual_information.numpy()
+    scores = digits.predict(X, Plan(20, 7, DEFAULT)).mutual_information.numpy()
     best = np.argsort(-scores)[:3]
     assert code == 0
     assert cells(out) == [
@@ -215,7 +217,7 @@ def files(here):
         ("text.npy", "text.npy cannot be read as a .npy array"),
         ("zip.npy", "zip.npy cannot be read as a .npy array"),
         ("objects.npy", "objects.npy cannot be read as a .npy array"),
-        ("several.npz", "several.npz holds several arrays; save the rows alone with numpy.save"),
+        ("several.npz", "inputs is an object of a, b; x takes float32"),
         ("words.npy", r"the array holds <U1; x takes float32 of shape \[8, 8\] for each row"),
         ("flat.npy", r"row 0 has shape \[64\]; x takes float32 of shape \[8, 8\] for each row"),
         ("nan.npy", r"row 1, column \[4, 4\] is nan"),

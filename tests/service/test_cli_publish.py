@@ -110,10 +110,13 @@ REFUSALS = {
         "other.safetensors does not fit the network: .*Missing key.*Unexpected key",
     ),
     "no tensors": (["own_net:make", "--weights", "text.safetensors"], "text.safetensors does not fit the network"),
-    "an unknown task": (["own_net:make", "--task", "sorting"], "the task is 'sorting'; choose classification or regre"),
+    "an unknown task": (
+        ["own_net:make", "--task", "sorting"],
+        "the task is 'sorting'; choose classification or multi",
+    ),
     "an unknown output": (
         ["own_net:make", "--output", "odds"],
-        "the output is 'odds'; choose one of logits, probabilities, mean, mean_and_log_variance",
+        "the output is 'odds'; choose one of logits, probabilities, multilabel_logits",
     ),
     "an output of another task": (["own_net:make", "--output", "mean"], "a classification cannot have the output mean"),
     "too many labels": (["own_net:make", "--labels", "a,b,c"], "there are 3 labels and 2 outputs"),

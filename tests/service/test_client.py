@@ -3,6 +3,8 @@ import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
 from dropout_core.errors import InvalidInput, McdropError
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from service.app import create_app
 from service.client import Client, Prediction, RankedRows, ServerError, Unreachable
 from service.query import measures_of
@@ -56,7 +58,7 @@ def test_the_byte_order_of_an_array_does_not_matter(client):
 def test_a_prediction_is_the_predictors_own_in_arrays(client, digits):
     answer = client.predict("digits", X.numpy())
 
-    estimate = digits.predict(X, 20, 7)
+    estimate = digits.predict(X, Plan(20, 7, DEFAULT))
     assert isinstance(answer, Prediction)
     assert (answer.model, answer.version, answer.passes, answer.seed) == ("digits", 2, 20, 7)
     assert (answer.labels, answer.quantiles) == (LABELS, None)
@@ -73,7 +75,7 @@ def test_everything_a_prediction_may_be_asked_for(client, heights):
         "heights", x.numpy(), version=1, passes=4, seed=9, outputs=["std"], quantiles=[0.1, 0.9], samples=True
     )
 
-    estimate = heights.predict(x, 4, 9, keep_draws=True)
+    estimate = heights.predict(x, Plan(4, 9, DEFAULT), keep_draws=True)
     assert (answer.version, answer.passes, answer.seed, answer.labels) == (1, 4, 9, None)
     assert answer.quantiles == (0.1, 0.9)
     assert list(answer.outputs) == ["std", "quantiles", "samples"]
@@ -103,7 +105,7 @@ def test_a_ranking_is_typed_and_best_first(client, digits):
 
     answer = client.rank("digits", X, k=4, score="margin", ids=ids, passes=6, seed=2)
 
-    margins = digits.predict(X, 6, 2).margin.numpy()
+    margins = digits.predict(X, Plan(6, 2, DEFAULT)).margin.numpy()
     order = np.argsort(margins)[:4]
     assert isinstance(answer, RankedRows)
     assert (answer.model, answer.version, answer.score) == ("digits", 2, "margin")

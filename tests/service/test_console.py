@@ -187,7 +187,7 @@ def test_without_models_no_line_to_paste_is_printed(capsys):
 
 
 def test_a_row_too_long_to_paste_is_not_printed(capsys, digits, heights):
-    large = replace(digits, probe=torch.zeros(1, 257))
+    large = replace(digits, probe={"x": torch.zeros(1, 257)})
 
     console.announce(Settings(), Loaded([large, heights]))
 

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from dropout_core.errors import InvalidInput, UnknownMeasure
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from dropout_core.noise import MAX_SEED
-from service.query import Limits, Query, draw_seed, example_of, make_query, measures_of, run_predict, run_rank
+from service.query import Asked, Limits, Query, draw_seed, example_of, make_query, measures_of, run_predict, run_rank
 from tests.service import nets
 from tests.service.fakes import NoEngine
 
-LIMITS = Limits(max_passes=50, max_samples=600)
+LIMITS = Limits(max_passes=50, max_samples=600, max_length=8)
 CLASSIFICATION = (
     "mean",
     "variance",
@@ -35,17 +37,18 @@ def test_what_is_not_said_is_the_bundles_own(digits):
 
     query = make_query(digits, x, LIMITS)
 
-    assert query.x is x
-    assert (query.passes, query.seed, query.measures) == (20, 7, CLASSIFICATION)
+    assert list(query.inputs.values()) == [x]
+    assert query.num_rows == len(x)
+    assert (query.plan.passes, query.plan.seed, query.measures) == (20, 7, CLASSIFICATION)
     assert (query.quantiles, query.samples) == ((), False)
 
 
 def test_what_is_said_is_used(digits):
     query = make_query(
-        digits, nets.images(1), LIMITS, passes=3, seed=0, outputs=["std", "mean"], quantiles=[0.5], samples=True
+        digits, nets.images(1), LIMITS, asked=Asked(3, 0), outputs=["std", "mean"], quantiles=[0.5], samples=True
     )
 
-    assert (query.passes, query.seed, query.measures) == (3, 0, ("std", "mean"))
+    assert (query.plan.passes, query.plan.seed, query.measures) == (3, 0, ("std", "mean"))
     assert (query.quantiles, query.samples) == ((0.5,), True)
 
 
@@ -61,31 +64,32 @@ def test_no_measures_may_be_wanted(digits):
 
 @pytest.mark.parametrize("passes", [1, 50])
 def test_the_bounds_of_passes_are_allowed(digits, passes):
-    assert make_query(digits, nets.images(1), LIMITS, passes=passes).passes == passes
+    assert make_query(digits, nets.images(1), LIMITS, asked=Asked(passes=passes)).plan.passes == passes
 
 
 @pytest.mark.parametrize("passes", [-1, 0, 51, 10**400], ids=["negative", "none", "one too many", "huge"])
 def test_other_passes_are_refused(digits, passes):
     with pytest.raises(InvalidInput, match=r"passes is .*; this server runs 1 to 50\."):
-        make_query(digits, nets.images(1), LIMITS, passes=passes)
+        make_query(digits, nets.images(1), LIMITS, asked=Asked(passes=passes))
 
 
 @pytest.mark.parametrize("seed", [0, MAX_SEED], ids=["zero", "largest"])
 def test_the_bounds_of_seeds_are_allowed(digits, seed):
-    assert make_query(digits, nets.images(1), LIMITS, seed=seed).seed == seed
+    assert make_query(digits, nets.images(1), LIMITS, asked=Asked(seed=seed)).plan.seed == seed
 
 
 @pytest.mark.parametrize("seed", [-1, MAX_SEED + 1], ids=["negative", "too large"])
 def test_other_seeds_are_refused(digits, seed):
     with pytest.raises(InvalidInput, match=f"the seed is {seed}; it must lie between 0 and "):
-        make_query(digits, nets.images(1), LIMITS, seed=seed)
+        make_query(digits, nets.images(1), LIMITS, asked=Asked(seed=seed))
 
 
 def test_an_unknown_measure_is_refused_with_those_there_are(heights):
     with pytest.raises(UnknownMeasure) as refusal:
         make_query(heights, nets.features(1), LIMITS, outputs=["mean", "predictive_entropy"])
 
-    assert str(refusal.value) == f"heights has no measure 'predictive_entropy'; it has {', '.join(REGRESSION)}."
+    known = ", ".join((*REGRESSION, "passes_used", "standard_error"))
+    assert str(refusal.value) == f"heights has no measure 'predictive_entropy'; it has {known}."
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.1, 1.1, float("nan")], ids=str)
@@ -97,28 +101,28 @@ def test_a_quantile_level_outside_0_to_1_is_refused(heights, level):
 # digits: 3 outputs, so 4 rows of 50 passes are the 600 numbers that are allowed
 @pytest.mark.parametrize("kept", [{"samples": True}, {"quantiles": [0.5]}], ids=["samples", "quantiles"])
 def test_passes_are_kept_up_to_the_bound(digits, kept):
-    assert make_query(digits, nets.images(4), LIMITS, passes=50, **kept).passes == 50
+    assert make_query(digits, nets.images(4), LIMITS, asked=Asked(passes=50), **kept).plan.passes == 50
     with pytest.raises(InvalidInput, match=r"= 750 numbers; this server keeps up to 600"):
-        make_query(digits, nets.images(5), LIMITS, passes=50, **kept)
+        make_query(digits, nets.images(5), LIMITS, asked=Asked(passes=50), **kept)
 
 
 def test_quantiles_count_by_their_levels_where_those_are_more_than_the_passes(digits):
     levels = [n / 60 for n in range(1, 60)]
 
-    make_query(digits, nets.images(3), LIMITS, passes=1, quantiles=levels)
+    make_query(digits, nets.images(3), LIMITS, asked=Asked(passes=1), quantiles=levels)
     with pytest.raises(InvalidInput, match="= 708 numbers"):
-        make_query(digits, nets.images(4), LIMITS, passes=1, quantiles=levels)
+        make_query(digits, nets.images(4), LIMITS, asked=Asked(passes=1), quantiles=levels)
 
 
 def test_what_keeps_no_passes_is_not_bounded_by_them(digits):
-    assert len(make_query(digits, nets.images(100), LIMITS, passes=50).x) == 100
+    assert make_query(digits, nets.images(100), LIMITS, asked=Asked(passes=50)).num_rows == 100
 
 
 def test_an_answer_is_that_of_the_predictor(heights):
     x = nets.features(3)
-    estimate = heights.predict(x, 8, 5, keep_draws=True)
+    estimate = heights.predict(x, Plan(8, 5, DEFAULT), keep_draws=True)
 
-    answer = run_predict(heights, Query(x, 8, 5, REGRESSION, (0.1, 0.9), samples=True))
+    answer = run_predict(heights, Query({"input": x}, 3, Plan(8, 5, DEFAULT), REGRESSION, (0.1, 0.9), samples=True))
 
     assert tuple(answer) == (*REGRESSION, "quantiles", "samples")
     for name in REGRESSION:
@@ -150,7 +154,7 @@ def test_entropy_is_another_name_of_a_score_too(digits):
 
 def test_a_random_choice_runs_no_network(digits):
     idle = replace(digits, engine=NoEngine())
-    query = make_query(idle, nets.images(6), LIMITS, seed=3)
+    query = make_query(idle, nets.images(6), LIMITS, asked=Asked(seed=3))
 
     score, ranking = run_rank(idle, query, "random", 4)
 

@@ -7,14 +7,16 @@ from service.errors import InvalidRequest
 from service.schemas.v1 import PredictRequest, RankRequest, parse
 
 INPUTS = {"inputs": [[1]]}
-FIELDS = "inputs, passes, seed, sampling, masks, outputs, quantiles, samples"
+OF_ALL = "inputs, passes, seed, sampling, masks, branches, tolerance, min_passes"
+OF_PASSES = ("passes", "sampling", "masks", "branches", "tolerance", "min_passes")
 
 
 def test_inputs_are_all_that_is_needed():
     asked = parse(PredictRequest, INPUTS)
 
     assert (asked.inputs, asked.passes, asked.seed, asked.outputs) == ([[1]], None, None, None)
-    assert (asked.quantiles, asked.samples, asked.sampling, asked.masks) == ([], False, "iid", "shared")
+    assert (asked.quantiles, asked.samples) == ([], False)
+    assert [getattr(asked, name) for name in OF_PASSES] == [None] * len(OF_PASSES)
 
 
 def test_a_field_that_was_left_out_is_told_from_null():
@@ -51,8 +53,16 @@ def test_a_body_that_is_no_object_is_refused_with_what_to_send(body):
         ("samples", 1),
         ("samples", "true"),
         ("samples", None),
-        ("sampling", "balanced"),
-        ("masks", "independent"),
+        ("sampling", "antithetic"),
+        ("masks", "tied"),
+        ("branches", True),
+        ("branches", 2.0),
+        ("branches", "2"),
+        ("tolerance", "0.01"),
+        ("tolerance", True),
+        ("tolerance", {"mean": "0.01"}),
+        ("tolerance", [0.01]),
+        ("min_passes", 32.0),
         ("k", 3),
     ],
     ids=str,
@@ -62,7 +72,7 @@ def test_a_field_that_does_not_fit_is_named(field, value):
         parse(PredictRequest, {**INPUTS, field: value})
 
     assert str(refusal.value).startswith(field)
-    assert str(refusal.value).endswith(f". The fields are {FIELDS}.")
+    assert str(refusal.value).endswith(f". The fields are {OF_ALL}, outputs, quantiles, samples.")
 
 
 def test_inputs_that_are_missing_are_named():
@@ -91,7 +101,7 @@ def test_a_field_of_rank_that_does_not_fit_is_named(field, value):
         parse(RankRequest, {**INPUTS, field: value})
 
     assert str(refusal.value).startswith(field)
-    assert str(refusal.value).endswith("The fields are inputs, passes, seed, sampling, masks, k, score, ids.")
+    assert str(refusal.value).endswith(f"The fields are {OF_ALL}, k, score, ids.")
 
 
 def test_ids_are_texts_or_numbers():
@@ -113,4 +123,4 @@ def test_an_example_of_the_documentation_fits(kind):
 
 def test_the_wire_offers_what_bundles_can_say():
     for field in ("sampling", "masks"):
-        assert PredictRequest.model_fields[field].annotation == Manifest.model_fields[field].annotation
+        assert PredictRequest.model_fields[field].annotation == Manifest.model_fields[field].annotation | None

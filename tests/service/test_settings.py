@@ -20,6 +20,9 @@ VARIABLES = {
     "max_body_bytes": ("10", 10),
     "max_passes": ("20", 20),
     "max_samples": ("30", 30),
+    "max_length": ("30", 30),
+    "cache": ("/some/where", Path("/some/where")),
+    "tune": ("0", False),
     "threads": ("2", 2),
 }
 OPEN = ["0.0.0.0", "::", "192.168.1.4", "2001:db8::1", "example.org", "localhost.example.org", ""]
@@ -45,6 +48,14 @@ def test_a_setting_is_read_from_its_variable(monkeypatch, name):
 
 def test_there_is_a_variable_for_every_setting():
     assert set(VARIABLES) == set(Settings.model_fields)
+
+
+def test_measured_choices_are_kept_at_home_or_where_was_said_or_not_made(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert CommonSettings(tune=True).tunings == tmp_path / ".cache" / "mcdrop" / "tunings"
+    assert CommonSettings(tune=True, cache="/some/where").tunings == Path("/some/where/tunings")
+    assert CommonSettings(tune=False).tunings is None
 
 
 def test_a_flag_overrides_the_environment(monkeypatch):
@@ -101,6 +112,7 @@ def test_this_machine_alone_needs_no_key(host):
         {"port": 65536},
         {"max_passes": 0},
         {"max_samples": 0},
+        {"max_length": 0},
         {"max_body_bytes": 0},
         {"threads": 0},
         {"device": "tpu"},

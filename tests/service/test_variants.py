@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from dropout_core.mc.engine import Engine
-from dropout_core.mc.estimate import estimate_of
+from dropout_core.mc.estimate import estimated
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import DEFAULT
 from models.publish import publish
 from service.settings import Settings
 from tests.captured import captured_layer
@@ -35,8 +37,8 @@ def test_a_variant_is_served_with_the_numbers_of_the_library(server, case):
     outputs = server.predict(name, x.tolist(), passes=PASSES, seed=SEED)["outputs"]
 
     _, program = captured_layer(case)
-    chunks = Engine(program).run(program.weights, x.double() if x.is_floating_point() else x, PASSES, SEED)
-    estimate = estimate_of(chunks, "mean", PASSES, SEED, "captured")
+    exact = x.double() if x.is_floating_point() else x
+    estimate = estimated(Engine(program), program.weights, exact, Plan(PASSES, SEED, DEFAULT), "mean")
     for measure in ("mean", "epistemic_variance"):
         wanted = estimate.measure(measure).numpy()
         assert np.abs(outputs[measure] - wanted).max() <= 1e-5 * np.abs(wanted).max()

@@ -1,0 +1,139 @@
+"""The commands that ask a model: predict, rank, bench."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import typer
+
+from dropout_core.errors import InvalidInput
+from dropout_core.mc.plan import DEFAULT_PASSES, Plan
+from models.predictor import Predictor
+from models.repository import Repository
+from models.tunings import tunings_at
+from service import console
+from service.bench import bench as bench_rows
+from service.catalogue import Catalogue
+from service.client import Client, Prediction, RankedRows
+from service.codec import arrays_to_inputs
+from service.options import Bundles, Url, Version, bundles_folder, common_settings
+from service.query import Asked, Limits, Query, make_query, run_predict, run_rank
+
+Passes = Annotated[
+    int | None, typer.Option(help="Stochastic passes; the bundle's own number otherwise. The most with a tolerance.")
+]
+Seed = Annotated[int | None, typer.Option(help="Decides the masks; the bundle's own otherwise.")]
+Tolerance = Annotated[
+    float | None, typer.Option(help="Stop a row once the standard error of its every mean is at most this.")
+]
+MinPasses = Annotated[int | None, typer.Option(help="The fewest passes of a row that may stop early.")]
+File = Annotated[Path, typer.Argument(help="Rows as a .npy array, rows first; several inputs by name as .npz.")]
+Rows = np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]]
+_UNBOUNDED = Limits(max_passes=2**31, max_samples=2**63, max_length=2**63)
+
+
+def predict(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    file: File,
+    out: Annotated[Path | None, typer.Option(help="Write every measure to this .npz.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    passes: Passes = None,
+    seed: Seed = None,
+    tolerance: Tolerance = None,
+    min_passes: MinPasses = None,
+    version: Version = None,
+    bundles: Bundles = None,
+    url: Url = None,
+) -> None:
+    """Predictive mean, variance and entropies of each row of a file.
+
+    Example: `mcdrop predict digits rows.npy --out answer.npz`
+    """
+    rows = _rows(file)
+    asked = Asked(passes, seed, tolerance=tolerance, min_passes=min_passes)
+    if url is not None:
+        with client_of(url) as client:
+            answer = client.predict(
+                name, rows, version=version, passes=passes, seed=seed, tolerance=tolerance, min_passes=min_passes
+            )
+    else:
+        predictor, query = _question(name, rows, version, asked, bundles)
+        outputs, labels = run_predict(predictor, query), predictor.manifest.labels
+        answer = Prediction(name, predictor.version, query.plan.passes, query.plan.seed, outputs, labels, None)
+    if out is not None:
+        np.savez(out, **{key: np.asarray(value) for key, value in answer.outputs.items()}, allow_pickle=False)
+    if json:
+        console.prediction_json(answer)
+    elif out is None:
+        console.prediction_table(answer)
+
+
+def rank(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    file: File,
+    k: Annotated[int, typer.Option("-k", help="How many rows.")] = 10,
+    score: Annotated[
+        str | None, typer.Option(help="mutual_information, predictive_entropy, margin, variance or random.")
+    ] = None,
+    passes: Passes = None,
+    seed: Seed = None,
+    version: Version = None,
+    bundles: Bundles = None,
+    url: Url = None,
+) -> None:
+    """Which rows of a pool should a human label next? Best first.
+
+    Example: `mcdrop rank digits pool.npy -k 10`
+    """
+    rows = _rows(file)
+    if url is not None:
+        with client_of(url) as client:
+            console.ranking(client.rank(name, rows, k=k, score=score, version=version, passes=passes, seed=seed))
+        return
+    predictor, query = _question(name, rows, version, Asked(passes, seed), bundles)
+    chosen, found = run_rank(predictor, query, score, k)
+    console.ranking(RankedRows(name, predictor.version, chosen, found.indices.numpy(), found.scores.numpy(), None))
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    rows: Annotated[list[int], typer.Option(help="How many rows at once; may be given several times.")] = [1, 32, 256],  # noqa: B006 - typer copies it
+    passes: Annotated[int, typer.Option(help="Stochastic passes.")] = DEFAULT_PASSES,
+    version: Version = None,
+    bundles: Bundles = None,
+) -> None:
+    """What a prediction costs on this machine, and how the engine chose to run it.
+
+    Example: `mcdrop bench digits --rows 1 --rows 256`
+    """
+    tunings = tunings_at(common_settings().tunings)
+    predictor = Catalogue(Repository(bundles_folder(bundles)), tunings=tunings).get(name, version)
+    if not rows or min(rows) < 1:
+        raise InvalidInput(f"the rows are {rows}; at least one is needed.")
+    plan = Plan(passes, predictor.manifest.seed, predictor.manifest.scheme)
+    console.costs(predictor, [bench_rows(predictor, count, plan) for count in rows], plan)
+
+
+def client_of(url: str) -> Client:
+    """A client with the key of the settings."""
+    key = common_settings().api_key
+    return Client(url, key.get_secret_value() if key is not None else None)
+
+
+def _question(
+    name: str, rows: Rows, version: int | None, asked: Asked, bundles: Path | None
+) -> tuple[Predictor, Query]:
+    """A model of a folder, and what is asked of it."""
+    predictor = Catalogue(Repository(bundles_folder(bundles))).get(name, version)
+    inputs = arrays_to_inputs(rows, predictor.manifest)
+    return predictor, make_query(predictor, inputs, _UNBOUNDED, asked=asked)
+
+
+def _rows(file: Path) -> Rows:
+    try:
+        with file.open("rb") as stream:
+            rows = np.load(stream, allow_pickle=False)
+            return rows if isinstance(rows, np.ndarray) else dict(rows)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise InvalidInput(f"{file} cannot be read as a .npy array: {error}.") from error
