@@ -152,8 +152,7 @@ def thinned(chain: Chain, weights: Mapping[str, Tensor], masks: Masks, num_passe
         fine = torch.promote_types(weight.dtype, torch.float32)  # see dropout_core.mc.kinds
         scale = _scale(kept[number], places[number].shape[1], chain.links[number].site.rate, fine)
         rows = outer[number]
-        parts = [_submatrix(weight, None if rows is None else rows[t], places[number][t]) for t in range(num_passes)]
-        made.append((torch.stack(parts) * scale).to(weight.dtype))
+        made.append(_scaled(_submatrices(weight, rows, places[number]), scale))
         biases.append(None if not bias else bias[0] if rows is None else bias[0][rows].unsqueeze(2))
     made[-1] = made[-1].transpose(1, 2).contiguous()
     return Thinned(tuple(map(tuple, counts)), places[0], tuple(made), tuple(biases))
@@ -195,5 +194,15 @@ def _scale(kept: Tensor, width: int, rate: float, dtype: torch.dtype) -> Tensor:
     return (real.to(dtype) * (1.0 / (1.0 - rate) if rate < 1 else 0.0)).unsqueeze(1)
 
 
-def _submatrix(weight: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
-    return (weight if rows is None else weight.index_select(0, rows)).index_select(1, columns)
+def _submatrices(weight: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
+    """For each pass its rows and columns of a weight, [t, m, k]. rows: None for all."""
+    count, width = columns.shape
+    found = weight.new_empty((count, len(weight) if rows is None else rows.shape[1], width))
+    for number in range(count):
+        of_rows = weight if rows is None else weight.index_select(0, rows[number])
+        torch.index_select(of_rows, 1, columns[number], out=found[number])
+    return found
+
+
+def _scaled(weights: Tensor, scale: Tensor) -> Tensor:
+    return weights.mul_(scale) if scale.dtype == weights.dtype else (weights * scale).to(weights.dtype)
