@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import safetensors.torch
 import torch
@@ -20,6 +21,7 @@ from models.manifest import FreeSpec, InputSpec, Manifest, OutputScaling, SiteSp
 from models.program_json import from_json
 from models.repository import Files, Repository
 from models.tunings import Tunings
+from models.vocabulary import refuse_outside, table_rows
 
 PROBE_INPUT, PROBE_MEAN, PROBE_VARIANCE = "probe/input", "probe/mean", "probe/variance"
 # Another machine's kernels round otherwise; other weights, noise or scaling are far outside this.
@@ -38,6 +40,10 @@ class Predictor:
     program: Program
     engine: Engine
     probe: Named
+
+    @cached_property
+    def _table_rows(self) -> dict[str, int]:
+        return table_rows(self.program)
 
     @staticmethod
     def load(
@@ -68,11 +74,13 @@ class Predictor:
         inputs: by name; a tensor stands for the only one. Raises InvalidInput for inputs that do not fit, or
         NonFiniteOutput, naming the row.
         """
-        placed = {name: x.to(self.program.device) for name, x in named(self.program.graph, inputs).items()}
+        by_name = named(self.program.graph, inputs)
+        refuse_outside(by_name, self._table_rows)
+        placed = {name: x.to(self.program.device) for name, x in by_name.items()}
         weights, output = self.program.weights, self.manifest.output
         try:
             estimate = estimated(self.engine, weights, placed, plan, output, keep_draws)
-        except IndexError as error:  # of a table, such as of tokens or of positions; of an axis it is a fault of ours
+        except IndexError as error:  # of a table reached another way; of an axis it is a fault of ours
             if not str(error).startswith("index"):
                 raise
             raise InvalidInput(f"{self.manifest.name} has no entry for a number among the inputs: {error}.") from error

@@ -17,7 +17,7 @@ from service.bench import bench as bench_rows
 from service.catalogue import Catalogue
 from service.client import Client, Prediction, RankedRows
 from service.codec import arrays_to_inputs
-from service.options import Bundles, Url, Version, bundles_folder, common_settings
+from service.options import Bundles, Device, Url, Version, bundles_folder, chosen_device, common_settings
 from service.query import Asked, Limits, Query, make_query, run_predict, run_rank
 
 Passes = Annotated[
@@ -44,6 +44,7 @@ def predict(
     min_passes: MinPasses = None,
     version: Version = None,
     bundles: Bundles = None,
+    device: Device = None,
     url: Url = None,
 ) -> None:
     """Predictive mean, variance and entropies of each row of a file.
@@ -58,7 +59,7 @@ def predict(
                 name, rows, version=version, passes=passes, seed=seed, tolerance=tolerance, min_passes=min_passes
             )
     else:
-        predictor, query = _question(name, rows, version, asked, bundles)
+        predictor, query = _question(name, rows, version, asked, bundles, device)
         outputs, labels = run_predict(predictor, query), predictor.manifest.labels
         answer = Prediction(name, predictor.version, query.plan.passes, query.plan.seed, outputs, labels, None)
     if out is not None:
@@ -80,6 +81,7 @@ def rank(
     seed: Seed = None,
     version: Version = None,
     bundles: Bundles = None,
+    device: Device = None,
     url: Url = None,
 ) -> None:
     """Which rows of a pool should a human label next? Best first.
@@ -91,7 +93,7 @@ def rank(
         with client_of(url) as client:
             console.ranking(client.rank(name, rows, k=k, score=score, version=version, passes=passes, seed=seed))
         return
-    predictor, query = _question(name, rows, version, Asked(passes, seed), bundles)
+    predictor, query = _question(name, rows, version, Asked(passes, seed), bundles, device)
     chosen, found = run_rank(predictor, query, score, k)
     console.ranking(RankedRows(name, predictor.version, chosen, found.indices.numpy(), found.scores.numpy(), None))
 
@@ -102,13 +104,14 @@ def bench(
     passes: Annotated[int, typer.Option(help="Stochastic passes.")] = DEFAULT_PASSES,
     version: Version = None,
     bundles: Bundles = None,
+    device: Device = None,
 ) -> None:
     """What a prediction costs on this machine, and how the engine chose to run it.
 
     Example: `mcdrop bench digits --rows 1 --rows 256`
     """
     tunings = tunings_at(common_settings().tunings)
-    predictor = Catalogue(Repository(bundles_folder(bundles)), tunings=tunings).get(name, version)
+    predictor = Catalogue(Repository(bundles_folder(bundles)), chosen_device(device), tunings).get(name, version)
     if not rows or min(rows) < 1:
         raise InvalidInput(f"the rows are {rows}; at least one is needed.")
     plan = Plan(passes, predictor.manifest.seed, predictor.manifest.scheme)
@@ -122,10 +125,10 @@ def client_of(url: str) -> Client:
 
 
 def _question(
-    name: str, rows: Rows, version: int | None, asked: Asked, bundles: Path | None
+    name: str, rows: Rows, version: int | None, asked: Asked, bundles: Path | None, device: str | None
 ) -> tuple[Predictor, Query]:
     """A model of a folder, and what is asked of it."""
-    predictor = Catalogue(Repository(bundles_folder(bundles))).get(name, version)
+    predictor = Catalogue(Repository(bundles_folder(bundles)), chosen_device(device)).get(name, version)
     inputs = arrays_to_inputs(rows, predictor.manifest)
     return predictor, make_query(predictor, inputs, _UNBOUNDED, asked=asked)
 

@@ -22,7 +22,7 @@ from service import asking, console
 from service.app import create_app
 from service.catalogue import Catalogue
 from service.local import load_factory, publish_factory
-from service.options import Bundles, Url, Version, bundles_folder, common_settings, reason
+from service.options import Bundles, Device, Url, Version, bundles_folder, common_settings, reason
 from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -51,13 +51,14 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address; MCDROP_HOST, or 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; MCDROP_PORT, or 8000.")] = None,
     bundles: Bundles = None,
+    device: Device = None,
     threads: Annotated[int | None, typer.Option(help="Threads one operator may use; MCDROP_THREADS, or 1.")] = None,
 ) -> None:
     """Serve the bundles of a folder over HTTP.
 
     Example: `mcdrop serve --bundles ./bundles --port 8000`
     """
-    flags: dict[str, Any] = {"host": host, "port": port, "bundles": bundles, "threads": threads}
+    flags: dict[str, Any] = {"host": host, "port": port, "bundles": bundles, "device": device, "threads": threads}
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:

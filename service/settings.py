@@ -2,7 +2,7 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +17,11 @@ class CommonSettings(BaseSettings):
     api_key: SecretStr | None = Field(default=None, description="Key that callers send; unset: no key is asked for.")
     cache: Path = Field(default=Path("~/.cache/mcdrop"), description="Folder of measured choices.")
     tune: bool = Field(default=True, description="Measure each bundle's fastest way to run when it is first loaded.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
+        description="Where to compute: auto (a GPU if any), cpu, cuda or cuda:N.",
+    )
     threads: int = Field(
         default=1, ge=1, description="Threads one operator may use; more help only on a quiet machine."
     )
@@ -37,7 +42,6 @@ class Settings(CommonSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback a key is required.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute; auto: a GPU if any.")
     allow_anonymous: bool = Field(default=False, description="Listen beyond loopback without a key.")
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest request body, in bytes.")
     max_passes: int = Field(default=1000, ge=1, description="Most passes one request may ask for.")

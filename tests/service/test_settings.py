@@ -15,7 +15,7 @@ VARIABLES = {
     "port": ("9000", 9000),
     "bundles": ("/some/where", Path("/some/where")),
     "api_key": ("secret", SecretStr("secret")),
-    "device": ("cuda", "cuda"),
+    "device": ("cuda:1", "cuda:1"),
     "allow_anonymous": ("1", True),
     "max_body_bytes": ("10", 10),
     "max_passes": ("20", 20),
@@ -116,6 +116,9 @@ def test_this_machine_alone_needs_no_key(host):
         {"max_body_bytes": 0},
         {"threads": 0},
         {"device": "tpu"},
+        {"device": "cuda:"},
+        {"device": "cuda:x"},
+        {"device": "cpu\n"},
     ],
     ids=str,
 )

@@ -179,11 +179,13 @@ def test_a_server_bounds_free_lengths(root):
     )
 
 
-def test_a_number_that_a_table_has_no_row_for_is_refused(root):
-    texts = loaded(root, "tags")
+@pytest.mark.parametrize("wrong", [10, 2**40, -1])
+def test_a_number_that_a_table_has_no_row_for_is_refused(root, wrong):
+    """Before it reaches a device: on a GPU it would end the use of it."""
     inputs = Attention.inputs(2, 3)
-    with pytest.raises(InvalidInput, match="tags has no entry for a number among the inputs"):
-        texts.predict({**inputs, "input_ids": inputs["input_ids"] + 10}, Plan(2, 0, DEFAULT))
+    inputs["input_ids"][1, 2] = wrong
+    with pytest.raises(InvalidInput, match=f"input_ids of row 1 holds {wrong}; the network knows 0 … 9"):
+        loaded(root, "tags").predict(inputs, Plan(2, 0, DEFAULT))
 
 
 def test_the_command_takes_inputs_by_name(mcdrop, root, tmp_path):
