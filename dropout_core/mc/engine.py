@@ -110,7 +110,7 @@ class Engine:
             yield Chunk(0, torch.zeros((passes, 0, *plan.out_shape), dtype=plan.out_dtype, device=_device(inputs)))
             return
         chunks = plan.chunks
-        run = _Run(weights, plan, seed, self._allowed(scheme), passes, chunks.prefix_rows, chunks.suffix_rows)
+        run = _Run(weights, plan, seed, self.allowed(scheme), passes, chunks.prefix_rows, chunks.suffix_rows)
         index = place = 0
         for block in split_rows(inputs, chunks.block_rows):
             boundaries = []
@@ -141,7 +141,7 @@ class Engine:
         inputs = named(self._graph, inputs)
         return self._plan(weights, inputs, sizes_of(self._graph, inputs))
 
-    def _allowed(self, scheme: Scheme) -> Scheme:
+    def allowed(self, scheme: Scheme) -> Scheme:
         """The scheme; without branches where every site is a last one. Raises InvalidInput where they cannot be."""
         if scheme.branches == 1 or not any(isinstance(node, Site) for node in self._last.prefix):
             return replace(scheme, branches=1)

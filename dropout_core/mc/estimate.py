@@ -109,7 +109,7 @@ def estimated(
         raise InvalidInput("rows that stop early have passes of their own number; keep draws without a tolerance.")
     fold = Fold(
         kind_of(output),
-        scheme=plan.scheme,
+        scheme=engine.allowed(plan.scheme),
         keep_draws=keep_draws,
         tolerance=plan.tolerance,
         min_passes=plan.min_passes,
