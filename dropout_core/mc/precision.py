@@ -2,7 +2,8 @@
 
 Balanced passes of one block are not independent, so their error is estimated between blocks of 16 (batch means; Law,
 Kelton 2000, section 9.5.3), whose means are independent and alike. Few blocks say little of their own spread: every
-standard error is widened by Student's quantile, so that ± 1.96 of it is a 95 % interval.
+standard error is widened by Student's quantile, so that ± 1.96 of it is a 95 % interval, as far as means of passes are
+normal: where a probability leaves 0 or 1 in rare passes only, few passes do not know of them.
 """
 
 import math
