@@ -1,6 +1,7 @@
 """How many rows and passes go at once: from the largest values of one row, never from the number of passes."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,14 @@ _MASK_PASSES = 32
 
 @dataclass(frozen=True)
 class Chunks:
-    """Rows of the prefix and of the suffix at once, rows whose boundary is held, passes whose noise is held."""
+    """Rows of the prefix and of the suffix at once, rows whose boundary is held, passes whose noise is held.
+
+    thinned_rows: of the suffix where passes are thinned.
+    """
 
     prefix_rows: int
     suffix_rows: int
+    thinned_rows: int
     block_rows: int
     mask_passes: int
     block_passes: int
@@ -67,10 +72,10 @@ class Observed:
             self.widths[site.name] = value.shape[1]
         return quiet(site, value)
 
-    @property
-    def row_bytes(self) -> int:
-        """What a row adds to the value to which it adds most, at least 1."""
-        return max((max(sizes) - min(sizes) for sizes in self._nbytes.values()), default=0) or 1
+    def row_bytes(self, thinned: Collection[str] = ()) -> int:
+        """What a row adds to the value to which it adds most, at least 1. thinned: values that are about halved."""
+        added = {name: max(sizes) - min(sizes) for name, sizes in self._nbytes.items()}
+        return max((size // 2 if name in thinned else size for name, size in added.items()), default=0) or 1
 
     @property
     def num_units(self) -> int:
@@ -79,15 +84,24 @@ class Observed:
 
 
 def chunks_of(
-    prefix: Observed, suffix: Observed, crossing_bytes: int, chunk_bytes: int | None, device: torch.device
+    prefix: Observed,
+    suffix: Observed,
+    thinned: Collection[str],
+    crossing_bytes: int,
+    chunk_bytes: int | None,
+    device: torch.device,
 ) -> Chunks:
-    """The chunks for what one row needs. crossing_bytes: of its boundary. chunk_bytes: None for the usual budget."""
+    """The chunks for what one row needs.
+
+    thinned: the values of the suffix that can be. crossing_bytes: of the boundary. chunk_bytes: None for the usual.
+    """
     budget = chunk_bytes or _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
-    suffix_rows = max(_MIN_CHUNK_ROWS, budget // suffix.row_bytes)
+    suffix_rows = max(_MIN_CHUNK_ROWS, budget // suffix.row_bytes())
     num_units = suffix.num_units
     return Chunks(
-        prefix_rows=max(_MIN_CHUNK_ROWS, budget // prefix.row_bytes),
+        prefix_rows=max(_MIN_CHUNK_ROWS, budget // prefix.row_bytes()),
         suffix_rows=suffix_rows,
+        thinned_rows=max(suffix_rows, budget // suffix.row_bytes(thinned)),
         block_rows=max(suffix_rows, _BOUNDARY_BYTES // max(1, crossing_bytes)),
         mask_passes=min(_MASK_PASSES, max(1, _MASK_UNITS // num_units)),
         block_passes=_MASK_PASSES if num_units <= _MASK_UNITS else BLOCK,

@@ -183,11 +183,14 @@ class Engine:
     @torch.inference_mode()
     def _outputs(self, run: _Run, boundary: Boundary, noise: "_Noise", start: int, suffix_rows: int) -> Tensor:
         """The outputs [t, b, *out] of as many passes as go at once, from the group's pass `start` on."""
-        room = suffix_rows * (2 if noise.suffix.thinned else 1)  # thinned values are about half as wide
-        passes = 1 if self._one_pass_at_a_time else run.plan.chunks.passes(boundary.num_rows, room)
+        chunks = run.plan.chunks
+        room = suffix_rows
+        if noise.suffix.thinned and suffix_rows == chunks.suffix_rows:
+            room = chunks.thinned_rows
+        passes = 1 if self._one_pass_at_a_time else chunks.passes(boundary.num_rows, room)
         passes = min(max(passes, run.scheme.branches), len(noise.passes) - start)
         at_once = boundary.num_rows
-        if suffix_rows < run.plan.chunks.suffix_rows:  # memory ran out before
+        if suffix_rows < chunks.suffix_rows:  # memory ran out before
             at_once = max(1, suffix_rows // passes)
         parts = [boundary] if at_once >= boundary.num_rows else boundary.split(at_once)
         outputs = [self._suffix(run, part, noise, start, start + passes) for part in parts]
@@ -252,9 +255,11 @@ class Engine:
         def part(nodes: tuple[Node, ...], keep: list[str]) -> Part:
             return Part(nodes, keep, weights, suffix.widths)
 
+        whole = part(self._split.suffix, [self._graph.output])
+        inside = {name for chain in whole.chains for name in chain.inside}
         return _Plan(
-            chunks=chunks_of(prefix, suffix, crossing_bytes, self.tuning.chunk_bytes, out.device),
-            suffix=part(self._split.suffix, [self._graph.output]),
+            chunks=chunks_of(prefix, suffix, inside, crossing_bytes, self.tuning.chunk_bytes, out.device),
+            suffix=whole,
             trunk=part(self._last.prefix, sorted(self._trunk_values)),
             head=part(self._last.suffix, [self._graph.output]),
             out_shape=tuple(out.shape[1:]),

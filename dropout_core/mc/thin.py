@@ -47,6 +47,12 @@ class Chain:
     links: tuple[Link, ...]
 
     @property
+    def inside(self) -> set[str]:
+        """The values that are thinned: all but the last layer's."""
+        layers = [operation.name for link in self.links for operation in (link.linear, *link.pointwise)]
+        return {*(link.site.name for link in self.links), *layers} - {self.name}
+
+    @property
     def weights(self) -> tuple[str, ...]:
         """The weights it reads."""
         return tuple(name for link in self.links for name in references(link.linear)[1:])
