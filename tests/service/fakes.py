@@ -15,6 +15,9 @@ SECRET = "hunter2"
 class NoEngine:
     """An engine that must not run."""
 
+    def allowed(self, scheme):
+        return scheme
+
     def run(self, *_: Any) -> Any:
         raise AssertionError("the network ran")
 
