@@ -50,15 +50,18 @@ class Chunks:
 
 
 class Observed:
-    """What a row adds to values, seen in runs of one and of two rows; the draws of sites; the widths of their inputs.
+    """What a row adds to values, seen in runs of two rows and then of one; the draws of sites, and their inputs.
 
-    Weights, and the noise on them, are as large for any number of rows.
+    Weights, and the noise on them, are as large for any number of rows. widths: of the inputs that are matrices.
+    single: the inputs of the sites of one draw a pass, of the last run. given: the bytes of what comes from elsewhere.
     """
 
     def __init__(self) -> None:
         self._nbytes: dict[str, list[int]] = {}
         self._units: dict[str, int] = {}
         self.widths: dict[str, int] = {}
+        self.single: dict[str, Tensor] = {}
+        self.given: dict[str, int] = {}
 
     def __call__(self, name: str, value: Any) -> None:
         """Look at the value of a node."""
@@ -68,9 +71,16 @@ class Observed:
     def noise(self, site: Site, value: Tensor) -> Tensor:
         """The value of a site with its noise off."""
         self._units[site.name] = num_units(site, value)
+        if self._units[site.name] == 1:
+            self.single[site.name] = value
         if value.dim() == 2:
             self.widths[site.name] = value.shape[1]
         return quiet(site, value)
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """The bytes of every value of two rows, those it was given too."""
+        return {name: max(sizes) for name, sizes in self._nbytes.items()} | self.given
 
     def row_bytes(self, thinned: Collection[str] = ()) -> int:
         """What a row adds to the value to which it adds most, at least 1. thinned: values that are about halved."""

@@ -62,6 +62,7 @@ class _Run:
     seed: int
     scheme: Scheme
     passes: int
+    device: torch.device
     prefix_rows: int
     suffix_rows: int
 
@@ -110,7 +111,9 @@ class Engine:
             yield Chunk(0, torch.zeros((passes, 0, *plan.out_shape), dtype=plan.out_dtype, device=_device(inputs)))
             return
         chunks = plan.chunks
-        run = _Run(weights, plan, seed, self.allowed(scheme), passes, chunks.prefix_rows, chunks.suffix_rows)
+        run = _Run(
+            weights, plan, seed, self.allowed(scheme), passes, _device(inputs), chunks.prefix_rows, chunks.suffix_rows
+        )
         index = place = 0
         for block in split_rows(inputs, chunks.block_rows):
             boundaries = []
@@ -221,7 +224,9 @@ class Engine:
 
     def _group(self, run: _Run, part: Part, passes: range, num_rows: int) -> Group:
         keep = run.passes <= _MOST_KEPT_PASSES
-        return self._groups.make(run.weights, part, run.seed, run.scheme, passes, num_rows, keep=keep)
+        # On a device the question which gates are shut would wait for it.
+        alone = run.plan.chunks.passes(num_rows, run.suffix_rows) == 1 and run.device.type == "cpu"
+        return self._groups.make(run.weights, part, run.seed, run.scheme, passes, num_rows, keep=keep, alone=alone)
 
     def _plan(self, weights: Mapping[str, Tensor], inputs: Named, sizes: Mapping[str, int]) -> _Plan:
         """The plan for inputs of these sizes: known, or measured on one row."""
@@ -248,12 +253,14 @@ class Engine:
             rows = {name: torch.cat([value] * count) for name, value in row.items()}
             values = self._run_prefix(weights, rows, sizes, prefix)
             given = {**weights, **values}
+            if count == 2:
+                suffix.given = {name: value.nbytes for name, value in values.items()}
             found = stage.run(given, {**sizes, ROWS: count}, _device(rows), suffix.noise, suffix)
         out = found[self._graph.output]
         crossing_bytes = sum(values[name].nbytes for name in values if self._graph.boundary[name] is not None)
 
         def part(nodes: tuple[Node, ...], keep: list[str]) -> Part:
-            return Part(nodes, keep, weights, suffix.widths)
+            return Part(nodes, keep, weights, suffix)
 
         whole = part(self._split.suffix, [self._graph.output])
         inside = {name for chain in whole.chains for name in chain.inside}

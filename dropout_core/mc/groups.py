@@ -49,27 +49,30 @@ class Groups:
         num_rows: int,
         *,
         keep: bool,
+        alone: bool,
     ) -> Group:
         """The noise of some passes, and the thinned weights of a part where so many rows are worth their making.
 
-        keep: whether another run may want them again.
+        keep: whether another run may want them again. alone: whether passes run one at a time.
         """
         key = (seed, scheme, passes)
         make = partial(Masks, seed, scheme, passes)
         again = keep and self._masks.get(key) is not None
         masks = self._masks.get_or_make(key, make) if keep else make()
-        if not part.chains or scheme.masks != "shared":
-            return Group(masks)
+        shared = scheme.masks == "shared"
+        shut = part.shut(masks, len(passes)) if alone and shared and part.gates else ()
+        if not part.chains or not shared:
+            return Group(masks, shut=shut)
         used = tuple(weights[name] for name in part.weights)
         thin_key = (*key, part.name, *map(_version, used))
         thin = self._thinned.get(thin_key)
         known = again or thin is not None  # what is wanted a second time will be wanted a third time
         if num_rows < (self._tuning.thin_rows if known else self._tuning.thin_rows_cold):
-            return Group(masks)
+            return Group(masks, shut=shut)
         if thin is None:
             make_thin = partial(_thin, weights, part, masks, len(passes), used)
             thin = self._thinned.get_or_make(thin_key, make_thin) if keep else make_thin()
-        return Group(masks, thin.chains)
+        return Group(masks, thin.chains, shut)
 
 
 @torch.inference_mode()

@@ -1,36 +1,48 @@
 """A part of a network's noisy half: as it stands, and with its chains thinned."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
 from dropout_core.mc.boundary import Boundary, repeat
+from dropout_core.mc.chunks import Observed
+from dropout_core.mc.gates import closed, gates_of, without
 from dropout_core.mc.masks import Masks
 from dropout_core.mc.program import ROWS, Node, Operation, Site, Stage, references
 from dropout_core.mc.thin import Chain, Thinned, run, with_chains
 
+_MAX_COMPILED = 64
+
 
 @dataclass(frozen=True)
 class Group:
-    """The noise of some passes, and the weights of the chains that are thinned by it."""
+    """The noise of some passes, the weights of the chains that are thinned by it, and each pass's shut gates.
+
+    shut: empty where passes do not run one at a time.
+    """
 
     masks: Masks
     thinned: Mapping[str, Thinned] = field(default_factory=dict)
+    shut: Sequence[frozenset[str]] = ()
 
 
 class Part:
     """Nodes that run for several passes at once, and the names of what is kept of them."""
 
     def __init__(
-        self, nodes: tuple[Node, ...], keep: Iterable[str], weights: Collection[str], widths: Mapping[str, int]
+        self, nodes: tuple[Node, ...], keep: Iterable[str], weights: Collection[str], observed: Observed
     ) -> None:
         self._keep = tuple(keep)
-        chained = with_chains(nodes, self._keep, weights, widths)
+        chained = with_chains(nodes, self._keep, weights, observed.widths)
+        self.gates = gates_of(nodes, self._keep, observed.nbytes, observed.single)
+        self._single = observed.single
         self.chains = tuple(node for node in chained if isinstance(node, Chain))
         self.weights = sorted({name for chain in self.chains for name in chain.weights})
-        self._dense, self._thin = _Compiled(nodes, self._keep), _Compiled(chained, self._keep)
+        self._nodes = {False: nodes, True: chained}
+        self._compiled = lru_cache(maxsize=_MAX_COMPILED)(self._compile)
 
     @property
     def name(self) -> tuple[tuple[str, int], ...]:
@@ -44,7 +56,9 @@ class Part:
 
         boundary: values of the rows alone, or of some passes of them, each standing for as many passes in a row.
         """
-        passes, compiled = stop - start, self._thin if group.thinned else self._dense
+        passes = stop - start
+        shut = group.shut[start] if group.shut and passes == 1 else frozenset[str]()
+        compiled = self._compiled(bool(group.thinned), shut)
         values: dict[str, Any] = dict(weights)
         for name, value in boundary.values.items():
             values[name] = self._spread(compiled, boundary, name, value, passes)
@@ -57,6 +71,14 @@ class Part:
         sizes = {**boundary.sizes, ROWS: passes * boundary.num_rows}
         found = compiled.stage.run(values, sizes, boundary.device, noise)
         return {name: found[name] for name in self._keep}
+
+    def shut(self, masks: Masks, count: int) -> list[frozenset[str]]:
+        """For each pass of a run the gates that are shut."""
+        return closed(self.gates, masks, self._single, count)
+
+    def _compile(self, thin: bool, shut: frozenset[str]) -> "_Compiled":
+        nodes = self._nodes[thin]
+        return _Compiled(without(nodes, self._keep, self.gates, shut) if shut else nodes, self._keep)
 
     @staticmethod
     def _spread(compiled: "_Compiled", boundary: Boundary, name: str, value: Tensor, passes: int) -> Tensor:
