@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.arguments import Inputs, bind, call
-from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic
+from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic, weights_of
 from dropout_core.mc.engine import Chunk, Engine
 from dropout_core.mc.estimate import Estimate, estimate_of, estimated
 from dropout_core.mc.free import Dynamic, free_axes
@@ -55,13 +55,6 @@ class _Captured:
     structure: tuple[Any, ...]
     program: Program
     engine: Engine
-
-    def weights(self, live: Live) -> dict[str, Tensor]:
-        """The weights of the program as they are now; its constants as they were."""
-        return {
-            name: live.tensors[name.removeprefix("weights/")] if name.startswith("weights/") else constant
-            for name, constant in self.program.weights.items()
-        }
 
 
 _captured: weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _Captured]] = weakref.WeakKeyDictionary()
@@ -118,7 +111,8 @@ def predict(  # noqa: PLR0913 - what a prediction is of
         return estimate_of(chunks, output, plan.passes, seed, method, keep_draws)
     live = look(model)
     captured = _capture_once(model, live, asked)
-    return estimated(captured.engine, captured.weights(live), asked.inputs, plan, output, keep_draws)
+    weights = weights_of(live, captured.program.graph.weights, captured.program.weights)
+    return estimated(captured.engine, weights, asked.inputs, plan, output, keep_draws)
 
 
 def _refuse_for_loop(given: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from dropout_core.mc.probe import two_rows
 from dropout_core.mc.program import ROWS, Program, split
 from dropout_core.mc.sites import find_sites, is_callers
 from dropout_core.mc.translate import Translation, translate
+from dropout_core.structure import Live, look
 
 _lock = threading.RLock()
 _SEEDS = (20_260, 70_201)
@@ -71,7 +72,7 @@ def capture(model: nn.Module, example: Inputs, *, dynamic: Dynamic | None = None
             "no random operator reaches the output, so every pass would agree. Give the model a dropout with a rate "
             "above 0, for example nn.Dropout(0.2) before its last layer, and train it so."
         )
-    weights = weights_of(model, first.graph.weights, first.constants)
+    weights = weights_of(look(model), first.graph.weights, first.constants)
     graph = assign_rows(Program(first.graph, weights), first.shapes, rows)
     return Program(graph, weights)
 
@@ -96,12 +97,10 @@ def stochastic(model: nn.Module) -> nn.Module:
     return model
 
 
-def weights_of(model: nn.Module, names: tuple[str, ...], constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a graph by name, from the model as it is now."""
-    current: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    current |= dict(model.named_buffers(remove_duplicate=False))
+def weights_of(live: Live, names: Iterable[str], constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a graph by name, from the model as it is now; its constants as they were."""
     return {
-        name: current[name.removeprefix("weights/")].detach() if name.startswith("weights/") else constants[name]
+        name: live.tensors[name.removeprefix("weights/")].detach() if name.startswith("weights/") else constants[name]
         for name in names
     }
 

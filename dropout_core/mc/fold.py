@@ -31,8 +31,8 @@ class _Rows:
 class Fold:
     """Folds the chunks of one run. Chunks of one index hold the same rows, and their passes come in order.
 
-    scheme: how the passes drew their noise. keep_draws: hold all numbers too. tolerance: the standard
-    errors at which a row needs no more passes, from min_passes on.
+    scheme: how the passes drew their noise. keep_draws: hold all numbers too. tolerance: the standard errors at which a
+    row needs no more passes, from min_passes on.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Fold:
         scheme = scheme or Scheme()
         self._kind, self._keep_draws = kind, keep_draws
         self._block = BLOCK * scheme.branches  # passes whose mean is independent of the next ones'
-        correlated = {"balanced": [BLOCKS], "iid": []}[scheme.sampling]
-        self._correlated = [CLUSTERS] if scheme.branches > 1 else correlated
+        correlated = BLOCKS if scheme.sampling == "balanced" else ""
+        self._correlated = CLUSTERS if scheme.branches > 1 else correlated
         self._tolerance, self._min_passes = tolerance, min_passes
         self._rows: dict[int, _Rows] = {}
         self._finished: list[tuple[Tensor, Statistics]] = []
@@ -104,7 +104,7 @@ class Fold:
     def _blocks(self, rows: _Rows, values: Mapping[str, Tensor]) -> Statistics:
         """The moments, over the blocks of passes that these complete, of what is estimated in each."""
         means = _completed(rows, values, self._block)
-        found = {f"{prefix}value": means["value"] for prefix in self._correlated}
+        found = {self._correlated + "value": means["value"]} if self._correlated else {}
         if "mutual_information" in self._kind.measures:
             single = {name: Moments(1, mean, torch.zeros_like(mean)) for name, mean in means.items()}
             found[BLOCKS + "mutual_information"] = self._kind.measures["mutual_information"](single)

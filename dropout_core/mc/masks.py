@@ -43,7 +43,8 @@ class Masks:
             draws = self._shared(site, value, drawn, start, stop).reshape(-1, *shape)
             draws = draws.movedim(0, axis + 1).unsqueeze(axis + 2)
         else:
-            draws = self._independent(site, value, drawn, start, stop, rows).reshape(-1, len(rows), *shape)
+            own = self._words(site, value, drawn, self._passes[start:stop], rows)
+            draws = _drawn(site, value, own).reshape(-1, len(rows), *shape)
             draws = draws.movedim((0, 1), (axis + 1, axis + 2))
         return apply(passes, draws, site.rate).flatten(axis, axis + 3)
 
@@ -76,11 +77,6 @@ class Masks:
 
     def _coded(self, site: Site) -> bool:
         return self._scheme.sampling == "balanced" and KINDS[site.kind].rated
-
-    def _independent(
-        self, site: Site, value: Tensor, drawn: tuple[int, ...], start: int, stop: int, rows: Tensor
-    ) -> Tensor:
-        return _drawn(site, value, self._words(site, value, drawn, self._passes[start:stop], rows))
 
     def _words(self, site: Site, value: Tensor, drawn: tuple[int, ...], passes: range, rows: Tensor | None) -> Tensor:
         if self._scheme.sampling == "balanced":

@@ -4,7 +4,7 @@ from dropout_core.mc.program import Node, Site, Split, needed, references
 
 
 def split_last(suffix: tuple[Node, ...], output: str) -> Split:
-    """The trunk, in `prefix`, and the head, from the sites on whose noise no other site is reached by."""
+    """The trunk, as `prefix`, and the head, as `suffix`: the sites that reach no other one, and all that they reach."""
     feeds: set[str] = set()  # values that reach a site
     for node in reversed(suffix):
         if isinstance(node, Site) or node.name in feeds:

@@ -22,7 +22,6 @@ _CHUNK_BYTES = (2**18, _USUAL, 2**22)
 _FASTER = 0.9
 _ROUNDS = 3
 _LONGEST_S = 0.3  # a measurement that takes longer is the last of its kind
-_COLD_SEEDS = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ def tune(program: Program, example: Tensor | Named) -> Tuning:
     if not dense.thins(program.weights, inputs):
         return tuning
     timed = list(_timed(program, inputs, dense, thin))
-    one = _repeated(inputs, 1)
-    making_s = _best(lambda: _run(thin, program, one, next(_COLD_SEEDS)), 2) - timed[0].thin_s
+    one, cold_seeds = _repeated(inputs, 1), itertools.count(1)
+    making_s = _best(lambda: _run(thin, program, one, next(cold_seeds)), 2) - timed[0].thin_s
     return replace(tuning, thin_rows=warm_rows(timed), thin_rows_cold=cold_rows(timed, making_s))
 
 
