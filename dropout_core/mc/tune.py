@@ -20,6 +20,7 @@ _ROWS = (1, 4, 16, 64, 256)
 _USUAL = 2**20
 _CHUNK_BYTES = (2**18, _USUAL, 2**22)
 _FASTER = 0.9
+_MOST_CHUNK_ROWS = 64
 _ROUNDS = 3
 _LONGEST_S = 0.3  # a measurement that takes longer is the last of its kind
 
@@ -78,14 +79,9 @@ def _chunk_bytes(program: Program, inputs: Named) -> int | None:
 
 
 def _affordable(program: Program, inputs: Named) -> Named:
-    """As many rows as a run of a tenth of a second takes, up to 64: fewer chunks would say little."""
-    engine = Engine(program)
-    for count in (64, 16, 4):
-        start = time.perf_counter()
-        _run(engine, program, _repeated(inputs, 1), 0)
-        if (time.perf_counter() - start) * count < _LONGEST_S:
-            return _repeated(inputs, count)
-    return _repeated(inputs, 1)
+    """As many rows as run in the time of the longest measurement, up to 64: fewer chunks would say little."""
+    seconds = _best(partial(_run, Engine(program), program, _repeated(inputs, 1), 0), 1)
+    return _repeated(inputs, max(1, min(_MOST_CHUNK_ROWS, int(_LONGEST_S / seconds))))
 
 
 def _timed(program: Program, inputs: Named, dense: Engine, thin: Engine) -> Sequence[Timed]:

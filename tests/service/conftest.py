@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -115,3 +116,11 @@ def assert_refused(ended, said, code=1):
     assert ended[0] == code
     assert ended[1] == ""
     assert re.fullmatch(rf"error: [^\n]*{said}[^\n]*\n", ended[2]), ended[2]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder with some rows in it."""
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", nets.images(5, seed=4).numpy())
+    return tmp_path

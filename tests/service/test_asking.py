@@ -152,3 +152,18 @@ def test_the_command_refuses_in_one_line(mcdrop, bundles, tmp_path):
     np.save(tmp_path / "rows.npy", X.numpy())
     ended = mcdrop("predict", "digits", tmp_path / "rows.npy", "--min-passes", 16, "--bundles", bundles)
     assert_refused(ended, "min_passes belongs to a tolerance")
+
+
+@pytest.mark.parametrize("command", [["predict", "digits", "rows.npy"], ["rank", "digits", "rows.npy"]], ids=" ".join)
+def test_a_device_that_is_not_there_is_refused(mcdrop, here, bundles, monkeypatch, command):
+    """Named by a flag or by its variable; the flag is stronger."""
+    command = [*command, "--bundles", bundles]
+    assert_refused(mcdrop(*command, "--device", "cuda:99"), "the device is cuda:99")
+    monkeypatch.setenv("MCDROP_DEVICE", "cuda:99")
+    assert_refused(mcdrop(*command), "the device is cuda:99")
+    assert mcdrop(*command, "--device", "cpu")[0] == 0
+
+
+def test_a_device_of_no_kind_is_refused(mcdrop, here, bundles):
+    said = "device: .*should match pattern"
+    assert_refused(mcdrop("predict", "digits", "rows.npy", "--device", "tpu", "--bundles", bundles), said, code=2)

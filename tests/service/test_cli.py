@@ -24,14 +24,6 @@ X = nets.images(5, seed=4)
 COMMANDS = ["serve", "train", "publish", "models", "lint", "variants", "predict", "rank", "bench"]
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder with some rows in it."""
-    monkeypatch.chdir(tmp_path)
-    np.save("rows.npy", X.numpy())
-    return tmp_path
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_shows_an_example_of_options_that_there_are(mcdrop, command):
     code, out, _ = mcdrop(command, "--help")
@@ -284,18 +276,3 @@ def test_a_wrong_setting_is_named_by_every_command(mcdrop, here, monkeypatch, co
     monkeypatch.setenv("MCDROP_THREADS", "many")
 
     assert_refused(mcdrop(*command), "threads: .*integer", code=2)
-
-
-@pytest.mark.parametrize("command", [["predict", "digits", "rows.npy"], ["rank", "digits", "rows.npy"]], ids=" ".join)
-def test_a_device_that_is_not_there_is_refused(mcdrop, here, bundles, monkeypatch, command):
-    """Named by a flag or by its variable; the flag is stronger."""
-    command = [*command, "--bundles", bundles]
-    assert_refused(mcdrop(*command, "--device", "cuda:99"), "the device is cuda:99")
-    monkeypatch.setenv("MCDROP_DEVICE", "cuda:99")
-    assert_refused(mcdrop(*command), "the device is cuda:99")
-    assert mcdrop(*command, "--device", "cpu")[0] == 0
-
-
-def test_a_device_of_no_kind_is_refused(mcdrop, here, bundles):
-    said = "device: .*should match pattern"
-    assert_refused(mcdrop("predict", "digits", "rows.npy", "--device", "tpu", "--bundles", bundles), said, code=2)
