@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.arguments import Inputs, bind, call
 from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic, weights_of
+from dropout_core.mc.embedding import embeddings
 from dropout_core.mc.engine import Chunk, Engine
 from dropout_core.mc.estimate import Estimate, estimate_of, estimated
 from dropout_core.mc.free import Dynamic, free_axes
 from dropout_core.mc.inputs import Named
 from dropout_core.mc.measures import OutputKind, kind_of
-from dropout_core.mc.outputs import Result, is_tensor, pick
+from dropout_core.mc.outputs import Result, classes_last, is_tensor, pick
 from dropout_core.mc.plan import plan_of
 from dropout_core.mc.precision import Tolerance
 from dropout_core.mc.program import Program
@@ -38,6 +39,7 @@ class _Asked:
     output: str
     dynamic: Dynamic | None
     result: Result
+    class_axis: int | None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -47,7 +49,7 @@ class _Asked:
             (name, value.dtype, *(axes.get(name, {}).get(axis, value.shape[axis]) for axis in range(1, value.dim())))
             for name, value in self.inputs.items()
         ]
-        return self.output, self.result, *shapes
+        return self.output, self.result, self.class_axis, *shapes
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def predict(  # noqa: PLR0913 - what a prediction is of
     seed: int = 0,
     output: OutputKind = "logits",
     result: Result = None,
+    class_axis: int | None = None,
     dynamic: Dynamic | None = None,
     method: Method = "captured",
     sampling: Sampling | None = None,
@@ -83,7 +86,9 @@ def predict(  # noqa: PLR0913 - what a prediction is of
     model: takes and returns tensors, rows first; it and its modes are left as they are. x: [B, *F], a tuple of the
     first arguments of forward, or a mapping by their names. output: what the network's numbers are (see
     dropout_core.mc.measures). result: the name or the place of the output that matters, where forward returns several.
-    keep_draws: hold all T · B · C numbers, for `samples` and `quantiles`.
+    class_axis: of that output, the axis of its classes or targets; the last, [B, L, C], where nothing is said, and to
+    be said where several axes are positions, as 1 in [B, C, H, W]. An answer has it last. keep_draws: hold all numbers
+    of all passes, for `samples` and `quantiles`.
 
     The first call captures and verifies the network; later calls reuse that for as long as its structure stays, with
     its weights as they are at the call. Inputs of another shape are captured anew, and the captures of a few shapes
@@ -103,7 +108,7 @@ def predict(  # noqa: PLR0913 - what a prediction is of
     kind_of(output)
     if method not in ("captured", "loop"):
         raise InvalidInput(f"the method is {method!r}; choose 'captured' or 'loop'.")
-    asked = _Asked(bind(model, x), output, dynamic, result)
+    asked = _Asked(bind(model, x), output, dynamic, result, class_axis)
     plan = plan_of(passes, seed, scheme_of(sampling, masks, branches), tolerance, min_passes)
     if method == "loop":
         _refuse_for_loop({"sampling": sampling, "masks": masks, "branches": branches, "tolerance": tolerance})
@@ -113,6 +118,26 @@ def predict(  # noqa: PLR0913 - what a prediction is of
     captured = _capture_once(model, live, asked)
     weights = weights_of(live, captured.program.graph.weights, captured.program.weights)
     return estimated(captured.engine, weights, asked.inputs, plan, output, keep_draws)
+
+
+def embed(
+    model: nn.Module,
+    x: Inputs,
+    *,
+    output: OutputKind = "logits",
+    result: Result = None,
+    class_axis: int | None = None,
+    dynamic: Dynamic | None = None,
+) -> Tensor:
+    """Where a live network puts each row before its last linear layer, the noise off: float32 [B, D].
+
+    The arguments are those of `predict`, which shares the capture. Raises what it raises, and InvalidInput for a
+    network whose output is not all made of one such vector a row.
+    """
+    asked = _Asked(bind(model, x), output, dynamic, result, class_axis)
+    live = look(model)
+    program = _capture_once(model, live, asked).program
+    return embeddings(program.graph, weights_of(live, program.graph.weights, program.weights), asked.inputs)
 
 
 def _refuse_for_loop(given: Mapping[str, object]) -> None:
@@ -125,7 +150,7 @@ def _loop(model: nn.Module, asked: _Asked, passes: int, seed: int) -> Iterator[C
     copied = stochastic(clone(model))
     with preserved_randomness(seed), torch.no_grad():
         outputs = [pick(call(copied, asked.inputs), asked.result, is_tensor) for _ in range(passes)]
-    yield Chunk(0, torch.stack(outputs))
+    yield Chunk(0, torch.stack([classes_last(output, asked.class_axis) for output in outputs]))
 
 
 def _capture_once(model: nn.Module, live: Live, asked: _Asked) -> _Captured:
@@ -135,9 +160,9 @@ def _capture_once(model: nn.Module, live: Live, asked: _Asked) -> _Captured:
         if known is not None and known.structure == live.structure:
             return known
     example = {name: _example(value) for name, value in asked.inputs.items()}
-    program = capture(model, example, dynamic=asked.dynamic, result=asked.result)
+    program = capture(model, example, dynamic=asked.dynamic, result=asked.result, class_axis=asked.class_axis)
     engine = Engine(program)
-    is_the_model(program, model, example, asked.result)
+    is_the_model(program, model, example, asked.result, asked.class_axis)
     verify(program, engine, example, asked.output)
     captured = _Captured(live.structure, program, engine)
     with _captured_lock:

@@ -87,7 +87,7 @@ def classification(passes: Sequence[Pass]) -> dict[str, list]:
 def regression(passes: Sequence[Pass], variances: Sequence[Pass] | None = None) -> dict[str, list]:
     """Every measure of predicted means [T][B][C] and, where there are any, predicted variances."""
     measures: dict[str, list] = {"mean": [], "variance": [], "std": [], "epistemic_variance": []}
-    measures |= {"aleatoric_variance": []} if variances else {}
+    measures |= {"aleatoric_variance": [], "gaussian_mutual_information": []} if variances else {}
     for row in range(len(passes[0])):
         columns = [moments(column) for column in zip(*(one[row] for one in passes), strict=True)]
         noise = [0.0] * len(columns)
@@ -95,6 +95,10 @@ def regression(passes: Sequence[Pass], variances: Sequence[Pass] | None = None) 
             noise = [moments(column)[0] for column in zip(*(one[row] for one in variances), strict=True)]
             measures["aleatoric_variance"].append(noise)
         total = [v + n for (_, v), n in zip(columns, noise, strict=True)]
+        if variances:
+            logs = [moments(map(math.log, column))[0] for column in zip(*(one[row] for one in variances), strict=True)]
+            gaps = [0.5 * (math.log(t) - log) for t, log in zip(total, logs, strict=True)]
+            measures["gaussian_mutual_information"].append([max(0.0, gap) for gap in gaps])
         measures["mean"].append([m for m, _ in columns])
         measures["epistemic_variance"].append([v for _, v in columns])
         measures["variance"].append(total)

@@ -43,25 +43,34 @@ _SEEDS = (20_260, 70_201)
 
 @dataclass(frozen=True)
 class _Asked:
-    """What to capture: example inputs by name, their free axes, and the output that matters."""
+    """What to capture: example inputs by name, their free axes, the output that matters and its axis of classes."""
 
     example: Named
     axes: Axes
     result: Result
+    class_axis: int | None
 
 
-def capture(model: nn.Module, example: Inputs, *, dynamic: Dynamic | None = None, result: Result = None) -> Program:
+def capture(
+    model: nn.Module,
+    example: Inputs,
+    *,
+    dynamic: Dynamic | None = None,
+    result: Result = None,
+    class_axis: int | None = None,
+) -> Program:
     """Capture a network as a Program.
 
     model: takes tensors, rows first, and returns some, rows first. The model is left as it was. example: a tensor
     [b, *F], at least one row, a tuple of the first arguments of forward, or a mapping by their names; used for shapes,
     dtypes and devices, and to see which values belong to which row. dynamic: the axes in which other inputs may differ,
     such as {"ids": {1: "length"}}, or a torch.export.Dim with bounds for the name; without, only the rows. result: the
-    name or the place of the output that matters, where forward returns several.
+    name or the place of the output that matters, where forward returns several. class_axis: of that output, see
+    dropout_core.mc.outputs; a Program answers with the classes last.
     Raises CaptureError (NoSite, UnknownRandomness, HostRandomness, DataDependent), CoupledRows or InvalidInput.
     """
     rows = two_rows(bind(model, example))
-    asked = _Asked(rows, free_axes(dynamic, rows), result)
+    asked = _Asked(rows, free_axes(dynamic, rows), result, class_axis)
     refuse_constant(asked.axes, rows)
     with torch.no_grad():
         first, drew = _translate(model, asked, _SEEDS[0])
@@ -136,7 +145,7 @@ def _translate(model: nn.Module, asked: _Asked, seed: int) -> tuple[Translation,
     if exported.graph_signature.buffers_to_mutate:
         changed = ", ".join(exported.graph_signature.buffers_to_mutate.values())
         raise CaptureError(f"the forward changes the buffers {changed} even in eval mode; make it leave them alone.")
-    return translate(exported, list(asked.example), asked.axes, asked.result), drew
+    return translate(exported, list(asked.example), asked.axes, asked.result, asked.class_axis), drew
 
 
 def _with_still_buffers(

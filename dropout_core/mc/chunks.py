@@ -1,9 +1,9 @@
 """How many rows and passes go at once: from the largest values of one row, never from the number of passes."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,12 @@ from dropout_core.mc.scheme import Scheme
 # not measured, large enough to fill it.
 _CHUNK_BYTES = {"cpu": 2**20, "cuda": 512 * 2**20}
 _MIN_CHUNK_ROWS = 8
+_MIN_CHUNK_BYTES = 64 * 2**20  # fewer rows than those where one adds more than an eighth of it: large images
 _BOUNDARY_BYTES = 64 * 2**20
 _MASK_UNITS = 2**21
 _MASK_PASSES = 32
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,29 @@ def chunks_of(
     thinned: the values of the suffix that can be. crossing_bytes: of the boundary. chunk_bytes: None for the usual.
     """
     budget = chunk_bytes or _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
-    suffix_rows = max(_MIN_CHUNK_ROWS, budget // suffix.row_bytes())
+    suffix_rows = _rows_within(budget, suffix.row_bytes())
     num_units = suffix.num_units
     return Chunks(
-        prefix_rows=max(_MIN_CHUNK_ROWS, budget // prefix.row_bytes()),
+        prefix_rows=_rows_within(budget, prefix.row_bytes()),
         suffix_rows=suffix_rows,
         thinned_rows=max(suffix_rows, budget // suffix.row_bytes(thinned)),
         block_rows=max(suffix_rows, _BOUNDARY_BYTES // max(1, crossing_bytes)),
         mask_passes=min(_MASK_PASSES, max(1, _MASK_UNITS // num_units)),
         block_passes=_MASK_PASSES if num_units <= _MASK_UNITS else BLOCK,
     )
+
+
+def _rows_within(budget: int, row_bytes: int) -> int:
+    few = min(_MIN_CHUNK_ROWS, _MIN_CHUNK_BYTES // row_bytes)
+    return max(1, few, budget // row_bytes)
+
+
+def shrinking(rows: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
+    """The result of an attempt on so many rows at once, or on half as many, and so on, where memory runs out."""
+    while True:
+        try:
+            return attempt(rows), rows
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+        rows = max(1, rows // 2)  # outside of the except clause, which keeps the attempt's tensors alive

@@ -5,17 +5,18 @@ noise and of thinned weights, but no state of a run.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.boundary import Boundary, join
-from dropout_core.mc.chunks import Chunks, Observed, chunks_of
+from dropout_core.mc.chunks import Chunks, Observed, chunks_of, shrinking
 from dropout_core.mc.groups import Groups
 from dropout_core.mc.inputs import Named, named, num_rows, rows_of, sizes_of, split_rows
 from dropout_core.mc.masks import quiet
@@ -29,16 +30,19 @@ _MAX_PLANS = 64
 # Of a longer run the groups would push one another out before they are wanted again.
 _MOST_KEPT_PASSES = 128
 
-Result = TypeVar("Result")
 Wanted = Callable[[int], Tensor | None]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The network's outputs [t, b, *out] for passes of some rows. Chunks of one `index` hold the same rows."""
+    """The network's outputs [t, b, *out] for passes of some rows. Chunks of one `index` hold the same rows.
+
+    prefix_s: the seconds the prefix took so far; on a GPU those of handing it its work.
+    """
 
     index: int
     outputs: Tensor
+    prefix_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class _Run:
     device: torch.device
     prefix_rows: int
     suffix_rows: int
+    prefix_s: float = 0.0
 
 
 class Engine:
@@ -96,12 +101,14 @@ class Engine:
         seed: int,
         scheme: Scheme | None = None,
         wanted: Wanted | None = None,
+        places: Tensor | None = None,
     ) -> Iterator[Chunk]:
         """The outputs of passes 0 … T − 1 over the rows of the inputs, in chunks: rows in order, then passes.
 
         inputs: [B, *F] for each name; a tensor stands for the only one. scheme: independent passes with shared masks
         where none is given. wanted: asked before each group of passes which rows of a chunk index need more, with a
-        Boolean for each row of its last chunk, or None for all. Raises InvalidInput where the inputs do not fit.
+        Boolean for each row of its last chunk, or None for all. places: whole numbers [B] that independent masks are
+        drawn by; the rows' order where there are none. Raises InvalidInput where the inputs do not fit.
         """
         scheme = scheme or Scheme()
         inputs = named(self._graph, inputs)
@@ -114,12 +121,8 @@ class Engine:
         run = _Run(
             weights, plan, seed, self.allowed(scheme), passes, _device(inputs), chunks.prefix_rows, chunks.suffix_rows
         )
-        index = place = 0
-        for block in split_rows(inputs, chunks.block_rows):
-            boundaries = []
-            for rows in split_rows(block, chunks.suffix_rows):
-                boundaries.append(self._cross(run, rows, sizes, place))
-                place += num_rows(rows)
+        index = 0
+        for boundaries in self._boundaries(run, inputs, sizes, places):
             for group in chunks.groups(passes, run.scheme, in_blocks=wanted is not None):
                 most = max(boundary.num_rows for boundary in boundaries)
                 if not most:
@@ -129,16 +132,17 @@ class Engine:
                     keep = None if wanted is None else wanted(index + offset)
                     if keep is not None:
                         boundaries[offset] = boundaries[offset].rows(keep)
-                    yield from self._passes(run, boundaries[offset], noise, index + offset)
+                    for outputs in self._passes(run, boundaries[offset], noise):
+                        yield Chunk(index + offset, outputs, run.prefix_s)
             index += len(boundaries)
-
-    def thins(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> bool:
-        """Whether passes over these inputs can be thinned."""
-        return bool(self._planned(weights, inputs).suffix.chains)
 
     def chunk_rows(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> int:
         """How many rows times passes of these inputs go at once."""
         return self._planned(weights, inputs).chunks.suffix_rows
+
+    def thins(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> bool:
+        """Whether passes over these inputs can be thinned."""
+        return bool(self._planned(weights, inputs).suffix.chains)
 
     def _planned(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> _Plan:
         inputs = named(self._graph, inputs)
@@ -154,27 +158,39 @@ class Engine:
             raise InvalidInput("this bundle was captured before passes could branch; publish the model again.")
         return scheme
 
-    def _passes(self, run: _Run, boundary: Boundary, noise: "_Noise", index: int) -> Iterator[Chunk]:
+    def _passes(self, run: _Run, boundary: Boundary, noise: "_Noise") -> Iterator[Tensor]:
         start, count = 0, len(noise.passes)
         while boundary.num_rows and start < count:
             attempt = partial(self._outputs, run, boundary, noise, start)
-            outputs, run.suffix_rows = _shrinking(run.suffix_rows, attempt)
-            yield Chunk(index, outputs)
+            outputs, run.suffix_rows = shrinking(run.suffix_rows, attempt)
+            yield outputs
             start += len(outputs)
 
+    def _boundaries(
+        self, run: _Run, inputs: Named, sizes: Mapping[str, int], places: Tensor | None
+    ) -> Iterator[list[Boundary]]:
+        """What the suffix needs of the rows, of as many at a time as are held."""
+        places = torch.arange(sizes[ROWS], device=run.device) if places is None else places
+        held, at_once = run.plan.chunks.block_rows, run.plan.chunks.suffix_rows
+        for block, where in zip(split_rows(inputs, held), places.split(held), strict=True):
+            began = time.perf_counter()
+            parts = zip(split_rows(block, at_once), where.split(at_once), strict=True)
+            boundaries = [self._cross(run, rows, sizes, at) for rows, at in parts]
+            run.prefix_s += time.perf_counter() - began
+            yield boundaries
+
     @torch.inference_mode()
-    def _cross(self, run: _Run, rows: Named, sizes: Mapping[str, int], place: int) -> Boundary:
-        """The prefix for some rows: all that the suffix needs of it. place: of the first row, in its request."""
-        count, device = num_rows(rows), _device(rows)
+    def _cross(self, run: _Run, rows: Named, sizes: Mapping[str, int], places: Tensor) -> Boundary:
+        """The prefix for some rows: all that the suffix needs of it."""
 
         def attempt(at_once: int) -> list[dict[str, Any]]:
             parts = split_rows(rows, at_once)
             return [self._run_prefix(run.weights, part, sizes) for part in parts]
 
-        parts, run.prefix_rows = _shrinking(run.prefix_rows, attempt)
+        parts, run.prefix_rows = shrinking(run.prefix_rows, attempt)
         layout = {name: self._graph.boundary[name] for name in self._crossing}
         values = {name: join([part[name] for part in parts], where) for name, where in layout.items()}
-        return Boundary(torch.arange(place, place + count, device=device), values, self._graph.boundary, sizes)
+        return Boundary(places, values, self._graph.boundary, sizes)
 
     def _run_prefix(
         self, weights: Mapping[str, Tensor], rows: Named, sizes: Mapping[str, int], observe: Observer | None = None
@@ -285,14 +301,3 @@ class _Noise:
 
 def _device(inputs: Named) -> torch.device:
     return next(iter(inputs.values())).device
-
-
-def _shrinking(rows: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
-    """The result of an attempt on so many rows at once, or on half as many, and so on, where memory runs out."""
-    while True:
-        try:
-            return attempt(rows), rows
-        except torch.OutOfMemoryError:
-            if rows == 1:
-                raise
-        rows = max(1, rows // 2)  # outside of the except clause, which keeps the attempt's tensors alive

@@ -23,8 +23,11 @@ class Estimate:
 
     Classification: mean, variance, std [B, C], predictive_entropy, expected_entropy, mutual_information,
     least_confidence, margin, vote_variation_ratio [B]. Regression: mean, variance, std, epistemic_variance and, where
-    the network predicts a variance, aleatoric_variance [B, C]. Of Monte Carlo itself: passes_used [B], standard_error
-    of the mean [B, C] and mutual_information_standard_error [B]. UnknownMeasure lists them for any other name.
+    the network predicts a variance, aleatoric_variance and gaussian_mutual_information [B, C]. Of Monte Carlo itself:
+    passes_used [B], standard_error of the mean [B, C] and mutual_information_standard_error [B]. A network that answers
+    at positions, as for each pixel or token, has all but passes_used for each: [B, *P, C] and [B, *P]. UnknownMeasure
+    lists them for any other name.
+    prefix_s: the seconds that what no noise reaches took.
     """
 
     output: str
@@ -33,6 +36,7 @@ class Estimate:
     method: str
     statistics: Statistics
     draws: Mapping[str, Tensor] = field(default_factory=dict)
+    prefix_s: float = 0.0
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("_"):
@@ -61,13 +65,13 @@ class Estimate:
 
     @property
     def samples(self) -> Tensor:
-        """The passes themselves, [T, B, C]: class probabilities, or predicted means. Needs keep_draws."""
+        """The passes themselves, [T, B, *P, C]: class probabilities, or predicted means. Needs keep_draws."""
         if not self.draws:
             raise InvalidInput("the passes were not kept; ask for them with keep_draws=True.")
         return self.draws["value"]
 
     def quantiles(self, levels: Sequence[float]) -> Tensor:
-        """Quantiles of the predictive distribution, [Q, B, C]; of the mixture for regression. Needs keep_draws."""
+        """Quantiles of the predictive distribution, [Q, B, *P, C]; of the mixture for regression. Needs keep_draws."""
         return quantiles({"value": self.samples, **self.draws}, levels)
 
     def rescaled(self, scale: Tensor, shift: Tensor) -> "Estimate":
@@ -76,7 +80,11 @@ class Estimate:
             raise InvalidInput("only a regression's outputs have a unit to scale to.")
         scale, shift = scale.double(), shift.double()
         zero, square = torch.zeros_like(scale), scale.square()
-        by_name = {"value": (scale, shift), "aleatoric": (square, zero)}
+        by_name = {
+            "value": (scale, shift),
+            "aleatoric": (square, zero),
+            "log_aleatoric": (torch.ones_like(scale), square.log()),
+        }
         by_name |= {prefix + "value": (scale, shift) for prefix in (BLOCKS, CLUSTERS)}
         statistics = {name: moments.affine(*by_name[name]) for name, moments in self.statistics.items()}
         draws = {name: values * by_name[name][0] + by_name[name][1] for name, values in self.draws.items()}
@@ -88,7 +96,7 @@ def estimate_of(
 ) -> Estimate:
     """Fold chunks of independent passes into an Estimate.
 
-    chunks: rows in order, passes in order within each. keep_draws: also hold all T · B · C numbers.
+    chunks: rows in order, passes in order within each. keep_draws: also hold all numbers of all passes.
     """
     fold = Fold(kind_of(output), keep_draws=keep_draws)
     for chunk in chunks:
@@ -103,8 +111,12 @@ def estimated(
     plan: Plan,
     output: str,
     keep_draws: bool = False,
+    places: Tensor | None = None,
 ) -> Estimate:
-    """Run the passes of a plan and fold them into an Estimate. keep_draws: also hold all T · B · C numbers."""
+    """Run the passes of a plan and fold them into an Estimate.
+
+    keep_draws: also hold all numbers of all passes. places: whole numbers [B] that independent masks are drawn by.
+    """
     if keep_draws and plan.tolerance is not None:
         raise InvalidInput("rows that stop early have passes of their own number; keep draws without a tolerance.")
     fold = Fold(
@@ -115,6 +127,8 @@ def estimated(
         min_passes=plan.min_passes,
     )
     wanted = None if plan.tolerance is None else fold.wanted
-    for chunk in engine.run(weights, inputs, plan.passes, plan.seed, plan.scheme, wanted):
+    prefix_s = 0.0
+    for chunk in engine.run(weights, inputs, plan.passes, plan.seed, plan.scheme, wanted, places):
         fold.add(chunk)
-    return Estimate(output, plan.passes, plan.seed, "captured", fold.statistics(), fold.draws())
+        prefix_s = chunk.prefix_s
+    return Estimate(output, plan.passes, plan.seed, "captured", fold.statistics(), fold.draws(), prefix_s)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Expression = int | str | tuple[str, "Expression", "Expression"]
+_SIGNS = {"add": "+", "mul": "*", "floordiv": "//", "mod": "%"}
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,22 @@ class Size:
         """What it depends on: "rows", free dimensions."""
         return _names(self.expression)
 
+    def __str__(self) -> str:
+        text = _text(self.expression)
+        return text[1:-1] if isinstance(self.expression, tuple) else text
+
 
 def _names(expression: Expression) -> set[str]:
     if isinstance(expression, tuple):
         return _names(expression[1]) | _names(expression[2])
     return {expression} if isinstance(expression, str) else set()
+
+
+def _text(expression: Expression) -> str:
+    if not isinstance(expression, tuple):
+        return str(expression)
+    operator, left, right = expression
+    return f"({_text(left)} {_SIGNS[operator]} {_text(right)})"
 
 
 def _evaluate(expression: Expression, sizes: Mapping[str, int]) -> int:

@@ -6,6 +6,9 @@ KINDS: how one pass becomes named values whose moments are kept, and which measu
 * logits, probabilities [T, B, C]: classification; with one column, that of the second of two classes;
 * multilabel_logits, multilabel_probabilities [T, B, C]: each of C labels is there or not, whatever the others are;
 * mean [T, B, C]: regression; mean_and_log_variance [T, B, 2C]: regression, all means first, then all log variances.
+
+Between B and C there may be axes of positions, of an image or a text. Each is measured like a row of its own: what is
+[B, C] below is [B, *P, C] then, and what is [B] is [B, *P].
 """
 
 from collections.abc import Callable, Mapping
@@ -113,6 +116,15 @@ def _aleatoric_variance(s: Statistics) -> Tensor:
     return s["aleatoric"].mean
 
 
+def _gaussian_mutual_information(s: Statistics) -> Tensor:
+    """½ log(Var μ + E σ²) − ½ E log σ², [B, C], at least 0, nats: epistemic uncertainty of each output, BALD.
+
+    The mixture over passes is taken for the Gaussian of its moments: an upper bound. It has no unit: scaling an output
+    changes nothing. Source: Houlsby et al. 2011, eq. 2; Kirsch 2023 (arXiv 2302.08981), section 3.
+    """
+    return (0.5 * (_variance(s).log() - s["log_aleatoric"].mean)).clamp_min(0.0)
+
+
 _COMMON: dict[str, Measure] = {"mean": _mean, "variance": _variance, "std": _std}
 _CLASSIFICATION: dict[str, Measure] = {
     **_COMMON,
@@ -183,7 +195,7 @@ def _from_mean_and_log_variance(outputs: Tensor) -> Mapping[str, Tensor]:
             "then all log variances."
         )
     mean, log_variance = outputs.double().chunk(2, dim=-1)
-    return {"value": mean, "aleatoric": log_variance.exp()}
+    return {"value": mean, "aleatoric": log_variance.exp(), "log_aleatoric": log_variance}
 
 
 KINDS: Mapping[OutputKind, Kind] = {
@@ -193,7 +205,13 @@ KINDS: Mapping[OutputKind, Kind] = {
     "multilabel_probabilities": Kind("multilabel", _from_label_probabilities, _MULTILABEL),
     "mean": Kind("regression", _from_mean, _REGRESSION),
     "mean_and_log_variance": Kind(
-        "regression", _from_mean_and_log_variance, {**_REGRESSION, "aleatoric_variance": _aleatoric_variance}
+        "regression",
+        _from_mean_and_log_variance,
+        {
+            **_REGRESSION,
+            "aleatoric_variance": _aleatoric_variance,
+            "gaussian_mutual_information": _gaussian_mutual_information,
+        },
     ),
 }
 

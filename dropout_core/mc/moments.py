@@ -14,8 +14,8 @@ from torch import Tensor
 class Moments:
     """Count, mean and sum of squared deviations over passes, float64.
 
-    mean, m2: the shape of one pass, [B, …]. count: of all rows alike, or int64 [B, 1, …] where rows have counts of
-    their own.
+    mean, m2: the shape of one pass, [B, …]. count: of all rows alike, or int64 [B, 1, …], of as many axes, where rows
+    have counts of their own.
     """
 
     count: int | Tensor
@@ -44,8 +44,8 @@ class Moments:
         """The population variance over passes."""
         return self.m2 / self.count
 
-    def rows(self, wanted: Tensor) -> "Moments":
-        """The moments of some rows, by their places or by a Boolean for each."""
+    def rows(self, wanted: Tensor | slice) -> "Moments":
+        """The moments of some rows, by their places or by a Boolean for each; by a slice they are views."""
         count = self.count[wanted] if isinstance(self.count, Tensor) else self.count
         return Moments(count, self.mean[wanted], self.m2[wanted])
 
@@ -67,8 +67,8 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return {name: moments.merge(b[name]) for name, moments in a.items()}
 
 
-def rows_of(statistics: Statistics, wanted: Tensor) -> Statistics:
-    """The statistics of some rows, by their places or by a Boolean for each."""
+def rows_of(statistics: Statistics, wanted: Tensor | slice) -> Statistics:
+    """The statistics of some rows, by their places or by a Boolean for each; by a slice they are views."""
     return {name: moments.rows(wanted) for name, moments in statistics.items()}
 
 

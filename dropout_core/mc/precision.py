@@ -24,7 +24,7 @@ Tolerance = Mapping[str, float]
 
 
 def standard_error(statistics: Statistics) -> Tensor:
-    """The Monte Carlo standard error of the predictive mean, [B, C]; needs two passes, and two clusters of branches.
+    """The Monte Carlo standard error of the predictive mean, [B, *P, C]; needs two passes, two clusters of branches.
 
     Of balanced passes, at most 16/15 of the independent ones' variance (Owen 1997, Annals of Statistics 25, section 3).
     Of passes that branch, between clusters of sixteen trunks.
@@ -46,7 +46,7 @@ def standard_error(statistics: Statistics) -> Tensor:
 
 
 def mutual_information_error(statistics: Statistics) -> Tensor:
-    """The Monte Carlo standard error of mutual information, [B], from its value in each block; needs two of them."""
+    """The Monte Carlo standard error of mutual information, [B, *P], from its value in each block; needs two."""
     blocks = statistics.get(BLOCKS + "mutual_information")
     if blocks is None or _smallest(blocks) < 2:
         raise InvalidInput(f"mutual information has a standard error from {2 * BLOCK} trunks on; ask for as many.")
@@ -68,7 +68,10 @@ PRECISION = {
 
 
 def precise(statistics: Statistics, tolerance: Tolerance) -> Tensor:
-    """The rows that need no more passes: each named measure has a standard error of at most so much. Bool [B]."""
+    """The rows that need no more passes: each named measure has a standard error of at most so much. Bool [B].
+
+    In every column, and at every position.
+    """
     errors = [(ERRORS[name](statistics), bound) for name, bound in tolerance.items()]
     return torch.stack([(error <= bound).unsqueeze(-1).flatten(1).all(1) for error, bound in errors]).all(0)
 

@@ -108,7 +108,8 @@ class Graph:
     """The structure of a network: inputs, nodes in the order they run, and the name of the output.
 
     boundary: the values that cross from prefix to suffix, with their rows (None: the same for all rows). free: the
-    dimensions that the shapes of the inputs name.
+    dimensions that the shapes of the inputs name. positions: the sizes of the axes of the output between its rows and
+    its classes or targets.
     """
 
     inputs: tuple[Input, ...]
@@ -117,6 +118,11 @@ class Graph:
     output: str
     boundary: Mapping[str, Rows | None] = field(default_factory=dict)
     free: tuple[Free, ...] = ()
+    positions: tuple[int | Size, ...] = ()
+
+    def positions_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The positions of each row, for inputs of some sizes."""
+        return tuple(size(sizes) if isinstance(size, Size) else size for size in self.positions)
 
     @property
     def sites(self) -> tuple[Site, ...]:

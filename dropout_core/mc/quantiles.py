@@ -12,11 +12,11 @@ _WIDEST = 40.0  # standard deviations: the normal tail beyond is below 1e-300
 
 
 def quantiles(values: Mapping[str, Tensor], levels: Sequence[float]) -> Tensor:
-    """Quantiles [Q, B, C], float64.
+    """Quantiles [Q, B, *P, C], float64.
 
-    values: "value" [T, B, C] and, where the network predicts a variance, "aleatoric" [T, B, C]. Without one they are
-    those of the passes, linear between order statistics (Hyndman, Fan 1996, definition 7); with one, those of the
-    mixture of T Gaussians, by bisection of its distribution function. levels: each strictly between 0 and 1.
+    values: "value" [T, B, *P, C] and, where the network predicts a variance, "aleatoric" of that shape. Without one
+    they are those of the passes, linear between order statistics (Hyndman, Fan 1996, definition 7); with one, those of
+    the mixture of T Gaussians, by bisection of its distribution function. levels: each strictly between 0 and 1.
     """
     wrong = [level for level in levels if not 0.0 < level < 1.0]
     if wrong:

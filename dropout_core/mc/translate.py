@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from dropout_core.errors import CaptureError, DataDependent
 from dropout_core.mc.expressions import Expression, Size
 from dropout_core.mc.free import Axes, all_free
-from dropout_core.mc.outputs import Result, pick
+from dropout_core.mc.outputs import Result, class_axis_of, pick
 from dropout_core.mc.program import (
     GETITEM,
     ROWS,
@@ -58,21 +58,27 @@ class Translation:
         return theirs is not None and torch.equal(self.constants[name], theirs)
 
 
-def translate(exported: ExportedProgram, names: Sequence[str], axes: Axes, result: Result) -> Translation:
+def translate(
+    exported: ExportedProgram, names: Sequence[str], axes: Axes, result: Result, class_axis: int | None
+) -> Translation:
     """Translate an exported and functionalised program. Raises CaptureError for what a Graph cannot say.
 
-    names: of the inputs, in order. axes: the free ones of each. result: the output that matters.
+    names: of the inputs, in order. axes: the free ones of each. result, class_axis: the output that matters, and where
+    its classes are.
     """
     translator = _Translator(exported, names, axes, result)
-    nodes = live(tuple(translator.nodes()), translator.output)
-    used = {name for node in nodes for name in references(node)} | {translator.output}
+    found = translator.nodes()
+    output, moved = _classes_last(translator, class_axis)
+    nodes = live((*found, *moved), output)
+    used = {name for node in nodes for name in references(node)} | {output}
     numbered, index = [], 0
     for node in nodes:
         numbered.append(replace(node, index=index) if isinstance(node, Site) else node)
         index += isinstance(node, Site)
     weights = tuple(name for name in translator.weights if name in used)
     constants = {name: value for name, value in translator.constants.items() if name in used}
-    graph = Graph(translator.inputs, weights, tuple(numbered), translator.output, free=tuple(all_free(axes)))
+    free, positions = tuple(all_free(axes)), translator.shapes[output][1:-1]
+    graph = Graph(translator.inputs, weights, tuple(numbered), output, free=free, positions=positions)
     return Translation(graph, constants, translator.shapes)
 
 
@@ -214,6 +220,19 @@ class _Translator:
         for term in terms[1:]:
             tree = (operator, tree, term)
         return tree
+
+
+def _classes_last(translator: _Translator, class_axis: int | None) -> tuple[str, list[Operation]]:
+    """The name of the output with its classes last, and what moves them there where they are not."""
+    output = translator.output
+    shape = translator.shapes[output]
+    axis = class_axis_of(len(shape), class_axis)
+    if axis >= len(shape) - 1:
+        return output, []
+    name = f"{output}.classes_last"  # no name of an exported node has a dot
+    order = (*(other for other in range(len(shape)) if other != axis), axis)
+    translator.shapes[name] = tuple(shape[place] for place in order)
+    return name, [Operation(name, torch.ops.aten.permute.default, (Ref(output), order), {})]
 
 
 def _is_tensor(value: Any) -> bool:

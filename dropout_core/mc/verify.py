@@ -13,7 +13,7 @@ from dropout_core.mc.free import shorter
 from dropout_core.mc.inputs import Named, named, rows_of, sizes_of
 from dropout_core.mc.masks import quiet
 from dropout_core.mc.measures import kind_of
-from dropout_core.mc.outputs import Result, is_tensor, pick
+from dropout_core.mc.outputs import Result, classes_last, is_tensor, pick
 from dropout_core.mc.probe import NUM_ROWS, perturbed, probe_rows, two_rows
 from dropout_core.mc.program import Program, Stage
 
@@ -31,11 +31,14 @@ def verify(program: Program, engine: Engine, example: Inputs, output: str) -> Es
     example = named(program.graph, example)
     probe = probe_rows(two_rows(example))
     outputs = _outputs(program, engine, probe)
+    _refuse_wrong_positions(program, probe, outputs)
     _refuse_wrong_kind(outputs, output)
     _refuse_coupled(program, engine, probe, outputs)
     for sizes, cut in shorter(program.graph, probe):
+        found = _outputs(program, engine, cut)
+        _refuse_wrong_positions(program, cut, found)
         if min(sizes.values()) > 1:  # rows often begin alike
-            _refuse_coupled(program, engine, cut, _outputs(program, engine, cut))
+            _refuse_coupled(program, engine, cut, found)
     return known_answer(program, engine, example, output)
 
 
@@ -53,14 +56,16 @@ def known_answer(program: Program, engine: Engine, example: Named, output: str) 
     return estimate
 
 
-def is_the_model(program: Program, model: nn.Module, example: Inputs, result: Result = None) -> None:
+def is_the_model(
+    program: Program, model: nn.Module, example: Inputs, result: Result = None, class_axis: int | None = None
+) -> None:
     """Check that with noise off a Program equals model.eval()(x), at other sizes of its free dimensions as well.
 
-    result: as in capture. The model is left as it was. Raises NotTheModel, or CaptureError when the model itself has no
-    answer at a size that is said to be allowed.
+    result, class_axis: as in capture. The model is left as it was. Raises NotTheModel, or CaptureError when the model
+    itself has no answer at a size that is said to be allowed.
     """
     probe, still = probe_rows(two_rows(named(program.graph, example))), clone(model).eval()
-    if not _agrees(program, still, probe, result):
+    if not _agrees(program, still, probe, result, class_axis):
         raise NotTheModel(
             "with its noise off the captured network answers otherwise than model.eval()(x). A layer acts differently "
             "in training mode beside its dropout, or its eval mode is not its expectation."
@@ -69,7 +74,7 @@ def is_the_model(program: Program, model: nn.Module, example: Inputs, result: Re
         at = " and ".join(f"a {name} of {size}" for name, size in sizes.items())
         advice = "Say the smallest size allowed with torch.export.Dim(name, min=…) in dynamic."
         try:
-            agrees = _agrees(program, still, cut, result)
+            agrees = _agrees(program, still, cut, result, class_axis)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CaptureError(f"the model has no answer at {at}: {reason}. {advice}") from error
@@ -80,10 +85,10 @@ def is_the_model(program: Program, model: nn.Module, example: Inputs, result: Re
             )
 
 
-def _agrees(program: Program, still: nn.Module, probe: Named, result: Result) -> bool:
+def _agrees(program: Program, still: nn.Module, probe: Named, result: Result, class_axis: int | None) -> bool:
     """Whether a Program with its noise off equals a network in eval mode."""
     with torch.no_grad(), AtExpectation():
-        wanted = pick(call(still, probe), result, is_tensor)
+        wanted = classes_last(pick(call(still, probe), result, is_tensor), class_axis)
     with torch.inference_mode():
         stage = Stage(program.graph.nodes, keep=[program.graph.output])
         values, device = {**program.weights, **probe}, next(iter(probe.values())).device
@@ -118,6 +123,12 @@ def _refuse_coupled(program: Program, engine: Engine, probe: Named, outputs: Ten
             )
 
 
+def _refuse_wrong_positions(program: Program, probe: Named, outputs: Tensor) -> None:
+    wanted = program.graph.positions_at(sizes_of(program.graph, probe))
+    if outputs.shape[2:-1] != wanted:
+        raise InvalidInput(f"the network answers positions {list(outputs.shape[2:-1])}; it says {list(wanted)}.")
+
+
 def _refuse_wrong_kind(outputs: Tensor, output: str) -> None:
     kind_of(output)
     if output not in ("probabilities", "multilabel_probabilities"):
@@ -128,7 +139,8 @@ def _refuse_wrong_kind(outputs: Tensor, output: str) -> None:
     total = outputs.double().sum(-1) if summed else torch.ones(())
     if outputs.min() < 0 or outputs.max() > 1 + 1e-6 or (total - 1).abs().max() > 1e-3:
         instead, turned = ("logits", "softmax") if summed_to_one else ("multilabel_logits", "the logistic function")
+        elsewhere = " Or say class_axis if their classes lie on another axis." if outputs.dim() > 3 else ""
         raise InvalidInput(
             f"the outputs run from {outputs.min():.3g} to {outputs.max():.3g} and are no probabilities; say "
-            f"output={instead!r} if {turned} turns them into some."
+            f"output={instead!r} if {turned} turns them into some.{elsewhere}"
         )
