@@ -20,13 +20,7 @@ def epig(probs: Tensor, target_probs: Tensor, *, max_bytes: int = 2**24) -> Tens
     Raises InvalidInput for anything that is not probabilities, other numbers of passes, and no targets.
     Source: Bickford Smith et al. 2023 (arXiv 2304.08151), section 4.
     """
-    checked_probabilities("probs", probs)
-    checked_probabilities("target_probs", target_probs)
-    if len(target_probs) != len(probs) or not target_probs.shape[1]:
-        raise InvalidInput(
-            f"target_probs has shape {tuple(target_probs.shape)}; {[len(probs), 'targets', 'classes']} is wanted, with "
-            "at least one target, from the passes of probs."
-        )
+    checked_targets(probs, target_probs)
     if max_bytes < 1:
         raise InvalidInput(f"max_bytes is {max_bytes}; it must be at least 1.")
     num_passes, num_rows, num_classes = probs.shape
@@ -41,6 +35,17 @@ def epig(probs: Tensor, target_probs: Tensor, *, max_bytes: int = 2**24) -> Tens
         own = torch.special.entr(part.mean(0)).sum(-1)
         found[start : start + size] = (own + marginal - joint).clamp_min(0.0)
     return found
+
+
+def checked_targets(probs: Tensor, target_probs: Tensor) -> None:
+    """Refuse a pool and targets that are not probabilities from the same passes."""
+    checked_probabilities("probs", probs)
+    checked_probabilities("target_probs", target_probs)
+    if len(target_probs) != len(probs) or not target_probs.shape[1]:
+        raise InvalidInput(
+            f"target_probs has shape {tuple(target_probs.shape)}; [{len(probs)}, targets, classes] is wanted, with "
+            "at least one target, from the passes of probs."
+        )
 
 
 def _joint_entropy(part: Tensor, columns: Tensor, max_bytes: int) -> Tensor:

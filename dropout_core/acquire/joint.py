@@ -1,8 +1,7 @@
 """BatchBALD: rows chosen together, so that what they teach overlaps little.
 
 The labels y_1 … y_n of the chosen rows inform about the pass t that made them: I(y_1 … y_n; t), t uniform over the T
-passes. Every probability of a configuration of labels is kept as a posterior over the passes, w_t = P(t | y), which
-neither underflows nor needs a logarithm of zero:
+passes. With w_t = P(t | y), the posterior over the passes of a configuration of labels:
 
 * of the rows chosen so far, I = log T − E_y H[w];
 * a further row adds E_y (H[Σ_t w_t p_t] − Σ_t w_t H[p_t]), never less than 0 and never more than E_y H[w].
@@ -14,19 +13,17 @@ row and its copy look independent, and nothing here keeps them apart.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dropout_core.acquire.configurations import Configurations, entropy_terms
+from dropout_core.acquire.limits import NO_LIMITS, Limits, Open, open_rows, within_quotas
 from dropout_core.acquire.probabilities import checked_probabilities, doubled
 from dropout_core.errors import InvalidInput
-from dropout_core.noise import uniform
 
 SATURATION = 0.9
-# a counter site of its own: a network's sites count from 0, and the random score has the last
-_SITE = 2**32 - 2
 # gains this close, in nats, are equal: the sums behind them are rounded at 1e-15
 _EQUAL = 1e-12
 # rows scored before the best gain is looked at again; the choice must not depend on max_bytes, so this does not
@@ -39,7 +36,8 @@ class JointChoice:
     """Rows in the order they were picked.
 
     indices: int64 [k]. scores: float64 [k], nats: the mutual information of the labels of all rows up to and with
-    this one. shares: float64 [k], scores / log T, 0 … 1; 1 with one pass, which has nothing to tell.
+    this one. shares: float64 [k], the scores over what T passes can tell at most, 0 … 1; 1 where that is nothing. Of
+    `batchbald` the most is log T.
     """
 
     indices: Tensor
@@ -62,6 +60,7 @@ def batchbald(
     seed: int = 0,
     num_samples: int = 10_000,
     candidates: int | None = None,
+    limits: Limits = NO_LIMITS,
     max_bytes: int = 2**24,
 ) -> JointChoice:
     """The k rows, greedily, whose labels together inform most about the passes: argmax I(y_1 … y_k; t).
@@ -74,7 +73,8 @@ def batchbald(
     each is drawn: a pass (every pass equally often), then a label for each row from it. The estimate of the
     information of given rows is unbiased and stays in 0 … log T. The score of a pick is the largest of many such
     estimates, so too large by about the sampling error; and a score is never below the one before.
-    candidates: how many rows, the best by mutual information alone, are considered; None: all.
+    candidates: how many rows, the best by mutual information alone, are considered; None: all. limits: with costs, the
+    next pick is the row that adds most per cost; quotas hold for the candidates too, so that enough rows remain.
     max_bytes: of temporary memory, beside probs, the configurations and a few numbers for each row.
 
     A row's gain only falls as others are picked, so a row whose older gain is below the best new one is not scored
@@ -86,92 +86,70 @@ def batchbald(
     Source: Kirsch, van Amersfoort, Gal 2019 (arXiv 1906.08158), section 3, algorithm 1; Minoux 1978 (older gains).
     """
     checked_probabilities("probs", probs)
-    _checked_sizes(k, num_samples, candidates, max_bytes)
+    check_sizes(k, num_samples, candidates, max_bytes)
     num_passes, num_rows, _ = probs.shape
+    limits.check(num_rows)
     gains = _bald(probs, max_bytes)
-    # stable, so that the lower index comes first among equals
-    rows = torch.argsort(gains, descending=True, stable=True)[:candidates]
-    state = _Configurations(probs, seed, num_samples)
-    gains = gains[rows]
+    rows = culled(limits.per_cost(gains), k, candidates, limits)
+    costs = torch.ones_like(gains) if limits.costs is None else limits.costs.to(gains)
+    state = Configurations(probs, seed, num_samples)
+    still = Open(open_rows(num_rows, limits.exclude).to(probs.device), limits)
+    pool = _Pool(probs, rows, gains[rows], costs[rows], max_bytes)
     scores: list[float] = []
-    for number in range(min(k, num_rows)):
-        if number:
-            _renew(state, probs, rows, gains, max_bytes)
-        best = _first_best(gains, rows)
-        scores.append(max(state.information() + float(gains[best]), scores[-1] if scores else 0.0))
-        gains[best] = -math.inf
-        state.picks.append(int(rows[best]))
-        if number + 1 < min(k, num_rows):
+    while len(scores) < k and bool(still.keep[rows].any()):
+        pool.gains[~still.keep[rows]] = -math.inf
+        if scores:
             state.extend()
-    found = torch.tensor(scores, dtype=torch.float64, device=probs.device)
-    shares = found / math.log(num_passes) if num_passes > 1 else torch.ones_like(found)
-    return JointChoice(torch.tensor(state.picks, dtype=torch.int64, device=probs.device), found, shares)
+            _renew(state, pool)
+        best = first_best(pool.gains / pool.costs, rows)
+        scores.append(max(state.information() + float(pool.gains[best]), scores[-1] if scores else 0.0))
+        state.picks.append(int(rows[best]))
+        still.take(int(rows[best]))
+    return joint_choice(state.picks, scores, math.log(num_passes), probs.device)
 
 
-class _Configurations:
-    """Configurations of labels of the picked rows: their masses [M], and posteriors over the passes [M, T]."""
-
-    def __init__(self, probs: Tensor, seed: int, num_samples: int) -> None:
-        self.picks: list[int] = []
-        self._probs, self._seed, self._num_samples = probs, seed, num_samples
-        self._num_passes = len(probs)
-        self._drawn_from: Tensor | None = None
-        self._start(1)
-
-    def information(self) -> float:
-        """I(y; t) of the picked rows, nats."""
-        left = torch.special.entr(self.posteriors).sum(-1) @ self.masses
-        return min(max(math.log(self._num_passes) - float(left), 0.0), math.log(self._num_passes))
-
-    def extend(self) -> None:
-        """Take in the labels of the last pick."""
-        if self._drawn_from is not None:
-            self._draw(len(self.picks) - 1)
-        elif len(self.masses) * self._probs.shape[-1] <= self._num_samples:
-            self._enumerate()
-        else:
-            each = math.ceil(self._num_samples / self._num_passes)
-            self._start(each * self._num_passes)
-            self._drawn_from = torch.arange(self._num_passes, device=self._probs.device).repeat(each)
-            for number in range(len(self.picks)):
-                self._draw(number)
-
-    def _start(self, size: int) -> None:
-        even = torch.ones(size, self._num_passes, dtype=torch.float64, device=self._probs.device)
-        self.masses, self.posteriors = even[:, 0] / size, even / self._num_passes
-
-    def _enumerate(self) -> None:
-        labels = doubled(self._probs[:, self.picks[-1]])
-        joint = (self.posteriors[:, None, :] * labels.T).flatten(0, 1)
-        evidence = joint.sum(-1)
-        masses = self.masses.repeat_interleave(labels.shape[-1]) * evidence
-        alive = masses > 0
-        self.masses, self.posteriors = masses[alive], joint[alive] / evidence[alive, None]
-
-    def _draw(self, number: int) -> None:
-        labels = doubled(self._probs[:, self.picks[number]])
-        below = labels.cumsum(-1)
-        position = torch.tensor([number], device=labels.device)
-        u = uniform(self._seed, _SITE, position, (len(self.masses),))[0]
-        # the first class whose cumulated probability is above u: one of probability 0 is never drawn
-        drawn = ((below / below[:, -1:])[self._drawn_from] <= u[:, None]).sum(-1)
-        joint = self.posteriors * labels.T[drawn]
-        self.posteriors = joint / joint.sum(-1, keepdim=True)
+def joint_choice(picks: list[int], scores: list[float], most: float, device: torch.device) -> JointChoice:
+    """Picks and scores as a choice. most: the information there is, nats."""
+    found = torch.tensor(scores, dtype=torch.float64, device=device)
+    shares = found / most if most > 0 else torch.ones_like(found)
+    return JointChoice(torch.tensor(picks, dtype=torch.int64, device=device), found, shares)
 
 
-def _renew(state: _Configurations, probs: Tensor, rows: Tensor, gains: Tensor, max_bytes: int) -> None:
+def culled(keys: Tensor, k: int, candidates: int | None, limits: Limits) -> Tensor:
+    """The rows of the largest keys [B] that are not excluded, so many of them: the lower index first among equals.
+
+    Of a group with a quota at most `candidates` / k times as many, so that k rows remain where there are any.
+    """
+    keep = open_rows(len(keys), limits.exclude).to(keys.device)
+    order = torch.argsort(keys, descending=True, stable=True)
+    order = order[keep[order]]
+    return order if candidates is None else within_quotas(order, candidates, limits.scaled(candidates // k))
+
+
+@dataclass
+class _Pool:
+    """The rows considered. gains: what each adds to the picked ones, nats, or added to some of them."""
+
+    probs: Tensor
+    rows: Tensor
+    gains: Tensor
+    costs: Tensor
+    max_bytes: int
+
+
+def _renew(state: Configurations, pool: _Pool) -> None:
     """Score the rows again, in place, in the order of their older gains, while one can still be the best."""
-    order = torch.argsort(gains, descending=True, stable=True)
+    keys = pool.gains / pool.costs
     best = -math.inf
-    for block in order.split(_BLOCK):
-        hopeful = block[(gains[block] >= best - _EQUAL) & (gains[block] > -math.inf)]
+    for block in torch.argsort(keys, descending=True, stable=True).split(_BLOCK):
+        hopeful = block[(keys[block] >= best - _EQUAL) & (keys[block] > -math.inf)]
         if not len(hopeful):
             return
-        gains[hopeful] = _gains(state, probs, rows[hopeful], max_bytes)
-        best = max(best, float(gains[hopeful].max()))
+        pool.gains[hopeful] = _gains(state, pool.probs, pool.rows[hopeful], pool.max_bytes)
+        best = max(best, float((pool.gains[hopeful] / pool.costs[hopeful]).max()))
 
 
-def _gains(state: _Configurations, probs: Tensor, rows: Tensor, max_bytes: int) -> Tensor:
+def _gains(state: Configurations, probs: Tensor, rows: Tensor, max_bytes: int) -> Tensor:
     """What each of the rows adds to the picked ones, nats, float64 [rows]."""
     num_passes, _, num_classes = probs.shape
     mean_posterior = state.masses @ state.posteriors
@@ -181,20 +159,11 @@ def _gains(state: _Configurations, probs: Tensor, rows: Tensor, max_bytes: int) 
         aleatoric = mean_posterior @ torch.special.entr(part).sum(-1)
         columns = part.flatten(1)
         total = torch.zeros_like(columns[0])
-        for masses, posteriors in _pieces(state, _fitting(max_bytes, 4 * columns.shape[1])):
+        for masses, posteriors in state.pieces(_fitting(max_bytes, 4 * columns.shape[1])):
             predicted = posteriors @ columns
-            total += masses @ _entropy_terms(predicted)
+            total += masses @ entropy_terms(predicted)
         found.append((total.reshape(len(few), num_classes).sum(-1) - aleatoric).clamp_min(0.0))
     return torch.cat(found)
-
-
-def _pieces(state: _Configurations, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(state.masses.split(size), state.posteriors.split(size), strict=True)
-
-
-def _entropy_terms(p: Tensor) -> Tensor:
-    """−p log p, and 0 at p = 0: special.entr, in half its time."""
-    return p.clamp_min(torch.finfo(p.dtype).tiny).log_().mul_(p).neg_()
 
 
 def _bald(probs: Tensor, max_bytes: int) -> Tensor:
@@ -207,7 +176,7 @@ def _bald(probs: Tensor, max_bytes: int) -> Tensor:
     return torch.cat(found)
 
 
-def _first_best(gains: Tensor, rows: Tensor) -> int:
+def first_best(gains: Tensor, rows: Tensor) -> int:
     """The place of the lowest row among those of the largest gain."""
     best = torch.nonzero(gains >= gains.max() - _EQUAL)[:, 0]
     return int(best[rows[best].argmin()])
@@ -217,7 +186,8 @@ def _fitting(max_bytes: int, numbers: int) -> int:
     return max(1, max_bytes // (_DOUBLE * numbers))
 
 
-def _checked_sizes(k: int, num_samples: int, candidates: int | None, max_bytes: int) -> None:
+def check_sizes(k: int, num_samples: int, candidates: int | None, max_bytes: int) -> None:
+    """Raise InvalidInput for sizes of which there must be more."""
     if k < 1:
         raise InvalidInput(f"k is {k}; ask for at least 1 row.")
     if candidates is not None and candidates < k:

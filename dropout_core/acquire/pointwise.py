@@ -10,7 +10,7 @@ Every function raises InvalidInput for a shape or a value that cannot be what it
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -87,8 +87,9 @@ def gaussian_mutual_information(means: Tensor, variances: Tensor) -> Tensor:
     """
     if (variances == 0).any():
         raise InvalidInput("a predicted variance is 0, of which there is no logarithm; variances above 0 are wanted.")
-    total = variance(means, variances)
-    return (0.5 * (total.log() - variances.double().log().mean(0))).clamp_min(0.0)
+    statistics = {"value": _moments(means), "aleatoric": _variance_moments(means, variances)}
+    statistics["log_aleatoric"] = Moments.of(variances.double().log())
+    return kind_of("mean_and_log_variance").measures["gaussian_mutual_information"](statistics)
 
 
 def upper_confidence_bound(means: Tensor, beta: float) -> Tensor:
@@ -122,24 +123,29 @@ def reduce(values: Tensor, how: Reduction = "mean", fraction: float | None = Non
     """
     if values.dim() < 1 or 0 in values.shape[1:]:
         raise InvalidInput(f"the scores have shape {list(values.shape)}; [B, …] with something to reduce is wanted.")
-    if (how == "top_fraction") != (fraction is not None):
-        raise InvalidInput(
-            f"the reduction is {how!r} and the fraction {fraction}; top_fraction, and no other, has one."
-        )
+    checked_reduction(how, fraction)
     flat = values.double().reshape(len(values), math.prod(values.shape[1:]))
     reductions: dict[str, Callable[[], Tensor]] = {
         "mean": lambda: flat.mean(-1),
         "max": lambda: flat.amax(-1),
-        "top_fraction": lambda: flat.topk(_share(flat.shape[-1], fraction), dim=-1).values.mean(-1),
+        "top_fraction": lambda: flat.topk(_share(flat.shape[-1], fraction or 1.0), dim=-1).values.mean(-1),
     }
-    if how not in reductions:
-        raise InvalidInput(f"there is no reduction {how!r}; there are {', '.join(reductions)}.")
     return reductions[how]()
 
 
-def _share(count: int, fraction: float | None) -> int:
-    if fraction is None or not 0.0 < fraction <= 1.0:
+def checked_reduction(how: str, fraction: float | None) -> None:
+    """Refuse what is no reduction, and a fraction that is none of the reduction's."""
+    if how not in get_args(Reduction):
+        raise InvalidInput(f"there is no reduction {how!r}; there are {', '.join(get_args(Reduction))}.")
+    if (how == "top_fraction") != (fraction is not None):
+        raise InvalidInput(
+            f"the reduction is {how!r} and the fraction {fraction}; top_fraction, and no other, has one."
+        )
+    if fraction is not None and not 0.0 < fraction <= 1.0:
         raise InvalidInput(f"the fraction is {fraction}; a number above 0 and at most 1 is wanted.")
+
+
+def _share(count: int, fraction: float) -> int:
     # rounded first: 0.07 · 100 is 7.000000000000001, and means 7
     return max(1, math.ceil(round(fraction * count, 6)))
 

@@ -1,13 +1,12 @@
 """Acquisition: which rows should a human label next? Larger scores first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput, UnknownMeasure
-from dropout_core.mc.estimate import Estimate
 from dropout_core.noise import uniform
 
 RANDOM = "random"
@@ -32,29 +31,30 @@ class Ranking:
     reduction: str | None
 
 
-def rank(
-    score: str, num_rows: int, k: int, seed: int, estimate: Callable[[], Estimate], known: tuple[str, ...]
-) -> Ranking:
+def checked_score(score: str, known: Collection[str]) -> str:
+    """A score's name, if it is one of a model that has these measures. Raises UnknownMeasure, listing the scores."""
+    if score == RANDOM or (score in SCORES and score in known):
+        return score
+    available = [name for name in SCORES if name in known]
+    raise UnknownMeasure(f"there is no score {score!r} for this model; there are {', '.join([*available, RANDOM])}.")
+
+
+def rank(score: str, num_rows: int, k: int, seed: int, values: Callable[[], Tensor]) -> Ranking:
     """The k rows to label first. Equal scores keep the order of the rows.
 
-    estimate: called unless the score is "random", which never runs the network. known: the measures the task has.
-    A score with several outputs is reduced by their mean. Raises UnknownMeasure, listing the scores the task has.
+    score: a checked one. values: the measure of that name, [B] or [B, C]; called unless the score is "random", which
+    never runs the network. A score with several outputs is reduced by their mean.
     """
     if k < 1:
         raise InvalidInput(f"k is {k}; ask for at least 1 row.")
     if score == RANDOM:
         passes = torch.zeros(1, dtype=torch.int64)
-        values, sign, reduction = uniform(seed, _RANDOM_SITE, passes, (num_rows,))[0], 1.0, None
-    elif score in SCORES and score in known:
-        values, reduction = _reduced(estimate().measure(score))
-        sign = SCORES[score]
+        scores, sign, reduction = uniform(seed, _RANDOM_SITE, passes, (num_rows,))[0], 1.0, None
     else:
-        available = [name for name in SCORES if name in known]
-        raise UnknownMeasure(
-            f"there is no score {score!r} for this model; there are {', '.join([*available, RANDOM])}."
-        )
-    order = torch.argsort(values * sign, descending=True, stable=True)[:k]
-    return Ranking(order, values[order], reduction)
+        scores, reduction = _reduced(values())
+        sign = SCORES[score]
+    order = torch.argsort(scores * sign, descending=True, stable=True)[:k]
+    return Ranking(order, scores[order], reduction)
 
 
 def _reduced(values: Tensor) -> tuple[Tensor, str | None]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dropout_core.acquire.scores import RANDOM, SCORES, rank
+from dropout_core.acquire.scores import RANDOM, SCORES, checked_score, rank
 from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.mc.engine import Chunk
 from dropout_core.mc.estimate import estimate_of
@@ -29,7 +29,7 @@ def regressed():
 
 def ranked(score, k, estimate=None, seed=0):
     estimate = estimate or classified()
-    return rank(score, len(estimate.mean), k, seed, lambda: estimate, estimate.measures)
+    return rank(score, len(estimate.mean), k, seed, lambda: estimate.measure(score))
 
 
 def never():
@@ -109,7 +109,7 @@ def test_no_rows_are_no_choice(score):
 
 
 def test_chance_runs_no_network_and_is_decided_by_the_seed():
-    first, again, other = (rank(RANDOM, 50, 50, seed, never, ()) for seed in (1, 1, 2))
+    first, again, other = (rank(RANDOM, 50, 50, seed, never) for seed in (1, 1, 2))
 
     assert torch.equal(first.indices, again.indices)
     assert sorted(first.indices.tolist()) == list(range(50))
@@ -120,7 +120,7 @@ def test_chance_runs_no_network_and_is_decided_by_the_seed():
 
 
 def test_a_rows_chance_does_not_depend_on_how_many_rows_there_are():
-    few, many = (rank(RANDOM, count, count, 3, never, ()) for count in (10, 40))
+    few, many = (rank(RANDOM, count, count, 3, never) for count in (10, 40))
 
     kept = [(index, score) for index, score in zip(many.indices, many.scores, strict=True) if index < 10]
     assert [index.item() for index, _ in kept] == few.indices.tolist()
@@ -129,7 +129,7 @@ def test_a_rows_chance_does_not_depend_on_how_many_rows_there_are():
 
 def test_every_row_is_chosen_as_often_by_chance():
     draws, rows = 3000, 5
-    first = torch.tensor([rank(RANDOM, rows, 1, seed, never, ()).indices.item() for seed in range(draws)])
+    first = torch.tensor([rank(RANDOM, rows, 1, seed, never).indices.item() for seed in range(draws)])
 
     share = torch.bincount(first, minlength=rows) / draws
     error = (1 / rows * (1 - 1 / rows) / draws) ** 0.5
@@ -137,37 +137,42 @@ def test_every_row_is_chosen_as_often_by_chance():
 
 
 def test_chance_is_independent_of_the_masks_of_a_networks_sites():
-    scores = rank(RANDOM, 1000, 1000, 0, never, ()).scores
+    scores = rank(RANDOM, 1000, 1000, 0, never).scores
 
     for site in range(4):
         noise = uniform(0, site, torch.zeros(1, dtype=torch.int64), (1000,))[0]
         assert not torch.equal(noise.sort(descending=True).values, scores)
 
 
-def test_a_score_asks_for_the_estimate_once():
+def test_a_score_asks_for_its_measure_once():
     calls = []
-    rank("margin", 4, 4, 0, lambda: calls.append(1) or classified(), classified().measures)
+    rank("margin", 4, 4, 0, lambda: calls.append(1) or classified().margin)
 
     assert calls == [1]
 
 
 @pytest.mark.parametrize("score", ["bald", "std", "mean", ""], ids=["unknown", "std", "mean", "empty"])
-def test_what_is_no_score_is_refused_with_those_of_the_task_and_runs_nothing(score):
+def test_what_is_no_score_is_refused_with_those_of_the_task(score):
     for estimate, known in (
         (classified(), "mutual_information, predictive_entropy, margin, variance, random"),
         (regressed(), "variance, random"),
     ):
-        with pytest.raises(UnknownMeasure, match=f"^there is no score {score!r} for this model; there are {known}"):
-            rank(score, 3, 1, 0, never, estimate.measures)
+        with pytest.raises(UnknownMeasure, match=f"^there is no score {score!r} for this model; there are {known}\\.$"):
+            checked_score(score, estimate.measures)
 
 
 def test_a_score_of_another_task_is_unknown():
     with pytest.raises(UnknownMeasure, match="there are variance, random"):
-        ranked("margin", 1, regressed())
+        checked_score("margin", regressed().measures)
+
+
+@pytest.mark.parametrize("score", [*SCORES, RANDOM])
+def test_a_score_of_the_task_is_itself(score):
+    assert checked_score(score, classified().measures) == score
 
 
 @pytest.mark.parametrize("k", [0, -1], ids=["none", "negative"])
 @pytest.mark.parametrize("score", ["margin", RANDOM])
 def test_fewer_than_one_row_cannot_be_chosen(score, k):
     with pytest.raises(InvalidInput, match=f"k is {k}; ask for at least 1 row"):
-        rank(score, 3, k, 0, never, classified().measures)
+        rank(score, 3, k, 0, never)

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dropout_core.acquire.select import Limits, power, softmax, softrank, top_k
+from dropout_core.acquire.limits import Limits
+from dropout_core.acquire.select import power, softmax, softrank, top_k
 from dropout_core.errors import InvalidInput
 
 SEEDS = 600

@@ -1,0 +1,90 @@
+"""EPIG of a batch: rows chosen together for what their labels tell about the labels of the inputs that matter.
+
+BatchBALD asks what the labels y_1 … y_n tell about the passes, and so about all that the network could be asked. Here
+it is what they tell about the label y* of a target: the mean over the targets of I(y_1 … y_n; y*); of one row, its
+EPIG. A row that teaches much about inputs nobody will ask for, such as junk in a scraped pool, is worth nothing here.
+"""
+
+import torch
+from torch import Tensor
+
+from dropout_core.acquire.configurations import Configurations, entropy_terms
+from dropout_core.acquire.epig import checked_targets
+from dropout_core.acquire.joint import JointChoice, check_sizes, first_best, joint_choice
+from dropout_core.acquire.limits import NO_LIMITS, Limits, Open, open_rows
+from dropout_core.acquire.probabilities import doubled
+
+_DOUBLE = 8
+# columns of targets at once: enough for a matrix product to be one
+_COLUMNS = 256
+
+
+def batch_epig(
+    probs: Tensor,
+    target_probs: Tensor,
+    k: int,
+    *,
+    seed: int = 0,
+    num_samples: int = 320,
+    limits: Limits = NO_LIMITS,
+    max_bytes: int = 2**24,
+) -> JointChoice:
+    """The k rows, greedily, whose labels together tell most about a target's: argmax mean over y* of I(y_1 … y_k; y*).
+
+    probs: [T, B, C], rows of classes. target_probs: [T, M, C*], inputs from where the model will be used, from the same
+    passes. Scores are nats; the most they can be is the mean mutual information of the targets' own labels with the
+    passes. Equal gains: the lower index first. limits: with costs, the next pick is the row that adds most per cost.
+
+    num_samples: the configurations of labels of the picked rows that are held: all, while they fit, and drawn beyond,
+    as for `batchbald`. The information is not submodular, two labels can tell together what neither tells alone, so
+    every row is scored again at each pick: time grows as k · B · num_samples · T · C · M · C*. Cull the pool by `epig`
+    first. max_bytes: of temporary memory, beside probs, targets and configurations.
+
+    Raises InvalidInput for anything that is not probabilities, other numbers of passes, no targets, and k below 1.
+    Source: Bickford Smith et al. 2023 (arXiv 2304.08151), eq. 8, of the joint label of a batch; the greedy choice and
+    the configurations of Kirsch et al. 2019 (arXiv 1906.08158), section 3.
+    """
+    checked_targets(probs, target_probs)
+    check_sizes(k, num_samples, None, max_bytes)
+    num_rows = probs.shape[1]
+    limits.check(num_rows)
+    costs = probs.new_ones(num_rows, dtype=torch.float64) if limits.costs is None else limits.costs.to(probs.device)
+    still = Open(open_rows(num_rows, limits.exclude).to(probs.device), limits)
+    told = _Told(Configurations(probs, seed, num_samples), doubled(target_probs), max_bytes)
+    scores: list[float] = []
+    while len(scores) < k and bool(still.keep.any()):
+        if scores:
+            told.state.extend()
+        rows = still.keep.nonzero()[:, 0]
+        so_far = told.of(None)
+        gains = torch.stack([told.of(doubled(probs[:, row])) for row in rows]) - so_far
+        best = first_best(gains / costs[rows], rows)
+        scores.append(max(float(so_far + gains[best]), scores[-1] if scores else 0.0))
+        told.state.picks.append(int(rows[best]))
+        still.take(int(rows[best]))
+    return joint_choice(told.state.picks, scores, told.most, probs.device)
+
+
+class _Told:
+    """What the labels of the picked rows, and one row's more, tell about a target's label, nats."""
+
+    def __init__(self, state: Configurations, targets: Tensor, max_bytes: int) -> None:
+        self.state, self._columns, self._max_bytes = state, targets.flatten(1), max_bytes
+        self._num_targets = targets.shape[1]
+        self._marginal = torch.special.entr(targets.mean(0)).sum(-1).mean()
+        self.most = float(self._marginal - torch.special.entr(targets).sum(-1).mean())
+
+    def of(self, labels: Tensor | None) -> Tensor:
+        """H[y*] − H[y, y* | configuration] + H[y | configuration], means over targets; y of `labels` [T, C], if any."""
+        likelihood = torch.ones_like(self._columns[:, :1]) if labels is None else labels
+        num_passes, num_classes = likelihood.shape
+        at_once = max(1, self._max_bytes // (_DOUBLE * num_classes * (2 * num_passes + 3 * _COLUMNS)))
+        joint, own = torch.zeros_like(self._marginal), torch.zeros_like(self._marginal)
+        for masses, posteriors in self.state.pieces(at_once):
+            left = (posteriors[:, None, :] * likelihood.T).flatten(0, 1)
+            weights = masses.repeat_interleave(num_classes)
+            own += weights @ torch.special.entr(left.sum(-1))
+            for few in self._columns.split(_COLUMNS, dim=1):
+                joint += weights @ entropy_terms(left @ few).sum(-1)
+        told: Tensor = (self._marginal - joint / self._num_targets + own).clamp_min(0.0)
+        return told

@@ -1,0 +1,250 @@
+"""The choice itself, which asks for what it needs and is told, and runs nothing.
+
+Whoever drives `choose` answers each Need: a function on a live model (`dropout_core.acquire.rank`), a server that waits
+for its device, a command that reads a pool from a file. All of the pool is asked for a few numbers a row, chunk by
+chunk; passes are kept of few candidates only.
+"""
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dropout_core.acquire.asked import Asked
+from dropout_core.acquire.batch_epig import batch_epig
+from dropout_core.acquire.epig import epig
+from dropout_core.acquire.joint import SATURATION, batchbald
+from dropout_core.acquire.limits import Limits
+from dropout_core.acquire.need import EMBEDDINGS, SAMPLES, Arrays, Need
+from dropout_core.acquire.pointwise import reduce
+from dropout_core.acquire.select import badge, k_centre, power, softmax, softrank, top_k
+from dropout_core.acquire.vocabulary import EPIG, RANDOM, SCORES, THOMPSON, Score, parts_of, predicted_classes
+from dropout_core.errors import InvalidInput
+from dropout_core.noise import uniform
+
+Choice = Generator[Need, Arrays, "Ranking"]
+
+# a counter site of its own: a network's sites count from 0
+_RANDOM_SITE = 2**32 - 1
+_DEVIATIONS = 2.0
+_BY_SCORE: Mapping[str, Callable[..., Tensor]] = {
+    "top_k": top_k,
+    "power": power,
+    "softmax": softmax,
+    "softrank": softrank,
+}
+_SCORE, _PREDICTED, _NUMBERS = "score", "predicted", "numbers"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The chosen rows, in the order they were picked; tensors on the CPU.
+
+    indices: int64 [k], in the whole pool. score: the exact name, None of a selector without one. scores: float64 [k],
+    in the measure's own sign; of batchbald the joint score of all rows up to and with this one; None without a score.
+    parts: measures of each chosen row, [k]: the total, the aleatoric and the epistemic part, the margin; empty where no
+    network ran. reduction: how several numbers of a row became one, if they did; "max" and "top_fraction" keep those
+    where to label first. shares: of batchbald, [k], how much of what the passes can tell is told. considered: how many
+    rows the selector looked at.
+    """
+
+    indices: Tensor
+    score: str | None
+    scores: Tensor | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    reduction: str | None = None
+    shares: Tensor | None = None
+    considered: int = 0
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the picks use up what the passes can tell: those after it are chosen by noise. Make more passes."""
+        return self.shares is not None and bool((self.shares > SATURATION).any())
+
+
+def choose(asked: Asked) -> Choice:
+    """Yield what must be known next, be sent it, and return the Ranking.
+
+    Raises InvalidInput where what is sent cannot be ranked: NaN or infinity in a row that is not excluded.
+    """
+    rows, score = asked.open_rows(), asked.of_score
+    if not len(rows):
+        return _no_choice(asked)
+    if asked.score == RANDOM:
+        return _by_chance(asked, rows)
+    if score is None:
+        return (yield from _spread(asked, rows))
+    targets = (yield Need("targets", samples=True))[SAMPLES].movedim(1, 0) if asked.score == EPIG else None
+    known = yield from _of_pool(asked, score, rows, targets)
+    if asked.selector == "batchbald":
+        ranking = yield from _jointly(asked, known, targets)
+    else:
+        ranking = _one_by_one(asked, known, score.urgency(known.scores))
+    return (yield from _with_parts(asked, ranking, known))
+
+
+def _no_choice(asked: Asked) -> Ranking:
+    nothing = torch.zeros(0, dtype=torch.float64)
+    scores = None if asked.score is None else nothing
+    return Ranking(nothing.long(), asked.score, scores, shares=nothing if asked.selector == "batchbald" else None)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Of every row of the pool, by name, [N]: NaN, or −1, of those excluded. rows: the others."""
+
+    arrays: Arrays
+    rows: Tensor
+    limits: Limits
+
+    @property
+    def scores(self) -> Tensor:
+        return self.arrays[_SCORE]
+
+
+def _by_chance(asked: Asked, rows: Tensor) -> Ranking:
+    drawn = _drawn(asked)
+    picks = top_k(drawn, asked.k, asked.seed, asked.limits)
+    return Ranking(picks, asked.score, drawn[picks], considered=len(rows))
+
+
+def _of_pool(asked: Asked, score: Score, rows: Tensor, targets: Tensor | None) -> Generator[Need, Arrays, _Known]:
+    """The score of each row that may be chosen, and what else is a few numbers a row and costs nothing then."""
+    alone = asked.score == THOMPSON
+    parts = () if alone else parts_of(asked.output)
+    classes = ("mean",) if asked.by_class else ()
+    found = yield Need(
+        rows=None if len(rows) == asked.num_rows else rows,
+        measures=tuple(dict.fromkeys([*score.measures, *parts, *classes])),
+        samples=targets is not None,
+        passes=1 if alone else None,
+        kept=partial(_kept, asked, score, parts, targets),
+    )
+    arrays = {name: _over_pool(values, rows, asked.num_rows) for name, values in found.items()}
+    limits = asked.limits
+    if asked.by_class:
+        limits = replace(limits, groups=arrays[_PREDICTED], quotas=asked.quotas)
+    return _Known(arrays, rows, limits)
+
+
+def _kept(asked: Asked, score: Score, parts: tuple[str, ...], targets: Tensor | None, arrays: Arrays) -> Arrays:
+    """One number of each kind for each row of a chunk."""
+    if targets is not None:
+        values = epig(arrays[SAMPLES].movedim(1, 0), targets.to(arrays[SAMPLES].device))
+    else:
+        values = score.of(arrays, _DEVIATIONS if asked.deviations is None else asked.deviations)
+    reduced = _reduced_parts(asked, {name: arrays[name] for name in parts})
+    numbers = torch.maximum(reduced[_NUMBERS], _numbers(values)) if parts else _numbers(values)
+    kept = {**reduced, _NUMBERS: numbers, _SCORE: _reduced(asked, score, values)}
+    return kept | ({_PREDICTED: predicted_classes(arrays["mean"])} if asked.by_class else {})
+
+
+def _one_by_one(asked: Asked, known: _Known, urgency: Tensor) -> Ranking:
+    sharpness = {} if asked.beta is None else {"beta": asked.beta}
+    picks = _BY_SCORE[asked.selector](urgency, asked.k, asked.seed, limits=known.limits, **sharpness)
+    return Ranking(picks, asked.score, known.scores[picks], considered=len(known.rows))
+
+
+def _jointly(asked: Asked, known: _Known, targets: Tensor | None) -> Generator[Need, Arrays, Ranking]:
+    """The best candidates by their score alone, equal ones in drawn order; of these, those that tell most together."""
+    most = asked.most_candidates
+    rows = top_k(known.scores, most, asked.seed, known.limits.scaled(most // asked.k))
+    if not len(rows):
+        return _no_choice(asked)
+    samples = (yield from _of_rows(rows, samples=True))[SAMPLES].movedim(1, 0)
+    limits = known.limits.of_rows(rows)
+    size = {} if asked.num_samples is None else {"num_samples": asked.num_samples}
+    if targets is None:
+        choice = batchbald(samples, asked.k, seed=asked.seed, limits=limits, **size)
+    else:
+        choice = batch_epig(samples, targets, asked.k, seed=asked.seed, limits=limits, **size)
+    picks = rows[choice.indices.to(rows.device)]
+    return Ranking(picks, asked.score, choice.scores.cpu(), shares=choice.shares.cpu(), considered=len(rows))
+
+
+def _spread(asked: Asked, rows: Tensor) -> Generator[Need, Arrays, Ranking]:
+    """k_centre and badge, of all rows that may be chosen or of as many drawn ones as are considered."""
+    limits = asked.limits
+    if asked.by_class:
+        found = yield from _of_rows(rows, measures=("mean",), kept=_classes)
+        limits = replace(limits, groups=_over_pool(found[_PREDICTED], rows, asked.num_rows), quotas=asked.quotas)
+    most = asked.most_candidates
+    if len(rows) > most:
+        rows = top_k(_drawn(asked), most, asked.seed, limits.scaled(most // asked.k)).sort().values
+    if not len(rows):
+        return _no_choice(asked)
+    means = ("mean",) if asked.selector == "badge" else ()
+    found = yield from _of_rows(rows, measures=means, embeddings=True)
+    within = limits.of_rows(rows)
+    if asked.selector == "badge":
+        places = badge(found["mean"], found[EMBEDDINGS], asked.k, asked.seed, within)
+    else:
+        labelled = (yield Need("labelled", embeddings=True))[EMBEDDINGS] if asked.num_labelled else None
+        places = k_centre(found[EMBEDDINGS], labelled, asked.k, asked.seed, within)
+    ranking = Ranking(rows[places.to(rows.device)], None, considered=len(rows))
+    return (yield from _with_parts(asked, ranking, None))
+
+
+def _with_parts(asked: Asked, ranking: Ranking, known: _Known | None) -> Generator[Need, Arrays, Ranking]:
+    """The parts of the chosen rows: as they are known, or asked for."""
+    names, picks = parts_of(asked.output), ranking.indices
+    arrays: Arrays = {} if known is None else {name: values[picks] for name, values in known.arrays.items()}
+    if len(picks) and not set(names) <= set(arrays):
+        found = yield from _of_rows(picks, measures=names, kept=partial(_reduced_parts, asked))
+        arrays = {**arrays, **found}
+    reduction = (asked.reduction or "mean") if _NUMBERS in arrays and bool((arrays[_NUMBERS] > 1).any()) else None
+    return replace(ranking, parts={name: arrays[name].cpu() for name in names if name in arrays}, reduction=reduction)
+
+
+def _of_rows(
+    rows: Tensor,
+    *,
+    measures: tuple[str, ...] = (),
+    samples: bool = False,
+    embeddings: bool = False,
+    kept: Callable[[Arrays], Arrays] | None = None,
+) -> Generator[Need, Arrays, Arrays]:
+    """What is asked of some rows, in their order. Files are read forwards, so they are asked for in ascending order."""
+    ascending, order = rows.sort()
+    need = Need(rows=ascending, measures=measures, samples=samples, embeddings=embeddings)
+    found = yield need if kept is None else replace(need, kept=kept)
+    back = order.argsort()
+    return {name: values[back.to(values.device)] for name, values in found.items()}
+
+
+def _classes(arrays: Arrays) -> Arrays:
+    return {_PREDICTED: predicted_classes(arrays["mean"])}
+
+
+def _reduced_parts(asked: Asked, arrays: Arrays) -> Arrays:
+    reduced = {name: _reduced(asked, SCORES.get(name), values) for name, values in arrays.items()}
+    return reduced | {_NUMBERS: torch.stack([_numbers(values) for values in arrays.values()]).amax(0)} if arrays else {}
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """How many numbers each row has, int64 [b]."""
+    return torch.full((len(values),), math.prod(values.shape[1:]))
+
+
+def _reduced(asked: Asked, score: Score | None, values: Tensor) -> Tensor:
+    """One number for each row, [b], in its own sign; the largest are those where to label first."""
+    how, fraction = asked.reduction or "mean", asked.fraction
+    return reduce(values, how, fraction) if score is None else score.own(reduce(score.urgency(values), how, fraction))
+
+
+def _over_pool(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """Values of some rows [n] as those of all, on the CPU: NaN, or −1, of the others."""
+    if len(values) != len(rows):
+        raise InvalidInput(f"{len(values)} rows were sent where {len(rows)} were needed; send those that a Need names.")
+    if len(rows) == num_rows:
+        return values.cpu()
+    every = torch.full((num_rows,), torch.nan if values.is_floating_point() else -1, dtype=values.dtype)
+    every[rows] = values.cpu()
+    return every
+
+
+def _drawn(asked: Asked) -> Tensor:
+    return uniform(asked.seed, _RANDOM_SITE, torch.zeros(1, dtype=torch.int64), (asked.num_rows,))[0]

@@ -1,0 +1,77 @@
+"""Configurations of labels of the rows picked so far, each with what it says of the pass that made it.
+
+The probability of a configuration is kept as a posterior over the passes, w_t = P(t | y), which neither underflows nor
+needs a logarithm of zero. All configurations of positive probability are held while they fit; beyond, each is drawn.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dropout_core.acquire.probabilities import doubled
+from dropout_core.noise import uniform
+
+# a counter site of its own: a network's sites count from 0
+_SITE = 2**32 - 2
+
+
+class Configurations:
+    """Configurations of labels of the picked rows: their masses [M], and posteriors over the passes [M, T]."""
+
+    def __init__(self, probs: Tensor, seed: int, num_samples: int) -> None:
+        self.picks: list[int] = []
+        self._probs, self._seed, self._num_samples = probs, seed, num_samples
+        self._num_passes = len(probs)
+        self._drawn_from: Tensor | None = None
+        self._start(1)
+
+    def information(self) -> float:
+        """I(y; t) of the picked rows, nats."""
+        left = torch.special.entr(self.posteriors).sum(-1) @ self.masses
+        return min(max(math.log(self._num_passes) - float(left), 0.0), math.log(self._num_passes))
+
+    def extend(self) -> None:
+        """Take in the labels of the last pick."""
+        if self._drawn_from is not None:
+            self._draw(len(self.picks) - 1)
+        elif len(self.masses) * self._probs.shape[-1] <= self._num_samples:
+            self._enumerate()
+        else:
+            each = math.ceil(self._num_samples / self._num_passes)
+            self._start(each * self._num_passes)
+            self._drawn_from = torch.arange(self._num_passes, device=self._probs.device).repeat(each)
+            for number in range(len(self.picks)):
+                self._draw(number)
+
+    def pieces(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Masses and posteriors of at most so many configurations at a time."""
+        yield from zip(self.masses.split(size), self.posteriors.split(size), strict=True)
+
+    def _start(self, size: int) -> None:
+        even = torch.ones(size, self._num_passes, dtype=torch.float64, device=self._probs.device)
+        self.masses, self.posteriors = even[:, 0] / size, even / self._num_passes
+
+    def _enumerate(self) -> None:
+        labels = doubled(self._probs[:, self.picks[-1]])
+        joint = (self.posteriors[:, None, :] * labels.T).flatten(0, 1)
+        evidence = joint.sum(-1)
+        masses = self.masses.repeat_interleave(labels.shape[-1]) * evidence
+        alive = masses > 0
+        self.masses, self.posteriors = masses[alive], joint[alive] / evidence[alive, None]
+
+    def _draw(self, number: int) -> None:
+        labels = doubled(self._probs[:, self.picks[number]])
+        below = labels.cumsum(-1)
+        position = torch.tensor([number], device=labels.device)
+        u = uniform(self._seed, _SITE, position, (len(self.masses),))[0]
+        # the first class whose cumulated probability is above u: one of probability 0 is never drawn
+        drawn = ((below / below[:, -1:])[self._drawn_from] <= u[:, None]).sum(-1)
+        joint = self.posteriors * labels.T[drawn]
+        self.posteriors = joint / joint.sum(-1, keepdim=True)
+
+
+def entropy_terms(p: Tensor) -> Tensor:
+    """−p log p, and 0 at p = 0: special.entr, in half its time."""
+    return p.clamp_min(torch.finfo(p.dtype).tiny).log_().mul_(p).neg_()
