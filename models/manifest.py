@@ -14,8 +14,9 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FreeName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+Formula = Annotated[str, Field(pattern=r"^[A-Za-z0-9_ ()+*/%-]{1,256}$")]
 # fields of later versions: absent from the digest where they say nothing new, so that older bundles keep theirs
-_LATER = {"free": None, "result": None, "branches": 1}
+_LATER = {"free": None, "result": None, "positions": None, "branches": 1}
 
 
 class _Frozen(BaseModel):
@@ -77,7 +78,8 @@ class Manifest(_Frozen):
     """manifest.json. Everything but `metrics` and `provenance` decides answers and is under `digest`.
 
     free: the dimensions that shapes of inputs name. result: the output of the network's that is served, where it has
-    several. Both are null where there is nothing to say.
+    several. positions: the sizes of the axes of an answer between its rows and its outputs, as formulas where they
+    follow a free dimension. All three are null where there is nothing to say.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -89,6 +91,7 @@ class Manifest(_Frozen):
     inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=16)
     free: dict[FreeName, FreeSpec] | None = Field(default=None, min_length=1)
     result: str | None = None
+    positions: tuple[Size | Formula, ...] | None = Field(default=None, min_length=1, max_length=6)
     output_scaling: OutputScaling | None = None
     sites: tuple[SiteSpec, ...] = Field(min_length=1)
     noise: Literal[1] = 1

@@ -68,6 +68,24 @@ class Predictor:
                 f"the program of {name}/{version} does not run: {type(error).__name__}: {reason}"
             ) from error
 
+    @staticmethod
+    def newest(repository: Repository, name: str, device: str = "cpu", tunings: Tunings | None = None) -> "Predictor":
+        """The newest version that can be served, loaded. Raises UnknownModel, or InvalidBundle with the reasons."""
+        reasons = []
+        for version in repository.versions(name):
+            try:
+                return Predictor.load(repository, name, version, device, tunings)
+            except InvalidBundle as error:
+                reasons.append(f"version {version}: {error}")
+        if not reasons:
+            raise repository.unknown(name, None)
+        raise InvalidBundle(f"{name} cannot be served. {' '.join(reasons)}")
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the weights."""
+        return sum(weight.nbytes for weight in self.program.weights.values())
+
     def predict(self, inputs: Tensor | Named, plan: Plan, keep_draws: bool = False) -> Estimate:
         """The estimate of each row of the inputs [B, *F], in the caller's unit.
 
@@ -75,22 +93,43 @@ class Predictor:
         NonFiniteOutput, naming the row.
         """
         by_name = named(self.program.graph, inputs)
-        refuse_outside(by_name, self._table_rows)
-        placed = {name: x.to(self.program.device) for name, x in by_name.items()}
+        self.refuse_unknown(by_name)
+        estimate = self.estimate(by_name, plan, keep_draws)
+        finite = finite_rows(estimate)
+        if not bool(finite.all()):
+            raise self.non_finite(int((~finite).nonzero()[0]))
+        return estimate
+
+    def estimate(self, inputs: Named, plan: Plan, keep_draws: bool = False, places: Tensor | None = None) -> Estimate:
+        """The estimate of rows of one or of several requests, whether it is finite or not.
+
+        places: int64 [B], where each row stands in its request. Raises InvalidInput.
+        """
+        placed = {name: x.to(self.program.device) for name, x in inputs.items()}
+        places = None if places is None else places.to(self.program.device)
         weights, output = self.program.weights, self.manifest.output
         try:
-            estimate = estimated(self.engine, weights, placed, plan, output, keep_draws)
+            estimate = estimated(self.engine, weights, placed, plan, output, keep_draws, places)
         except IndexError as error:  # of a table reached another way; of an axis it is a fault of ours
             if not str(error).startswith("index"):
                 raise
             raise InvalidInput(f"{self.manifest.name} has no entry for a number among the inputs: {error}.") from error
-        finite = estimate.statistics["value"].variance.isfinite() & estimate.variance.isfinite()
-        if not bool(finite.all()):
-            row = int((~finite).flatten(1).any(1).nonzero()[0])
-            raise NonFiniteOutput(
-                f"{self.manifest.name} answers row {row} with NaN or infinity; is it in the range of its training?"
-            )
         return in_callers_unit(estimate, self.manifest.output_scaling)
+
+    def refuse_unknown(self, inputs: Named) -> None:
+        """Raise InvalidInput for a number that a table of the network has no row for."""
+        refuse_outside(inputs, self._table_rows)
+
+    def non_finite(self, row: int) -> NonFiniteOutput:
+        """The error of a row whose answer is not finite."""
+        return NonFiniteOutput(
+            f"{self.manifest.name} answers row {row} with NaN or infinity; is it in the range of its training?"
+        )
+
+
+def finite_rows(estimate: Estimate) -> Tensor:
+    """Which rows have a finite answer, bool [B]."""
+    return (estimate.statistics["value"].variance.isfinite() & estimate.variance.isfinite()).flatten(1).all(1)
 
 
 def site_specs(program: Program) -> tuple[SiteSpec, ...]:
@@ -116,6 +155,11 @@ def input_specs(program: Program) -> tuple[InputSpec, ...]:
 def free_specs(program: Program) -> dict[str, FreeSpec] | None:
     """The free dimensions of a Program as its manifest lists them."""
     return {free.name: FreeSpec(least=free.least, most=free.most) for free in program.graph.free} or None
+
+
+def position_specs(program: Program) -> tuple[int | str, ...] | None:
+    """The positions of a Program's answers as its manifest lists them."""
+    return tuple(size if isinstance(size, int) else str(size) for size in program.graph.positions) or None
 
 
 def probe_names(names: Sequence[str]) -> dict[str, str]:
@@ -179,6 +223,10 @@ def _refuse_mismatch(manifest: Manifest, program: Program, probe: Named) -> None
         raise InvalidBundle(
             f"the program takes {got} and is free in {list(program.graph.free)}, the manifest says {said} and "
             f"{manifest.free}."
+        )
+    if manifest.positions != position_specs(program):
+        raise InvalidBundle(
+            f"the program answers positions {position_specs(program)}, the manifest says {manifest.positions}."
         )
     rows = {len(probe[spec.name]) if _fits(spec, probe[spec.name]) else 0 for spec in inputs}
     if len(rows) != 1 or rows == {0}:

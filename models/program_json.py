@@ -3,9 +3,9 @@
 {"schema": 1, "inputs": [...], "weights": [...], "nodes": [...], "output": name, "boundary": {name: rows | null}}
 
 An input is {"name", "shape", "dtype"}; where shapes name free dimensions there is "free": [[name, least, most], ...] as
-well, most being null for any. A node is a site {"name", "kind", "module", "input", "rate", "rows"} or an operation
-{"name", "target", "args", "kwargs"}; rows are [axis, before, after] or null. models.arguments has the forms of
-arguments.
+well, most being null for any; where answers have positions there is "positions", a list of their sizes, in the form of
+arguments. A node is a site {"name", "kind", "module", "input", "rate", "rows"} or an operation {"name", "target",
+"args", "kwargs"}; rows are [axis, before, after] or null. models.arguments has the forms of arguments.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dropout_core.mc.expressions import Size
 from dropout_core.mc.kinds import KINDS
 from dropout_core.mc.nested import split_last
 from dropout_core.mc.program import (
@@ -55,6 +56,8 @@ def to_json(graph: Graph) -> bytes:
     }
     if graph.free:
         document["free"] = [[free.name, free.least, free.most] for free in graph.free]
+    if graph.positions:
+        document["positions"] = encode(graph.positions)
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
 
 
@@ -102,7 +105,7 @@ def _graph(document: Any) -> Graph:
     output = text(document["output"])
     if output not in known:
         raise InvalidBundle(f"program.json names the output {output!r}, which no node makes.")
-    graph = Graph(inputs, names, tuple(nodes), output, boundary, free)
+    graph = Graph(inputs, names, tuple(nodes), output, boundary, free, _positions(document.get("positions", []), free))
     _refuse_wrong_boundary(graph)
     return graph
 
@@ -124,6 +127,12 @@ def _refuse_wrong_boundary(graph: Graph) -> None:
 def _input(item: Any) -> Input:
     shape = tuple(size if isinstance(size, str) else integer(size) for size in item["shape"])
     return Input(text(item["name"]), shape, dtype_of(item["dtype"]))
+
+
+def _positions(items: Any, free: tuple[Free, ...]) -> tuple[int | Size, ...]:
+    positions = tuple(size if isinstance(size, Size) else integer(size) for size in map(decode, items))
+    _refuse_unknown_sizes(size_names(positions), {one.name for one in free})
+    return positions
 
 
 def _free(name: Any, least: Any, most: Any) -> Free:

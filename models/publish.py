@@ -27,7 +27,15 @@ from dropout_core.mc.program import Program
 from dropout_core.mc.scheme import DEFAULT, Scheme
 from dropout_core.mc.verify import is_the_model, verify
 from models.manifest import Manifest, OutputScaling, sealed, sha256
-from models.predictor import PROBE_MEAN, PROBE_VARIANCE, free_specs, input_specs, probe_names, site_specs
+from models.predictor import (
+    PROBE_MEAN,
+    PROBE_VARIANCE,
+    free_specs,
+    input_specs,
+    position_specs,
+    probe_names,
+    site_specs,
+)
 from models.program_json import to_json
 from models.repository import Repository, checked_name
 
@@ -57,6 +65,7 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
     output: OutputKind | None = None,
     labels: Sequence[str] | None = None,
     result: Result = None,
+    class_axis: int | None = None,
     dynamic: Dynamic | None = None,
     root: Path | str = "bundles",
     output_scaling: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -71,8 +80,9 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
     there are some: the first of them are stored as the bundle's probe, whose answer every load is checked against, and
     the first one is shown to users. output: what the network's numbers are; where it is not said, logits for
     classification, multilabel_logits for multilabel and mean for regression. labels: one for each class, or each label.
-    result: the name or the place of the output that is served, where forward returns several. dynamic: the axes in
-    which inputs may differ from the example, such as {"ids": {1: "length"}} (see dropout_core.mc.capture).
+    result: the name or the place of the output that is served, where forward returns several. class_axis: of that
+    output, the axis of its classes or targets (see dropout_core.predict); the bundle answers with it last. dynamic: the
+    axes in which inputs may differ from the example, such as {"ids": {1: "length"}} (see dropout_core.mc.capture).
     output_scaling: scale and shift from the network's unit to the caller's, for regression. passes, seed,
     scheme: used where a request names none. metrics: facts to show beside the model.
 
@@ -83,9 +93,9 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
         raise InvalidInput(f"the task is {task!r}; choose one of {', '.join(_DEFAULT_OUTPUT)}.")
     example = rows_of(two_rows(bind(model, example_inputs)), slice(_PROBE_ROWS))
     chosen = output or _DEFAULT_OUTPUT[task]
-    program = capture(model, example, dynamic=dynamic, result=result)
+    program = capture(model, example, dynamic=dynamic, result=result, class_axis=class_axis)
     engine = Engine(program)
-    is_the_model(program, model, example, result)
+    is_the_model(program, model, example, result, class_axis)
     answer = verify(program, engine, example, chosen)
     program_bytes = to_json(program.graph)
     weights_bytes = safetensors.torch.save(_tensors(program, example, answer))
@@ -100,6 +110,7 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
                 "inputs": input_specs(program),
                 "free": free_specs(program),
                 "result": None if result is None else str(result),
+                "positions": position_specs(program),
                 "output_scaling": _scaling(output_scaling),
                 "sites": site_specs(program),
                 "passes": passes,

@@ -86,7 +86,7 @@ class Repository:
 
     def _manifest(self, name: str, version: int) -> tuple[Manifest, Path]:
         if version not in self.versions(name):
-            raise UnknownModel(f"there is no version {version} of {name!r}; there are {self._known(name)}.")
+            raise self.unknown(name, version)
         folder = self.root / name / str(version)
         try:
             manifest = Manifest.model_validate_json(_content(folder / MANIFEST))
@@ -129,8 +129,12 @@ class Repository:
             else:
                 return version
 
-    def _known(self, name: str) -> str:
-        return ", ".join(map(str, self.versions(name))) or "none"
+    def unknown(self, name: str, version: int | None) -> UnknownModel:
+        """The error of a name, or of a version of it, that there is not."""
+        if version is not None and (versions := self.versions(name)):
+            return UnknownModel(f"{name} has no version {version}; it has {', '.join(map(str, versions))}.")
+        names = ", ".join(self.names()) or "none: publish one with `mcdrop publish` or `mcdrop train`"
+        return UnknownModel(f"there is no model {name!r}; there are {names}.")
 
 
 def is_name(name: str) -> bool:

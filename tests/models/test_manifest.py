@@ -23,6 +23,7 @@ _CHANGES = {
     "inputs": [{"name": "x", "shape": [5], "dtype": "float32"}],
     "free": {"length": {"least": 1, "most": None}},
     "result": "logits",
+    "positions": [8, "length"],
     "output_scaling": {"scale": [2.0, 0.5], "shift": [0.0, -2.0]},
     "sites": [{"name": "drop", "module": "trunk.1", "kind": "dropout", "rate": 0.25}],
     "noise": 2,
@@ -94,7 +95,7 @@ def test_digest_is_sha256_of_canonical_json():
 def test_fields_of_later_versions_change_no_digest_where_they_say_nothing():
     """Bundles of before they were have digests without them."""
     fields = _fields()
-    later = {"free": None, "result": None, "branches": 1}
+    later = {"free": None, "result": None, "positions": None, "branches": 1}
     assert {name: fields[name] for name in later} == later
     older = {name: value for name, value in fields.items() if name not in later}
     assert digest_of(older) == fields["digest"]
@@ -138,6 +139,10 @@ def test_sealed_fills_in_the_digest_of_its_fields():
         ({"free": {"length": {"least": 1, "most": None}}}, "free dimensions []; free has ['length']"),
         ({"free": {"length": {"least": 0, "most": None}}}, "least"),
         ({"free": {}}, "free"),
+        ({"positions": []}, "positions"),
+        ({"positions": [0]}, "positions"),
+        ({"positions": [4] * 7}, "positions"),
+        ({"positions": ["<b>"]}, "positions"),
         ({"inputs": [{"name": "x", "shape": [-1], "dtype": "float32"}]}, "shape"),
         ({"inputs": [{"name": "x", "shape": [2**31], "dtype": "float32"}]}, "shape"),
         ({"inputs": [{"name": "x", "shape": [1] * 7, "dtype": "float32"}]}, "shape"),

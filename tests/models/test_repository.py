@@ -56,7 +56,7 @@ def test_the_version_after_a_removed_one_is_new(tmp_path):
 def test_a_root_without_bundles_is_empty(tmp_path):
     repository = Repository(tmp_path / "not" / "there")
     assert (repository.names(), repository.versions("net"), repository.entries()) == ([], [], [])
-    with pytest.raises(UnknownModel, match="no version 1 of 'net'; there are none"):
+    with pytest.raises(UnknownModel, match="there is no model 'net'; there are none"):
         repository.read("net", 1)
     assert not (tmp_path / "not").exists()
 
@@ -64,7 +64,7 @@ def test_a_root_without_bundles_is_empty(tmp_path):
 def test_an_unknown_version_names_those_there_are(tmp_path):
     put(tmp_path)
     put(tmp_path)
-    with pytest.raises(UnknownModel, match="no version 3 of 'net'; there are 2, 1"):
+    with pytest.raises(UnknownModel, match=r"net has no version 3; it has 2, 1\."):
         Repository(tmp_path).read("net", 3)
 
 
