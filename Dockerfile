@@ -23,6 +23,7 @@ RUN python -m compileall -q -x '/(tests?|site-packages)/' /usr/local/lib/python3
     && install -d -o mcdrop -g mcdrop /bundles
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=package /package /
+COPY docker/health.py /opt/health.py
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     MCDROP_HOST=0.0.0.0 MCDROP_PORT=8000 MCDROP_BUNDLES=/bundles
 USER 10001:10001
@@ -30,6 +31,6 @@ WORKDIR /tmp
 VOLUME /bundles
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['MCDROP_PORT'] + '/healthz/live', timeout=4)"]
+    CMD ["python", "/opt/health.py"]
 ENTRYPOINT ["mcdrop"]
 CMD ["serve"]

@@ -1,5 +1,6 @@
 # install  make .venv with everything the tests need    check  format, lint, types, layers
 # serve    train the missing examples, start the server  test   check, then the tests (what CI runs)
+# test-clients  ask a server with clients that need environments of their own, in .venv-clients
 # bench    uncertainty, speed and memory, as tables      clean  remove what make made, but never your bundles
 
 PYTHON ?= python3
@@ -12,7 +13,9 @@ EXAMPLES := digits diabetes
 MISSING := $(foreach name,$(EXAMPLES),$(if $(wildcard bundles/$(name)/[0-9]*/manifest.json),,$(name)))
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: install serve check test bench clean
+CLIENTS := kserve mlserver
+
+.PHONY: install serve check test test-clients bench clean
 
 install: $(INSTALLED)
 
@@ -38,11 +41,19 @@ check: install
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile
 
+test-clients: install $(CLIENTS:%=.venv-clients/%/.installed)
+	$(BIN)/python -m tests.clients.run .venv-clients
+
+.venv-clients/%/.installed: tests/clients/%.txt
+	$(PYTHON) -m venv .venv-clients/$*
+	.venv-clients/$*/bin/python -m pip install -q --disable-pip-version-check --retries 2 --timeout 30 -r $<
+	@touch $@
+
 bench: install $(MISSING:%=train-%)
 	$(BIN)/python benchmarks/uncertainty.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/memory.py
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-clients build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find dropout_core models service tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

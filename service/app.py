@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import cache
 from importlib.metadata import version
-from typing import TypeVar
 
 import anyio.to_thread
 from fastapi import FastAPI
@@ -14,35 +14,34 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from dropout_core.errors import McdropError
-from models.repository import Repository
-from models.tunings import tunings_at
-from service.auth import RequireKey
+from service.auth import guard
 from service.catalogue import Catalogue
-from service.compute import Compute, device_of
-from service.errors import on_http_error, on_invalid_path, on_mcdrop_error, on_unexpected_error
-from service.routes import health, models, predict
+from service.document import completed
+from service.problems import on_http_error, on_invalid_path, on_mcdrop_error, on_unexpected_error
+from service.routes import health, metrics, models, oip, predict, repository
 from service.settings import Settings
 from service.state import State
+from service.watching import watch
 
 _log = logging.getLogger("mcdrop")
 OnReady = Callable[[Catalogue], None]
-T = TypeVar("T")
+# Polled, because folders that are mounted send no word of a change.
+_WATCH_S = 2.0
 
 
 def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
     """A server of the bundles in settings.bundles. on_ready: called when those there are have been loaded."""
-    state = State(
-        settings,
-        Catalogue(Repository(settings.bundles), device_of(settings.device), tunings_at(settings.tunings)),
-        Compute(settings.threads),
-    )
+    state = State.of(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(state, on_ready))
+        watching = asyncio.create_task(_watch(state, on_ready))
         yield
-        loading.cancel()
-        state.compute.close()
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        state.close()
+        await anyio.to_thread.run_sync(unwatch)
 
     app = FastAPIOffline(
         title="mcdrop",
@@ -52,32 +51,47 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.mcdrop = state
-    for router in (health.router, models.router, predict.router):
+    for router in (
+        health.router,
+        metrics.router,
+        models.router,
+        predict.router,
+        repository.router,
+        oip.router,
+    ):
         app.include_router(router)
+    document = app.openapi
+    app.openapi = cache(lambda: completed(document(), settings))  # type: ignore[method-assign] # as FastAPI has it
     app.add_exception_handler(McdropError, on_mcdrop_error)
     app.add_exception_handler(RequestValidationError, on_invalid_path)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(Exception, on_unexpected_error)
-    if settings.api_key is not None:
-        app.add_middleware(RequireKey, key=settings.api_key.get_secret_value())
+    try:
+        guard(app, settings)
+        unwatch = watch(app, state)
+    except McdropError:
+        state.close()
+        raise
     return app
 
 
-async def _load(state: State, on_ready: OnReady | None) -> None:
-    """Load the newest bundles: the server is live meanwhile, and not ready. Old versions are only looked at, after."""
-    await _aside(state.catalogue.load_newest)
+async def _watch(state: State, on_ready: OnReady | None) -> None:
+    """Load the newest bundles, and new ones as they come: the server is live meanwhile, and not ready at first."""
+    await _refresh(state)
     state.started = True
     if on_ready is not None:
         on_ready(state.catalogue)
-    for found in await _aside(state.catalogue.states):
-        if found.state == "refused":
-            _log.warning("%s/%s is not served: %s", found.name, found.version, found.reason)
+    with suppress(OSError):  # it was told when they were to be loaded
+        await anyio.to_thread.run_sync(state.catalogue.states)  # old versions are only looked at, and after the new
+    while state.settings.watch:
+        await asyncio.sleep(_WATCH_S)
+        await _refresh(state)
 
 
-async def _aside(work: Callable[[], list[T]]) -> list[T]:
-    """What some work on files finds, off the event loop; nothing, and a line in the log, where they cannot be read."""
+async def _refresh(state: State) -> None:
     try:
-        return await anyio.to_thread.run_sync(work)
+        await state.loading(state.catalogue.refresh)
     except OSError as error:
         _log.error("the bundles cannot be read: %s", error)
-        return []
+    except Exception:  # noqa: BLE001 - the next time may do
+        _log.exception("looking for bundles failed")

@@ -7,18 +7,20 @@ from zipfile import BadZipFile
 import numpy as np
 import typer
 
+from dropout_core.acquire.scores import rank as rank_rows
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.plan import DEFAULT_PASSES, Plan
 from models.predictor import Predictor
 from models.repository import Repository
-from models.tunings import tunings_at
+from models.tunings import Tunings, tunings_at
 from service import console
+from service.answers import run_of
+from service.arrays import write_npz
 from service.bench import bench as bench_rows
-from service.catalogue import Catalogue
 from service.client import Client, Prediction, RankedRows
 from service.codec import arrays_to_inputs
 from service.options import Bundles, Device, Url, Version, bundles_folder, chosen_device, common_settings
-from service.query import Asked, Limits, Query, make_query, run_predict, run_rank
+from service.query import Asked, Limits, Query, make_query, run_predict, score_of
 
 Passes = Annotated[
     int | None, typer.Option(help="Stochastic passes; the bundle's own number otherwise. The most with a tolerance.")
@@ -36,7 +38,7 @@ _UNBOUNDED = Limits(max_passes=2**31, max_samples=2**63, max_length=2**63)
 def predict(
     name: Annotated[str, typer.Argument(help="The model.")],
     file: File,
-    out: Annotated[Path | None, typer.Option(help="Write every measure to this .npz.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write every measure, and the run, to this .npz.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     passes: Passes = None,
     seed: Seed = None,
@@ -60,10 +62,9 @@ def predict(
             )
     else:
         predictor, query = _question(name, rows, version, asked, bundles, device)
-        outputs, labels = run_predict(predictor, query), predictor.manifest.labels
-        answer = Prediction(name, predictor.version, query.plan.passes, query.plan.seed, outputs, labels, None)
+        answer = Prediction.of(run_of(predictor, query), run_predict(predictor, query))
     if out is not None:
-        np.savez(out, **{key: np.asarray(value) for key, value in answer.outputs.items()}, allow_pickle=False)
+        out.write_bytes(write_npz({**answer.outputs, **answer.run.members}))
     if json:
         console.prediction_json(answer)
     elif out is None:
@@ -94,7 +95,10 @@ def rank(
             console.ranking(client.rank(name, rows, k=k, score=score, version=version, passes=passes, seed=seed))
         return
     predictor, query = _question(name, rows, version, Asked(passes, seed), bundles, device)
-    chosen, found = run_rank(predictor, query, score, k)
+    chosen = score_of(predictor, score)
+    found = rank_rows(
+        chosen, query.num_rows, k, query.plan.seed, lambda: predictor.predict(query.inputs, query.plan).measure(chosen)
+    )
     console.ranking(RankedRows(name, predictor.version, chosen, found.indices.numpy(), found.scores.numpy(), None))
 
 
@@ -110,8 +114,7 @@ def bench(
 
     Example: `mcdrop bench digits --rows 1 --rows 256`
     """
-    tunings = tunings_at(common_settings().tunings)
-    predictor = Catalogue(Repository(bundles_folder(bundles)), chosen_device(device), tunings).get(name, version)
+    predictor = predictor_of(name, version, bundles, device, tunings_at(common_settings().tunings))
     if not rows or min(rows) < 1:
         raise InvalidInput(f"the rows are {rows}; at least one is needed.")
     plan = Plan(passes, predictor.manifest.seed, predictor.manifest.scheme)
@@ -124,11 +127,21 @@ def client_of(url: str) -> Client:
     return Client(url, key.get_secret_value() if key is not None else None)
 
 
+def predictor_of(
+    name: str, version: int | None, bundles: Path | None, device: str | None = None, tunings: Tunings | None = None
+) -> Predictor:
+    """A model of a folder: a version of it, or the newest that can be served."""
+    repository, place = Repository(bundles_folder(bundles)), chosen_device(device)
+    if version is None:
+        return Predictor.newest(repository, name, place, tunings)
+    return Predictor.load(repository, name, version, place, tunings)
+
+
 def _question(
     name: str, rows: Rows, version: int | None, asked: Asked, bundles: Path | None, device: str | None
 ) -> tuple[Predictor, Query]:
     """A model of a folder, and what is asked of it."""
-    predictor = Catalogue(Repository(bundles_folder(bundles)), chosen_device(device)).get(name, version)
+    predictor = predictor_of(name, version, bundles, device)
     inputs = arrays_to_inputs(rows, predictor.manifest)
     return predictor, make_query(predictor, inputs, _UNBOUNDED, asked=asked)
 

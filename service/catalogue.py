@@ -1,6 +1,14 @@
-"""The bundles in memory: loaded and verified when first wanted, newest good version by default."""
+"""The bundles in memory: loaded, verified and measured; one version of each name is the current one.
 
+A new version takes the place of the current one when it is ready, and never when it is refused. What a request holds it
+keeps to its end. Beyond a bound of bytes, what was longest unused is forgotten and loaded again when it is wanted.
+"""
+
+import logging
 import threading
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,8 +17,29 @@ from models.errors import InvalidBundle, UnknownModel
 from models.predictor import Predictor
 from models.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
 from models.tunings import Tunings
+from service.cost import Cost, cost_of
+from service.errors import Unloaded
 
+_log = logging.getLogger("mcdrop")
 Key = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A predictor in memory, and what its rows cost on this machine."""
+
+    predictor: Predictor
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        """The name it was published under."""
+        return self.predictor.manifest.name
+
+    @property
+    def version(self) -> int:
+        """Its version."""
+        return self.predictor.version
 
 
 @dataclass(frozen=True)
@@ -27,54 +56,116 @@ class State:
 
     name: str
     version: int
-    state: Literal["ready", "refused", "unloaded"]
+    state: Literal["ready", "loading", "refused", "unloaded"]
     reason: str = ""
 
 
 class Catalogue:
-    """Predictors by name and version. Safe for many threads; loading happens one at a time."""
+    """Models by name and version. Safe for many threads; loading happens one at a time.
 
-    def __init__(self, repository: Repository, device: str = "cpu", tunings: Tunings | None = None) -> None:
+    max_bytes: of weights in memory; None: any number.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        device: str = "cpu",
+        tunings: Tunings | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
         self.repository = repository
-        self._device, self._tunings = device, tunings
-        self._loaded: dict[Key, Predictor] = {}
+        self._device, self._tunings, self._max_bytes = device, tunings, max_bytes
+        self._loaded: dict[Key, Model] = {}  # the longest unused first
+        self._current: dict[str, int] = {}
+        self._closed: set[str] = set()
         self._verdicts: dict[Key, Verdict] = {}
-        self._loading = threading.Lock()
+        self._being_loaded: Key | None = None
+        self._held: Counter[Model] = Counter()
+        self._loading, self._changed = threading.Lock(), threading.Condition()
 
-    def load_newest(self) -> list[Predictor]:
-        """Load the newest good version of every name. What is refused is kept with its reason."""
-        loaded = []
-        for name in self.repository.names():
-            try:
-                loaded.append(self.get(name))
-            except InvalidBundle:
-                continue
-        return loaded
+    def loaded(self) -> list[Model]:
+        """The models in memory, by name and version."""
+        with self._changed:
+            return [model for _, model in sorted(self._loaded.items())]
 
-    def loaded(self) -> list[Predictor]:
-        """The predictors in memory, by name and version."""
-        return [predictor for _, predictor in sorted(self._loaded.items())]
+    def find(self, name: str, version: int | None = None) -> Model | None:
+        """A model that is in memory already, or None. Reads no file."""
+        with self._changed:
+            key = (name, self._current.get(name, 0) if version is None else version)
+            model = self._loaded.pop(key, None)
+            if model is not None:
+                self._loaded[key] = model
+            return model
 
-    def find(self, name: str, version: int | None = None) -> Predictor | None:
-        """A predictor that is in memory already, or None. Reads a folder's listing and nothing else."""
-        versions = self._versions(name, version)
-        return self._loaded.get((name, versions[0])) if versions else None
+    def get(self, name: str, version: int | None = None) -> Model:
+        """A model, loaded when it is not yet.
 
-    def get(self, name: str, version: int | None = None) -> Predictor:
-        """A predictor, loaded when it is not yet.
-
-        version: None is the newest that can be served. Raises UnknownModel, naming those there are, or InvalidBundle
-        with the reason when none of the versions asked for can be served.
+        version: None is the current one, or where there is none the newest that can be served. Raises UnknownModel,
+        naming those there are, Unloaded, or InvalidBundle with the reason when none of them can be served.
         """
-        reasons = []
-        for candidate in self._versions(name, version):
-            try:
-                return self._load(name, candidate)
-            except InvalidBundle as error:
-                reasons.append(f"version {candidate}: {error}")
-        if reasons:
-            raise InvalidBundle(f"{name} cannot be served. {' '.join(reasons)}")
-        raise self._unknown(name, version)
+        with self._loading:
+            self._refuse_closed(name)
+            found = self.find(name, version)
+            if found is not None:
+                return found
+            if version is not None:
+                return self._load_version(name, version)
+            if name in self._current:
+                with suppress(UnknownModel, InvalidBundle):  # gone or changed since: another version may do
+                    return self._load_version(name, self._current[name])
+            return self._load_newest(name)
+
+    def expect(self, name: str, version: int | None) -> None:
+        """Raise UnknownModel or Unloaded for what `get` cannot load, without waiting for what is being loaded."""
+        versions = self.repository.versions(name)
+        if not versions or (version is not None and version not in versions):
+            raise self.repository.unknown(name, version)
+        self._refuse_closed(name)
+
+    def load(self, name: str) -> Model:
+        """Bring a name into service, or its newest good version in the place of the current one. Raises as `get`."""
+        with self._loading:
+            model = self._load_newest(name)
+            self._closed.discard(name)
+            return model
+
+    def refresh(self) -> None:
+        """Load what is new in the repository, and forget what is gone from it. What was unloaded stays so."""
+        names = self.repository.names()
+        for name in sorted({*names, *self._current} - self._closed):
+            with self._loading:
+                versions = self.repository.versions(name)
+                self._forget_gone(name, versions)
+                wanted = next((version for version in versions if self._may_do(name, version)), 0)
+                if not wanted:
+                    self._forget(name)
+                elif wanted != self._current.get(name):
+                    with suppress(InvalidBundle, UnknownModel):
+                        self._load_newest(name)
+
+    def unload(self, name: str, patience_s: float) -> None:
+        """Take a name out of service, and wait so long for the requests that hold it. Raises UnknownModel."""
+        with self._loading:
+            if not self.repository.versions(name) and name not in self._current:
+                raise self.repository.unknown(name, None)
+            self._closed.add(name)
+            gone = self._forget(name)
+        with self._changed:
+            self._changed.wait_for(lambda: not any(self._held[model] for model in gone), patience_s)
+
+    @contextmanager
+    def holding(self, model: Model) -> Iterator[None]:
+        """While a request needs a model."""
+        with self._changed:
+            self._held[model] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held[model] -= 1
+                if not self._held[model]:
+                    del self._held[model]
+                    self._changed.notify_all()
 
     def states(self) -> list[State]:
         """Every version of every name, newest first. What is not loaded is looked at again when its files change."""
@@ -84,49 +175,112 @@ class Catalogue:
     def _state(self, key: Key) -> State:
         if key in self._loaded:
             return State(*key, "ready")
+        if key == self._being_loaded:
+            return State(*key, "loading")
         stamps, verdict = self._stamps(key), self._verdicts.get(key)
         if verdict is None or verdict.stamps != stamps:
-            verdict = self._verdicts[key] = Verdict(self.repository.entry(*key).reason, stamps)
+            verdict = self._judge(key, self.repository.entry(*key).reason, stamps)
         return State(*key, "refused" if verdict.reason else "unloaded", verdict.reason)
 
-    def _versions(self, name: str, version: int | None) -> list[int]:
-        versions = self.repository.versions(name)
-        return versions if version is None else [known for known in versions if known == version]
-
-    def _load(self, name: str, version: int) -> Predictor:
-        key = (name, version)
-        if key in self._loaded:
-            return self._loaded[key]
-        with self._loading:
-            if key in self._loaded:
-                return self._loaded[key]
-            stamps = self._stamps(key)
-            verdict = self._verdicts.get(key)
-            if verdict is not None and verdict.reason and verdict.stamps == stamps:
-                raise InvalidBundle(verdict.reason)
+    def _load_newest(self, name: str) -> Model:
+        """The newest good version, which becomes the current one."""
+        reasons = []
+        for version in self.repository.versions(name):
             try:
-                predictor = self._read(name, version)
+                model = self._load_version(name, version)
             except InvalidBundle as error:
-                self._verdicts[key] = Verdict(str(error), stamps)
-                raise
-            self._loaded[key] = predictor
-            return predictor
+                reasons.append(f"version {version}: {error}")
+            else:
+                self._make_current(model)
+                return model
+        if reasons:
+            raise InvalidBundle(f"{name} cannot be served. {' '.join(reasons)}")
+        raise self.repository.unknown(name, None)
 
-    def _read(self, name: str, version: int) -> Predictor:
+    def _load_version(self, name: str, version: int) -> Model:
+        if version not in self.repository.versions(name):
+            raise self.repository.unknown(name, version)
+        key = (name, version)
+        found = self.find(name, version)
+        if found is not None:
+            return found
+        if not self._may_do(name, version):
+            raise InvalidBundle(self._verdicts[key].reason)
+        stamps = self._stamps(key)
+        self._being_loaded = key
         try:
-            return Predictor.load(self.repository, name, version, self._device, self._tunings)
+            model = self._read(name, version)
+        except InvalidBundle as error:
+            self._judge(key, str(error), stamps)
+            raise
+        finally:
+            self._being_loaded = None
+        with self._changed:
+            self._loaded[key] = model
+            self._make_room()
+        return model
+
+    def _judge(self, key: Key, reason: str, stamps: tuple[int, ...]) -> Verdict:
+        """Note what is against a version, and tell it."""
+        if reason:
+            _log.warning("%s/%s is not served: %s", *key, reason)
+        verdict = self._verdicts[key] = Verdict(reason, stamps)
+        return verdict
+
+    def _refuse_closed(self, name: str) -> None:
+        if name in self._closed:
+            raise Unloaded(f"{name} was unloaded; an operator can load it: POST /v2/repository/models/{name}/load.")
+
+    def _may_do(self, name: str, version: int) -> bool:
+        """Whether nothing is known against a version whose files are as they were."""
+        verdict = self._verdicts.get((name, version))
+        return verdict is None or not verdict.reason or verdict.stamps != self._stamps((name, version))
+
+    def _read(self, name: str, version: int) -> Model:
+        try:
+            predictor = Predictor.load(self.repository, name, version, self._device, self._tunings)
         except OSError as error:
             raise InvalidBundle(f"{name}/{version} cannot be read: {error.strerror}.") from error
+        if self._max_bytes is not None and predictor.nbytes > self._max_bytes:
+            raise InvalidBundle(
+                f"{name}/{version} has {predictor.nbytes} bytes of weights; this server holds up to {self._max_bytes}."
+            )
+        try:
+            return Model(predictor, cost_of(predictor))
+        except Exception as error:  # a hostile program may raise anything on rows it was not verified with
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise InvalidBundle(f"{name}/{version} does not run: {type(error).__name__}: {reason}") from error
+
+    def _make_current(self, model: Model) -> None:
+        with self._changed:
+            before = self._current.get(model.name)
+            self._current[model.name] = model.version
+            if before is not None and before != model.version:
+                self._loaded.pop((model.name, before), None)
+
+    def _make_room(self) -> None:
+        """What was loaded last is the last to go, and fits alone."""
+        while self._max_bytes is not None and self._held_bytes() > self._max_bytes:
+            del self._loaded[next(iter(self._loaded))]
+
+    def _held_bytes(self) -> int:
+        return sum(model.predictor.nbytes for model in self._loaded.values())
+
+    def _forget(self, name: str) -> list[Model]:
+        with self._changed:
+            self._current.pop(name, None)
+            return [self._loaded.pop(key) for key in list(self._loaded) if key[0] == name]
+
+    def _forget_gone(self, name: str, versions: Collection[int]) -> None:
+        """Forget what is loaded beside the current version, and is no more in the repository."""
+        with self._changed:
+            kept = {*versions, self._current.get(name)}
+            for key in [key for key in self._loaded if key[0] == name and key[1] not in kept]:
+                del self._loaded[key]
 
     def _stamps(self, key: Key) -> tuple[int, ...]:
         folder = self.repository.root / key[0] / str(key[1])
         return tuple(_stamp(folder / file) for file in (MANIFEST, PROGRAM, WEIGHTS))
-
-    def _unknown(self, name: str, version: int | None) -> UnknownModel:
-        if version is not None and (versions := self.repository.versions(name)):
-            return UnknownModel(f"{name} has no version {version}; it has {', '.join(map(str, versions))}.")
-        names = ", ".join(self.repository.names()) or "none: publish one with `mcdrop publish` or `mcdrop train`"
-        return UnknownModel(f"there is no model {name!r}; there are {names}.")
 
 
 def _stamp(path: Path) -> int:

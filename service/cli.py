@@ -1,16 +1,12 @@
 """The command `mcdrop`."""
 
 import logging
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-import uvicorn
-from pydantic import ValidationError
 
 from dropout_core.errors import InvalidInput, McdropError
 from dropout_core.layers.variants import VARIANTS
@@ -18,23 +14,24 @@ from dropout_core.lint import lint_graph
 from models.publish import publish as publish_model
 from models.recipes import RECIPES, load_recipe
 from models.repository import Repository
-from service import asking, console
+from service import asking, console, key_commands, logs
 from service.app import create_app
-from service.catalogue import Catalogue
+from service.flags import flagged
 from service.local import load_factory, publish_factory
-from service.options import Bundles, Device, Url, Version, bundles_folder, common_settings, reason
-from service.settings import Settings
+from service.options import Bundles, Url, Version, bundles_folder, common_settings, read_settings
+from service.serving import run_server
+from service.settings import InvalidConfig, Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
-# docker kills ten seconds after it asked
-_GRACE_S = 5
-
 
 def main() -> None:
-    """Run the command; errors of ours and of files are one line, not a traceback."""
+    """Run the command; errors of ours and of files are one line, not a traceback. Wrong settings end it with 2."""
     try:
         app()
+    except InvalidConfig as error:
+        console.fail(str(error))
+        sys.exit(2)
     except (McdropError, OSError) as error:
         console.fail(str(error))
         sys.exit(1)
@@ -47,26 +44,17 @@ def common() -> None:
 
 
 @app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address; MCDROP_HOST, or 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; MCDROP_PORT, or 8000.")] = None,
-    bundles: Bundles = None,
-    device: Device = None,
-    threads: Annotated[int | None, typer.Option(help="Threads one operator may use; MCDROP_THREADS, or 1.")] = None,
-) -> None:
-    """Serve the bundles of a folder over HTTP.
+@flagged(Settings)
+def serve(**flags: Any) -> None:
+    """Serve the bundles of a folder over HTTP. Every setting is a flag, a variable, or a line of the --config file.
+
+    A flag wins over a variable, that over the file. The key of MCDROP_API_KEY is no flag: others could read it.
 
     Example: `mcdrop serve --bundles ./bundles --port 8000`
     """
-    flags: dict[str, Any] = {"host": host, "port": port, "bundles": bundles, "device": device, "threads": threads}
-    try:
-        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        console.fail("; ".join(map(reason, error.errors())))
-        raise typer.Exit(2) from None
-    server = create_app(settings, on_ready=lambda catalogue: console.announce(settings, catalogue))
-    signal.signal(signal.SIGTERM, _end)
-    uvicorn.run(server, host=settings.host, port=settings.port, timeout_graceful_shutdown=_GRACE_S)
+    settings = read_settings(Settings, flags)
+    logs.configure(settings)
+    run_server(create_app(settings, on_ready=lambda catalogue: console.announce(settings, catalogue)), settings)
 
 
 @app.command()
@@ -154,7 +142,7 @@ def lint(
 
     Example: `mcdrop lint digits`
     """
-    predictor = Catalogue(Repository(bundles_folder(bundles))).get(name, version)
+    predictor = asking.predictor_of(name, version, bundles)
     findings = lint_graph(predictor.program.graph)
     console.findings(findings)
     raise typer.Exit(int(bool(findings)))
@@ -169,15 +157,6 @@ def variants() -> None:
     console.variants(VARIANTS)
 
 
+app.add_typer(key_commands.app, name="key")
 for command in (asking.predict, asking.rank, asking.bench):
     app.command()(command)
-
-
-def _end(*_: object) -> None:
-    """The end of a server that was told to stop: uvicorn sends itself the signal again when its own work is done.
-
-    What still computes has nobody left who waits for it, so it is not waited for.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

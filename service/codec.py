@@ -2,37 +2,37 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 import torch
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
 from models.manifest import InputSpec, Manifest
 from service.errors import BodyTooLarge, MalformedJson
 
+# So many are written in a millisecond.
+_PIECE_NUMBERS = 2**14
+
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises BodyTooLarge by its declared length, or as soon as more arrives."""
+    """The whole body. Raises BodyTooLarge by its declared length, or as soon as more arrives; or ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise BodyTooLarge(f"the body has {declared} bytes; {max_bytes} are accepted. Send fewer rows at a time.")
-    body = bytearray()
-    try:
-        async for part in request.stream():
-            body += part
-            if len(body) > max_bytes:
-                raise BodyTooLarge(
-                    f"the body has more than the {max_bytes} bytes that are accepted. Send fewer rows at a time."
-                )
-    except ClientDisconnect as error:
-        raise MalformedJson("the caller left before the whole body came.") from error
-    return bytes(body)
+    parts, length = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        length += len(part)
+        if length > max_bytes:
+            raise BodyTooLarge(
+                f"the body has more than the {max_bytes} bytes that are accepted. Send fewer rows at a time."
+            )
+    return b"".join(parts)
 
 
 def parse_json(body: bytes) -> Any:
@@ -49,7 +49,36 @@ def parse_json(body: bytes) -> Any:
 
 
 def to_json(value: Any) -> bytes:
-    """JSON of an answer, numpy arrays included."""
+    """JSON of an answer, numpy arrays included.
+
+    Made piece by piece: in between other threads get their turn, above all the event loop.
+    """
+    return b"".join(_pieces(value))
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Mapping):
+        items = [[orjson.dumps(key), b":", *_pieces(part)] for key, part in value.items()]
+        yield from _listed(b"{", items, b"}")
+    elif isinstance(value, np.ndarray) and value.ndim and value.size > _PIECE_NUMBERS:
+        count = max(1, len(value) * _PIECE_NUMBERS // value.size)
+        parts = [value[start : start + count] for start in range(0, len(value), count)]
+        rows = (_pieces(part[0]) if count == 1 else iter([_dumped(part)[1:-1]]) for part in parts)
+        yield from _listed(b"[", rows, b"]")
+    else:
+        yield _dumped(value)
+
+
+def _listed(opening: bytes, items: Iterable[Iterable[bytes]], closing: bytes) -> Iterator[bytes]:
+    between = opening
+    for item in items:
+        yield between
+        yield from item
+        between = b","
+    yield closing if between == b"," else opening + closing
+
+
+def _dumped(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -84,19 +113,18 @@ def _by_name(inputs: Any, manifest: Manifest, read: Callable[[Any, InputSpec], T
 
 
 def to_rows(inputs: Any, spec: InputSpec) -> Tensor:
-    """Nested lists as rows [B, *shape] of the dtype a model takes; a single row may stand without the outer list.
+    """Nested lists, or an array, as rows [B, *shape] of a model's dtype; a single row may stand without the outer list.
 
     Raises InvalidInput naming the row and the column of what does not fit.
     """
+    if isinstance(inputs, np.ndarray):
+        return array_to_rows(inputs, spec)
     if not isinstance(inputs, list):
         raise InvalidInput(f"inputs is {_kind(inputs)}; send a list of rows, {_wanted(spec)}.")
     try:
         values = np.asarray(inputs)
     except ValueError as error:
         raise _complaint(inputs, spec) from error
-    if values.size == 0 and values.ndim == 1:
-        dtype: torch.dtype = getattr(torch, spec.dtype)
-        return torch.zeros((0, *(0 if isinstance(size, str) else size for size in spec.shape)), dtype=dtype)
     mixed = spec.dtype != "bool" and _holds_bool(inputs, values.ndim)
     if mixed or values.dtype.kind not in _readable(spec):
         raise _complaint(inputs, spec)
@@ -104,10 +132,15 @@ def to_rows(inputs: Any, spec: InputSpec) -> Tensor:
 
 
 def array_to_rows(values: "np.ndarray[Any, Any]", spec: InputSpec) -> Tensor:
-    """An array of numbers as rows [B, *shape] of the dtype a model takes. Raises as `to_rows`."""
+    """An array of numbers as rows [B, *shape] of the dtype a model takes; an empty one has no rows.
+
+    Raises as `to_rows`.
+    """
     if values.dtype.kind not in _readable(spec):
         raise InvalidInput(f"the array holds {values.dtype}; {_wanted(spec)}.")
-    if _fits(values.shape, spec):
+    if values.shape == (0,):
+        values = np.zeros((0, *(0 if isinstance(size, str) else size for size in spec.shape)), spec.dtype)
+    elif _fits(values.shape, spec):
         values = values[None]
     if values.ndim == 0 or not _fits(values.shape[1:], spec):
         raise InvalidInput(f"row 0 has shape {list(values.shape[1:])}; {_wanted(spec)}.")

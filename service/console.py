@@ -66,8 +66,8 @@ def announce(settings: Settings, catalogue: Catalogue) -> None:
     """That the server is ready, and a line to try it with."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - asked, not bound
     host = f"[{reachable}]" if ":" in reachable else reachable
-    url = f"http://{host}:{settings.port}"
-    loaded = catalogue.loaded()
+    url = f"{settings.scheme}://{host}:{settings.port}"
+    loaded = [model.predictor for model in catalogue.loaded()]
     names = ", ".join(f"{one.manifest.name}/{one.version}" for one in loaded)
     lines = [f"mcdrop serves {names or 'no model yet'} on {url} (try {url}/docs)"]
     examples = [one for one in loaded if _numbers(one) <= _MAX_EXAMPLE_NUMBERS]
@@ -122,6 +122,9 @@ def prediction_json(answer: Prediction) -> None:
 def prediction_table(answer: Prediction) -> None:
     """The first rows: what is predicted, and every measure that is one number."""
     mean = np.atleast_2d(answer.outputs["mean"])
+    if mean.ndim > 2:
+        _positions_table(answer)
+        return
     single = [name for name, values in answer.outputs.items() if values.ndim == 1]
     wide = [] if answer.labels else [name for name, values in answer.outputs.items() if values.ndim == 2]
     table = Table("row", *(["answer", "probability"] if answer.labels else []), *wide, *single)
@@ -130,8 +133,35 @@ def prediction_table(answer: Prediction) -> None:
         vectors = [" ".join(f"{value:.4g}" for value in answer.outputs[name][row]) for name in wide]
         table.add_row(str(row), *answered, *vectors, *(_single(answer.outputs[name][row]) for name in single))
     _out.print(table)
-    if len(mean) > _MAX_TABLE_ROWS:
-        _out.print(f"… and {len(mean) - _MAX_TABLE_ROWS} more rows: --out FILE.npz or --json has them all.")
+    _tell_of_more(len(mean))
+
+
+def _positions_table(answer: Prediction) -> None:
+    """The first rows of answers at positions: how many have each label, and from where to where measures reach."""
+    mean = answer.outputs["mean"]
+    shown = [name for name, values in answer.outputs.items() if not (answer.labels and values.ndim == mean.ndim)]
+    table = Table("row", *(["positions"] if answer.labels else []), *shown)
+    for row in range(min(len(mean), _MAX_TABLE_ROWS)):
+        labels = [_counted(answer.labels, mean[row], "margin" not in answer.outputs)] if answer.labels else []
+        table.add_row(str(row), *labels, *(_reach(answer.outputs[name][row]) for name in shown))
+    _out.print(table)
+    _tell_of_more(len(mean))
+
+
+def _counted(labels: Sequence[str], mean: NDArray[Any], several: bool) -> str:
+    """At how many positions each label is the likeliest, or where several may hold at once likelier than not."""
+    columns = mean.reshape(-1, len(labels))
+    counts = (columns >= 0.5).sum(0) if several else np.bincount(columns.argmax(1), minlength=len(labels))
+    return ", ".join(f"{labels[place]} {counts[place]}" for place in np.flatnonzero(counts).tolist())
+
+
+def _reach(values: NDArray[Any]) -> str:
+    return f"{values.min():.4g} … {values.max():.4g}" if values.ndim else _single(values)
+
+
+def _tell_of_more(num_rows: int) -> None:
+    if num_rows > _MAX_TABLE_ROWS:
+        _out.print(f"… and {num_rows - _MAX_TABLE_ROWS} more rows: --out FILE.npz or --json has them all.")
 
 
 def _single(value: NDArray[Any]) -> str:
@@ -181,6 +211,6 @@ def _numbers(predictor: Predictor) -> int:
 
 def _curl(settings: Settings, url: str, predictor: Predictor) -> str:
     body = orjson.dumps({"inputs": one_row(example_of(predictor))}).decode()
-    key = ' -H "Authorization: Bearer $MCDROP_API_KEY"' if settings.api_key is not None else ""
+    key = ' -H "Authorization: Bearer $MCDROP_API_KEY"' if settings.asks_for_keys else ""
     target = f"{url}/v1/models/{predictor.manifest.name}/predict"
     return f"curl -s {target}{key} -H 'Content-Type: application/json' -d '{body}'"

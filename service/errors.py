@@ -1,21 +1,25 @@
-"""Errors of the wire, and the one table that maps every error to a status.
+"""Errors of the wire. What status each becomes stands in service/problems.py.
 
 McdropError
-└── RequestError
-    ├── MalformedJson   400  the body is not JSON
-    ├── Unauthorized    401  no key, or a wrong one
-    ├── BodyTooLarge    413  refused before it is parsed
-    └── InvalidRequest  422  JSON that does not fit
-
-Answers are application/problem+json (RFC 9457). What is not in the table is a fault of ours: 500, with a fixed text.
+├── RequestError
+│   ├── MalformedJson         400  the body is not JSON
+│   ├── Unauthorized          401  no key, or a wrong one
+│   ├── Forbidden             403  a key whose scopes do not reach so far
+│   ├── NotAcceptable         406  no such form of an answer
+│   ├── RequestTimeout        408  the body came too slowly
+│   ├── BodyTooLarge          413  refused before it is parsed
+│   ├── UnsupportedMediaType  415  a form or an encoding of a body that is not read
+│   ├── InvalidRequest        422  it can be read and does not fit
+│   └── ClientGone            499  the caller left: nobody reads the answer
+└── ServiceError
+    ├── QueueFull             429  enough waits already
+    ├── Draining              503  the server is going away
+    ├── ComputeDied           503  the thread that computes ended
+    ├── Unloaded              503  an operator took the model out of service
+    └── DeadlineExceeded      504  the caller's time, or the server's longest, is over
 """
 
-import orjson
-from fastapi import Request, Response
-from starlette.exceptions import HTTPException
-
-from dropout_core.errors import InvalidInput, McdropError, NonFiniteOutput, UnknownMeasure
-from models.errors import InvalidBundle, UnknownModel
+from dropout_core.errors import McdropError
 
 
 class RequestError(McdropError):
@@ -30,81 +34,57 @@ class Unauthorized(RequestError):
     """No key, or a wrong one."""
 
 
+class Forbidden(RequestError):
+    """A key whose scopes do not reach so far."""
+
+
+class NotAcceptable(RequestError):
+    """No such form of an answer."""
+
+
+class RequestTimeout(RequestError):
+    """The body came too slowly."""
+
+
 class BodyTooLarge(RequestError):
     """The body is larger than the server accepts."""
 
 
+class UnsupportedMediaType(RequestError):
+    """A form or an encoding of a body that is not read."""
+
+
 class InvalidRequest(RequestError):
-    """The body is JSON that does not fit."""
+    """The body can be read and does not fit."""
 
 
-_STATUS: dict[type[Exception], tuple[int, str, str]] = {
-    MalformedJson: (400, "malformed-json", "The body is not JSON"),
-    Unauthorized: (401, "unauthorized", "A key is required"),
-    UnknownModel: (404, "unknown-model", "There is no such model"),
-    BodyTooLarge: (413, "body-too-large", "The body is too large"),
-    InvalidRequest: (422, "invalid-request", "The request does not fit"),
-    InvalidInput: (422, "invalid-input", "The inputs do not fit"),
-    UnknownMeasure: (422, "unknown-measure", "The model has no such measure"),
-    NonFiniteOutput: (500, "non-finite-output", "The network answered NaN or infinity"),
-    InvalidBundle: (503, "invalid-bundle", "The model cannot be served"),
-}
+class ClientGone(RequestError):
+    """The caller left."""
 
 
-def problem(status: int, code: str, title: str, detail: str) -> Response:
-    """An application/problem+json answer."""
-    body = {"type": f"urn:mcdrop:{code}", "title": title, "status": status, "detail": detail}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return Response(orjson.dumps(body), status, headers, media_type="application/problem+json")
+class ServiceError(McdropError):
+    """The server cannot do it now."""
 
 
-def answer_of(error: McdropError) -> Response:
-    """The answer to an error of ours, by its class."""
-    for kind, (status, code, title) in _STATUS.items():
-        if isinstance(error, kind):
-            return problem(status, code, title, str(error))
-    return unexpected()
+class QueueFull(ServiceError):
+    """Enough waits already. retry_after_s: when it will have been computed."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
-def unexpected() -> Response:
-    """The answer to a fault of ours: nothing of it leaks."""
-    return problem(
-        500,
-        "internal",
-        "Something failed in the server",
-        "The failure was logged; try again, or tell the operator.",
-    )
+class Draining(ServiceError):
+    """The server is going away."""
 
 
-async def on_mcdrop_error(_: Request, error: Exception) -> Response:
-    """Starlette's handler for errors of ours."""
-    return answer_of(error) if isinstance(error, McdropError) else unexpected()
+class ComputeDied(ServiceError):
+    """The thread that computes ended."""
 
 
-async def on_invalid_path(request: Request, _: Exception) -> Response:
-    """FastAPI's handler for a path with a version that is no number."""
-    return problem(
-        404,
-        "unknown-model",
-        "There is no such model",
-        f"{request.url.path} names no version: versions are whole numbers.",
-    )
+class Unloaded(ServiceError):
+    """An operator took the model out of service."""
 
 
-async def on_http_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler for unknown paths and methods."""
-    if not isinstance(error, HTTPException):
-        return unexpected()
-    answer = problem(
-        error.status_code,
-        "http",
-        error.detail,
-        f"{request.method} {request.url.path}: {error.detail}. See /docs.",
-    )
-    answer.headers.update(error.headers or {})
-    return answer
-
-
-async def on_unexpected_error(_: Request, __: Exception) -> Response:
-    """Starlette's handler for everything else; the server logs it."""
-    return unexpected()
+class DeadlineExceeded(ServiceError):
+    """The caller's time, or the server's longest, is over."""

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
 
-from service import console
-from service.compute import device_of
-from service.settings import CommonSettings
+from service.device import device_of
+from service.settings import CommonSettings, InvalidConfig
+
+S = TypeVar("S", bound=CommonSettings)
 
 Bundles = Annotated[Path | None, typer.Option(help="Folder of bundles; MCDROP_BUNDLES, or ./bundles.")]
 Url = Annotated[str | None, typer.Option(help="Ask this server instead of reading a bundle.")]
@@ -18,15 +19,20 @@ Version = Annotated[int | None, typer.Option(help="A version; the newest otherwi
 
 
 def common_settings(**flags: Any) -> CommonSettings:
-    """The settings of every command. flags: None for those not given. Ends the command with 2 where one is wrong."""
+    """The settings of every command. flags: None for those not given. Raises InvalidConfig."""
+    return read_settings(CommonSettings, flags)
+
+
+def read_settings(kind: type[S], flags: Mapping[str, Any]) -> S:
+    """The settings of a kind. flags: None for those not given. Raises InvalidConfig where one is wrong."""
     try:
-        return CommonSettings(**{name: value for name, value in flags.items() if value is not None})
+        return kind(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        console.fail("; ".join(map(reason, error.errors())))
-        raise typer.Exit(2) from None
+        # without its cause, which shows what came: it may be a key
+        raise InvalidConfig("; ".join(map(_reason, error.errors()))) from None
 
 
-def reason(item: Mapping[str, Any]) -> str:
+def _reason(item: Mapping[str, Any]) -> str:
     """Which setting is wrong, and why."""
     why = str(item["msg"]).removeprefix("Value error, ")
     return ": ".join([*map(str, item["loc"]), why])

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import orjson
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dropout_core.acquire.scores import Ranking, rank
+from dropout_core.acquire.scores import checked_score
 from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.mc.estimate import Estimate
 from dropout_core.mc.inputs import Named, named, sizes_of
@@ -62,6 +63,11 @@ class Query:
     quantiles: tuple[float, ...] = ()
     samples: bool = False
 
+    @property
+    def keeps_draws(self) -> bool:
+        """Whether the passes themselves are needed."""
+        return self.samples or bool(self.quantiles)
+
 
 def measures_of(predictor: Predictor) -> tuple[str, ...]:
     """The measures a model has."""
@@ -91,17 +97,19 @@ def make_query(
         raise InvalidInput(f"the quantile {wrong[0]} must lie strictly between 0 and 1.")
     rows = named(graph, inputs)
     sizes = sizes_of(graph, rows)
+    predictor.refuse_unknown(rows)
+    predictor.engine.allowed(plan.scheme)
     for free in graph.free:
         if sizes[free.name] > limits.max_length:
             raise InvalidInput(
                 f"the {free.name} is {sizes[free.name]}; this server takes up to {limits.max_length}. Cut the rows."
             )
     num_rows = sizes[ROWS]
-    kept = max(plan.passes, len(quantiles)) * num_rows * manifest.num_outputs
+    kept = max(plan.passes, len(quantiles)) * num_rows * manifest.num_outputs * prod(graph.positions_at(sizes))
     if (samples or quantiles) and kept > limits.max_samples:
         raise InvalidInput(
-            f"samples and quantiles keep passes or levels · rows · outputs = {kept} numbers; this server keeps up to "
-            f"{limits.max_samples}. Ask for fewer passes, or send fewer rows at a time."
+            f"samples and quantiles keep passes or levels · rows · positions · outputs = {kept} numbers; this server "
+            f"keeps up to {limits.max_samples}. Ask for fewer passes, or send fewer rows at a time."
         )
     if (samples or quantiles) and plan.tolerance is not None:
         raise InvalidInput("samples and quantiles need as many passes for every row; ask for them without a tolerance.")
@@ -152,27 +160,28 @@ def draw_seed() -> int:
 
 
 def run_predict(predictor: Predictor, query: Query) -> Mapping[str, Array]:
-    """The measures by name, rows first; quantiles [B, Q, C] and samples [B, T, C] where they were asked for."""
-    keep = query.samples or bool(query.quantiles)
-    estimate = predictor.predict(query.inputs, query.plan, keep_draws=keep)
-    answer = {name: _array(estimate.measure(name)) for name in query.measures}
-    if query.quantiles:
-        answer["quantiles"] = _array(estimate.quantiles(query.quantiles).movedim(0, 1))
-    if query.samples:
-        answer["samples"] = _array(estimate.samples.movedim(0, 1))
-    return answer
+    """The measures by name, rows first; quantiles [B, Q, *P, C] and samples [B, T, *P, C] where they were asked for."""
+    estimate = predictor.predict(query.inputs, query.plan, query.keeps_draws)
+    return arrays_of(estimate, query.measures, query.quantiles, samples=query.samples)
 
 
-def run_rank(predictor: Predictor, query: Query, score: str | None, k: int) -> tuple[str, Ranking]:
-    """The score used, and the k rows to label first. Where none is named: mutual information, or variance."""
+def arrays_of(
+    estimate: Estimate, measures: Sequence[str], quantiles: Sequence[float], *, samples: bool
+) -> dict[str, Array]:
+    """Measures of an estimate by name, rows first, and where they are wanted its quantiles and samples."""
+    arrays = {name: _array(estimate.measure(name)) for name in measures}
+    if quantiles:
+        arrays["quantiles"] = _array(estimate.quantiles(quantiles).movedim(0, 1))
+    if samples:
+        arrays["samples"] = _array(estimate.samples.movedim(0, 1))
+    return arrays
+
+
+def score_of(predictor: Predictor, score: str | None) -> str:
+    """The exact name of a score. Where none is named: mutual information, or variance. Raises UnknownMeasure."""
     known = measures_of(predictor)
     default = "mutual_information" if "mutual_information" in known else "variance"
-    chosen = default if score is None else _ALIASES.get(score, score)
-
-    def estimate() -> Estimate:
-        return predictor.predict(query.inputs, query.plan)
-
-    return chosen, rank(chosen, query.num_rows, k, query.plan.seed, estimate, known)
+    return checked_score(default if score is None else _ALIASES.get(score, score), known)
 
 
 def _short(row: Array) -> Any:

@@ -1,42 +1,178 @@
 """What the endpoints of one app share."""
 
-from dataclasses import dataclass
-from typing import Annotated, cast
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Annotated, Any, TypeVar, cast
 
 import anyio.to_thread
+import torch
 from fastapi import Depends, Request
 
-from models.predictor import Predictor
-from service.catalogue import Catalogue
-from service.compute import Compute
+from dropout_core.errors import NonFiniteOutput
+from models.repository import Repository
+from models.tunings import tunings_at
+from service import computing
+from service.batching.batcher import Batcher, Bounds
+from service.batching.plan import Slice
+from service.catalogue import Catalogue, Model
+from service.codec import parse_json
+from service.device import device_of
+from service.events import Answered, Computed, Observer
+from service.metrics import Metrics, Reading
+from service.parsing import Parser
 from service.query import Limits
 from service.settings import Settings
 
-# A body this small is parsed on the event loop: handing it to a thread would cost more.
-SMALL_BODY_BYTES = 16 * 2**10
+_log = logging.getLogger("mcdrop")
+T = TypeVar("T")
+# Parsing so many bytes keeps Python's lock, and with it the event loop, for some milliseconds.
+_LARGE_JSON_BYTES = 2 * 2**20
 
 
 @dataclass
 class State:
-    """The parts of a running server. `started`: the bundles there were at start have been tried."""
+    """The parts of a running server.
+
+    started: the bundles there were at start have been tried. ending: it was told to stop, and finishes what runs.
+    """
 
     settings: Settings
     catalogue: Catalogue
-    compute: Compute
+    batcher: Batcher = field(init=False)
+    metrics: Metrics = field(init=False)
+    parser: Parser = field(default_factory=Parser)
+    observers: list[Observer] = field(default_factory=list)
     started: bool = False
+    ending: bool = False
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        bounds = Bounds(settings.max_queue, settings.max_pending_ms / 1000, settings.batch_ms / 1000)
+        threads = partial(torch.set_num_threads, settings.threads)
+        torch.set_num_threads(settings.threads)
+        self.batcher = Batcher(self._run, bounds, threads)
+        self.metrics = Metrics(self._readings(), _about(settings))
+        self.observers.append(self.metrics)
+        self._loader = ThreadPoolExecutor(1, "loader", initializer=threads)
+
+    @staticmethod
+    def of(settings: Settings) -> "State":
+        """The parts that settings ask for. Raises InvalidInput where there is no such device."""
+        repository = Repository(settings.bundles)
+        device, tunings = device_of(settings.device), tunings_at(settings.tunings)
+        return State(settings, Catalogue(repository, device, tunings, settings.max_loaded_bytes))
 
     @property
     def limits(self) -> Limits:
         """What one request may ask for."""
         return Limits(self.settings.max_passes, self.settings.max_samples, self.settings.max_length)
 
-    async def predictor(self, name: str, version: int | None) -> Predictor:
-        """A predictor; one that is not in memory is loaded off the event loop."""
+    @property
+    def unready(self) -> str:
+        """Why no model can be asked now; empty when one can."""
+        if not self.batcher.alive:
+            return "the compute thread died twice; restart the server."
+        if self.ending:
+            return "the server is shutting down."
+        if not self.started:
+            return "the bundles are being loaded."
+        if not self.catalogue.loaded():
+            return (
+                "no bundle can be served. Publish one into the bundles folder (mcdrop publish, mcdrop train), or mount "
+                "a folder of them: docker run -v $PWD/bundles:/bundles:ro. GET /v1/models says why a bundle is refused."
+            )
+        return ""
+
+    async def model(self, name: str, version: int | None) -> Model:
+        """A model; one that is not in memory is loaded off the event loop."""
         found = self.catalogue.find(name, version)
-        return found if found is not None else await anyio.to_thread.run_sync(self.catalogue.get, name, version)
+        if found is None:
+            await anyio.to_thread.run_sync(self.catalogue.expect, name, version)
+            found = await self.loading(self.catalogue.get, name, version)
+        return found
+
+    async def loading(self, work: Callable[..., T], *args: Any) -> T:
+        """The result of some work on the catalogue, by the one thread that loads."""
+        return await asyncio.get_running_loop().run_in_executor(self._loader, partial(work, *args))
+
+    def parse_json(self, body: bytes) -> Any:
+        """The value of a JSON body, as `codec.parse_json`; a large one has arrays for inputs. Raises MalformedJson."""
+        parsed = self.parser.parse(body) if len(body) > _LARGE_JSON_BYTES else None
+        return parse_json(body) if parsed is None else parsed
+
+    def answered(self, event: Answered) -> None:
+        """Tell those who watch that a request has been answered."""
+        for observer in self.observers:
+            _watch(observer.answered, event)
+
+    def close(self) -> None:
+        """End what computes, what parses and what loads."""
+        self.batcher.close()
+        self.parser.close()
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _readings(self) -> tuple[Reading, ...]:
+        def loaded_bytes() -> int:
+            return sum(model.predictor.nbytes for model in self.catalogue.loaded())
+
+        return (
+            Reading(
+                "mcdrop_pending_requests", "Requests that wait or are computed.", lambda: self.batcher.pending_requests
+            ),
+            Reading(
+                "mcdrop_pending_seconds", "Computing that waits, by the measured speed.", lambda: self.batcher.pending_s
+            ),
+            Reading("mcdrop_loaded_bundles", "Bundles in memory.", lambda: len(self.catalogue.loaded())),
+            Reading("mcdrop_loaded_bytes", "Weights of the bundles in memory.", loaded_bytes),
+            Reading("mcdrop_ready", "1 when a model can be asked, 0 otherwise.", lambda: not self.unready),
+        )
+
+    def _run(self, batch: Sequence[Slice]) -> list[computing.Result | NonFiniteOutput]:
+        """What the compute thread does with a batch."""
+        work: computing.Work = batch[0].ticket.work
+        began, failed = time.perf_counter(), True
+        try:
+            results = computing.run(batch)
+            failed = False
+        finally:
+            event = Computed(
+                model=work.model.name,
+                version=work.model.version,
+                rows=sum(one.rows for one in batch),
+                passes=work.query.plan.passes,
+                requests=len(batch),
+                seconds=time.perf_counter() - began,
+                failed=failed,
+            )
+            for observer in self.observers:
+                _watch(observer.computed, event)
+        return results
 
 
-def _state(request: Request) -> State:
+def _about(settings: Settings) -> dict[str, str]:
+    return {
+        "version": version("mcdrop"),
+        "torch": torch.__version__,
+        "device": device_of(settings.device),
+        "threads": str(settings.threads),
+    }
+
+
+def _watch(tell: Callable[[T], None], event: T) -> None:
+    """Tell somebody who watches. Whoever stumbles harms no request."""
+    try:
+        tell(event)
+    except Exception:  # noqa: BLE001 - told in the log
+        _log.exception("an observer failed")
+
+
+async def _state(request: Request) -> State:
     return cast("State", request.app.state.mcdrop)
 
 

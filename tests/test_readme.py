@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from dropout_core.layers.variants import VARIANTS
-from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SERVING = (ROOT / "docs" / "serving.md").read_text()
 ADDRESS = "127.0.0.1:8000"
 
 
@@ -49,12 +47,26 @@ def test_python_blocks_run(shell, block):
 
 
 @pytest.mark.parametrize(
-    ("page", "prints"), [("training", "dropout_before"), ("inputs", "least=1, most=512"), ("engine", "rows took ")]
+    ("page", "prints"),
+    [
+        ("training", "dropout_before"),
+        ("inputs", "least=1, most=512"),
+        ("engine", "rows took "),
+        ("open-inference", "quantiles (2, 2, 10)"),
+        ("http", "asked at once: (200, 10)"),
+    ],
 )
 def test_the_blocks_of_a_page_run(shell, page, prints):
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     assert prints in shell([sys.executable, "-W", "error", "-"], script)
+
+
+def test_the_shell_blocks_of_http_ask_with_files_and_print_lines(shell):
+    text = (ROOT / "docs" / "http.md").read_text()
+    script = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    *_, first, second, third = shell(["bash", "-e"], script).splitlines()
+    assert [json.loads(line)["row"] for line in (first, second, third)] == [0, 1, 2]
 
 
 def test_the_library_example_is_under_twenty_lines():
@@ -84,14 +96,6 @@ def test_shell_block_runs(shell):
     printed = shell(["bash", "-e"], block)
     assert "digits" in printed
     assert "mutual_information" in printed
-
-
-def test_the_settings_table_is_that_of_the_settings():
-    shown = re.findall(r"^\| `MCDROP_(\w+)` \| ?(.*?) ?\| (.*?) \|$", SERVING, re.MULTILINE)
-    fields = Settings.model_fields
-    assert {name.lower(): (default, text) for name, default, text in shown} == {
-        name: ("" if field.default is None else str(field.default), field.description) for name, field in fields.items()
-    }
 
 
 def test_the_table_of_layers_is_that_of_the_library():

@@ -1,29 +1,33 @@
 """Whether the process is alive, and whether it can answer."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 
+from service.schemas.health import Liveness, Readiness, Unreadiness
+from service.schemas.refusals import problems
 from service.state import Shared
 
 router = APIRouter(prefix="/healthz", tags=["health"])
+_DEAD: dict[str, Any] = {"model": Liveness, "description": "What computes has died; restart the server."}
+_UNREADY: dict[str, Any] = {"model": Unreadiness, "description": "No model can be asked, and why."}
 
 
-@router.get("/live")
-async def live() -> dict[str, bool]:
-    """The process runs."""
-    return {"live": True}
+@router.get("/live", responses={503: _DEAD, **problems("internal")})
+async def live(response: Response, shared: Shared) -> Liveness:
+    """The process runs, and what computes in it."""
+    response.status_code = 200 if shared.batcher.alive else 503
+    return Liveness(live=shared.batcher.alive)
 
 
-@router.get("/ready")
-async def ready(response: Response, shared: Shared) -> dict[str, bool | str | list[str]]:
+@router.get(
+    "/ready",
+    response_model=Readiness | Unreadiness,
+    responses={200: {"model": Readiness}, 503: _UNREADY, **problems("internal")},
+)
+async def ready(response: Response, shared: Shared) -> Readiness | Unreadiness:
     """At least one model can be asked."""
-    loaded = [f"{predictor.manifest.name}/{predictor.version}" for predictor in shared.catalogue.loaded()]
-    if shared.started and loaded:
-        return {"ready": True, "models": loaded}
-    response.status_code = 503
-    if not shared.started:
-        return {"ready": False, "reason": "the bundles are being loaded."}
-    return {
-        "ready": False,
-        "reason": "no bundle can be served. Publish one into the bundles folder (mcdrop publish, mcdrop train), or "
-        "mount a folder of them: docker run -v $PWD/bundles:/bundles:ro. GET /v1/models says why a bundle is refused.",
-    }
+    if shared.unready:
+        response.status_code = 503
+        return Unreadiness(ready=False, reason=shared.unready)
+    return Readiness(ready=True, models=[f"{model.name}/{model.version}" for model in shared.catalogue.loaded()])

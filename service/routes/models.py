@@ -8,28 +8,30 @@ from fastapi import APIRouter
 from dropout_core.acquire.scores import RANDOM, SCORES
 from models.predictor import Predictor
 from service.query import example_of, measures_of
+from service.schemas.paths import Name, Version
+from service.schemas.refusals import OF_MODELS, problems
 from service.schemas.v1 import Bounds, InputDescription, ModelDescription, ModelList, ModelSummary, SiteDescription
 from service.state import Shared, State
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("")
+@router.get("", responses=problems("internal"))
 async def list_models(shared: Shared) -> ModelList:
     """Every version of every model, newest first, with the reason where one is refused."""
     return await anyio.to_thread.run_sync(_list, shared)
 
 
-@router.get("/{name}")
-async def describe_model(name: str, shared: Shared) -> ModelDescription:
+@router.get("/{name}", responses=problems(*OF_MODELS))
+async def describe_model(name: Name, shared: Shared) -> ModelDescription:
     """The newest version of a model that can be served."""
-    return _describe(await shared.predictor(name, None), shared)
+    return _describe((await shared.model(name, None)).predictor, shared)
 
 
-@router.get("/{name}/versions/{version}")
-async def describe_version(name: str, version: int, shared: Shared) -> ModelDescription:
+@router.get("/{name}/versions/{version}", responses=problems(*OF_MODELS))
+async def describe_version(name: Name, version: Version, shared: Shared) -> ModelDescription:
     """One version of a model."""
-    return _describe(await shared.predictor(name, version), shared)
+    return _describe((await shared.model(name, version)).predictor, shared)
 
 
 def _list(shared: State) -> ModelList:
@@ -48,6 +50,7 @@ def _describe(predictor: Predictor, shared: State) -> ModelDescription:
         inputs=[InputDescription(name=spec.name, shape=list(spec.shape), dtype=spec.dtype) for spec in manifest.inputs],
         free={name: Bounds(least=free.least, most=free.most) for name, free in (manifest.free or {}).items()},
         result=manifest.result,
+        positions=list(manifest.positions or ()),
         measures=list(measures),
         scores=[*(score for score in SCORES if score in measures), RANDOM],
         passes=manifest.passes,

@@ -1,6 +1,6 @@
 """The wire names of /v1. Tensors are left as they came: `service.codec` reads them."""
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -16,8 +16,8 @@ from pydantic import (
 
 from dropout_core.noise import VERSION as NOISE_VERSION
 from service.errors import InvalidRequest
+from service.schemas.bounds import BRANCHING, LEVEL, MIN_PASSES, PASSES, SEED, TOLERANCE
 
-Inputs = list[Any]
 _ROW: JsonValue = [[0, 0, 5, 13, 9, 1, 0, 0] for _ in range(8)]
 
 
@@ -32,11 +32,14 @@ class _Body(BaseModel):
         },
     )
     passes: StrictInt | None = Field(
-        default=None, description="Stochastic passes; absent or null: the bundle's own number."
+        default=None,
+        description="Stochastic passes; absent or null: the bundle's own number.",
+        json_schema_extra=PASSES,
     )
     seed: StrictInt | None = Field(
         default=None,
         description="Decides the masks; absent: the bundle's own; null: one is drawn and reported.",
+        json_schema_extra=SEED,
     )
     sampling: Literal["balanced", "iid"] | None = Field(
         default=None, description="How masks of different passes relate; absent or null: as the bundle says."
@@ -47,13 +50,17 @@ class _Body(BaseModel):
     branches: StrictInt | None = Field(
         default=None,
         description="Passes that share all noise but that of the last sites: 1, 2, 4, 8 or 16; as sampling.",
+        json_schema_extra=BRANCHING,
     )
     tolerance: StrictFloat | dict[StrictStr, StrictFloat] | None = Field(
         default=None,
         description="Stop a row once the standard error of its every mean is at most this, or of the measures named: "
         "mean, mutual_information. passes is then the most a row may take.",
+        json_schema_extra=TOLERANCE,
     )
-    min_passes: StrictInt | None = Field(default=None, description="The fewest passes of a row that may stop early.")
+    min_passes: StrictInt | None = Field(
+        default=None, description="The fewest passes of a row that may stop early.", json_schema_extra=MIN_PASSES
+    )
 
 
 B = TypeVar("B", bound=_Body)
@@ -63,7 +70,9 @@ class PredictRequest(_Body):
     """Rows to predict, and what to say of them."""
 
     outputs: list[StrictStr] | None = Field(default=None, description="Measures by name; absent: all the model has.")
-    quantiles: list[StrictFloat] = Field(default=[], max_length=99, description="Levels strictly between 0 and 1.")
+    quantiles: list[Annotated[StrictFloat, Field(json_schema_extra=LEVEL)]] = Field(
+        default=[], max_length=99, description="Levels strictly between 0 and 1."
+    )
     samples: StrictBool = Field(default=False, description="Return the passes themselves as well.")
 
     model_config = ConfigDict(
@@ -110,7 +119,7 @@ class PredictResponse(Run):
 
     labels: list[str] | None = Field(default=None, description="Names of the columns: classes, or labels.")
     quantiles: list[float] | None = Field(
-        default=None, description="The levels of outputs.quantiles, [rows, levels, columns]."
+        default=None, description="The levels of outputs.quantiles, [rows, levels, positions …, columns]."
     )
     outputs: dict[str, Any]
 
@@ -130,7 +139,7 @@ class ModelSummary(BaseModel):
 
     name: str
     version: int
-    state: Literal["ready", "refused", "unloaded"]
+    state: Literal["ready", "loading", "refused", "unloaded"]
     reason: str = ""
 
 
@@ -175,6 +184,9 @@ class ModelDescription(BaseModel):
     inputs: list[InputDescription]
     free: dict[str, Bounds] = Field(description="The dimensions that shapes name: a name is one size in every input.")
     result: str | None = Field(description="The output of the network that is served, where it has several.")
+    positions: list[int | str] = Field(
+        description="The axes of an answer between its rows and its outputs, as for pixels or tokens; empty for none."
+    )
     measures: list[str]
     scores: list[str]
     passes: int

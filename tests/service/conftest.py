@@ -1,3 +1,4 @@
+import logging
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.service import nets
 from tests.service.asgi import Served, listening
+from tests.service.gated import CHEAP, Place
 
 LABELS = ("nought", "one", "two")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -96,7 +98,19 @@ def url(bundles, server) -> Iterator[str]:
 
 
 @pytest.fixture
-def mcdrop(monkeypatch, capsys):
+def quiet_again() -> Iterator[None]:
+    """Logging as it was before the test, which configures it as the command does."""
+    loggers = [logging.getLogger(name) for name in (None, "mcdrop", "uvicorn")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    logging.captureWarnings(capture=False)
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers = handlers
+
+
+@pytest.fixture
+def mcdrop(monkeypatch, capsys, quiet_again):
     """Runs the command in this process. Returns its exit code and what it printed on both streams."""
 
     def run(*args):
@@ -124,3 +138,21 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("rows.npy", nets.images(5, seed=4).numpy())
     return tmp_path
+
+
+@pytest.fixture
+def place(bundles, digits):
+    """Makes places, which are closed in the end."""
+    made = []
+
+    def make(cost=CHEAP, **settings):
+        one = Place(digits, cost, bundles=bundles, **settings)
+        made.append(one)
+        one.served.__enter__()
+        one.served.loaded()
+        return one
+
+    yield make
+    for one in made:
+        one.gate.open.set()
+        one.served.__exit__()

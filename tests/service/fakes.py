@@ -1,15 +1,18 @@
 """Parts of a server that fail, wait or count."""
 
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from models.errors import UnknownModel
 from models.predictor import Predictor
 from models.repository import Files, Repository
-from service.catalogue import State
+from service.catalogue import Model, State
+from service.cost import Cost
 
 SECRET = "hunter2"
+CHEAP = Cost(0.0, 1e-6)
 
 
 class NoEngine:
@@ -25,16 +28,16 @@ class NoEngine:
 class NoCatalogue:
     """A catalogue whose every question fails with a secret in the message."""
 
-    def load_newest(self) -> list[Predictor]:
-        return []
+    def refresh(self) -> None:
+        pass
 
-    def loaded(self) -> list[Predictor]:
+    def loaded(self) -> list[Model]:
         return []
 
     def states(self) -> list[State]:
         return []
 
-    def find(self, *_: Any) -> Predictor:
+    def find(self, *_: Any) -> Model:
         raise RuntimeError(f"cannot open /srv/{SECRET}")
 
     get = find
@@ -42,31 +45,41 @@ class NoCatalogue:
 
 @dataclass
 class OneModel:
-    """A catalogue of one predictor, which is loaded when somebody asks for it, or at start when that is let."""
+    """A catalogue of one predictor, which is loaded when somebody asks for it, or at start when that is let.
+
+    cost: what its rows are said to cost.
+    """
 
     predictor: Predictor
+    cost: Cost = CHEAP
     may_load: threading.Event = field(default_factory=threading.Event)
-    held: list[Predictor] = field(default_factory=list)
+    held: list[Model] = field(default_factory=list)
 
-    def load_newest(self) -> list[Predictor]:
+    def refresh(self) -> None:
         assert self.may_load.wait(60)
-        self.held[:] = [self.predictor]
-        return self.held
+        self._load()
 
-    def loaded(self) -> list[Predictor]:
+    def loaded(self) -> list[Model]:
         return self.held
 
     def states(self) -> list[State]:
-        return [State(one.manifest.name, one.version, "ready") for one in self.held]
+        return [State(one.name, one.version, "ready") for one in self.held]
 
-    def find(self, name: str, version: int | None = None) -> Predictor:
+    def find(self, name: str, version: int | None = None) -> Model:
         return self.get(name, version)
 
-    def get(self, name: str, version: int | None = None) -> Predictor:
+    def get(self, name: str, version: int | None = None) -> Model:
         if (name, version or self.predictor.version) != (self.predictor.manifest.name, self.predictor.version):
             raise UnknownModel("there is another one")
-        self.held[:] = [self.predictor]
-        return self.predictor
+        return self._load()
+
+    def holding(self, _: Model) -> nullcontext[None]:
+        return nullcontext()
+
+    def _load(self) -> Model:
+        if not self.held:
+            self.held.append(Model(self.predictor, self.cost))
+        return self.held[0]
 
 
 class CountingRepository(Repository):

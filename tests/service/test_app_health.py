@@ -62,7 +62,9 @@ def tampered(bundles, tmp_path):
 
 def test_a_server_of_tampered_bundles_is_not_ready_and_logs_every_reason(tampered, caplog):
     def warned():
-        return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        return [
+            message for logger, level, message in caplog.record_tuples if (logger, level) == ("mcdrop", logging.WARNING)
+        ]
 
     with Served(Settings(bundles=tampered)) as served:
         status, body = ready(served.loaded().until(lambda: len(warned()) >= 3))
@@ -77,7 +79,7 @@ def test_a_server_of_tampered_bundles_is_not_ready_and_logs_every_reason(tampere
 
 def test_a_folder_that_cannot_be_read_is_logged_and_the_server_is_not_ready(tmp_path, caplog):
     class Forbidden(OneModel):
-        def load_newest(self):
+        def refresh(self):
             raise PermissionError(13, "Permission denied", "bundles")
 
     with Served(Settings(bundles=tmp_path), Forbidden(predictor=None)) as served:

@@ -1,8 +1,10 @@
+import asyncio
 import shutil
 
 import pytest
 
 from models.publish import publish
+from service import app
 from service.settings import Settings
 from tests.service import nets
 from tests.service.asgi import Served, good, refused
@@ -64,6 +66,7 @@ def test_a_description_has_what_a_caller_needs(server, digits):
         "inputs": [{"name": "x", "shape": [8, 8], "dtype": "float32"}],
         "free": {},
         "result": None,
+        "positions": [],
         "measures": [
             "mean",
             "variance",
@@ -94,7 +97,14 @@ def test_a_regression_is_described_by_its_own_measures(server):
     description = good(server.get("/v1/models/heights"))
 
     assert description["labels"] is None
-    assert description["measures"] == ["mean", "variance", "std", "epistemic_variance", "aleatoric_variance"]
+    assert description["measures"] == [
+        "mean",
+        "variance",
+        "std",
+        "epistemic_variance",
+        "aleatoric_variance",
+        "gaussian_mutual_information",
+    ]
     assert description["scores"] == ["variance", "random"]
 
 
@@ -173,17 +183,45 @@ def test_reasons_hold_no_path_of_the_server(root):
     assert str(root.parent) not in told
 
 
-def test_a_version_published_while_the_server_runs_is_served(root):
+@pytest.fixture
+def often(monkeypatch):
+    """The folder is looked at a hundred times a second."""
+    monkeypatch.setattr(app, "_WATCH_S", 0.01)
+
+
+def publish_digits(root, seed):
+    return publish(nets.seeded(nets.Classifier, seed), nets.images(4), name="digits", task="classification", root=root)
+
+
+def test_a_version_published_while_the_server_runs_is_served_when_it_is_loaded(root, often):
     with Served(Settings(bundles=root)) as served:
         assert served.loaded().predict("digits", ROWS)["version"] == 2
 
-        published = publish(
-            nets.seeded(nets.Classifier, 9), nets.images(4), name="digits", task="classification", root=root
-        )
+        assert publish_digits(root, 9).version == 3
+        served.until(lambda: served.state.catalogue.find("digits").version == 3)
         answer = served.predict("digits", ROWS)
 
-    assert (published.version, answer["version"]) == (3, 3)
+    assert answer["version"] == 3
     assert "labels" not in answer
+
+
+def test_a_broken_version_published_while_the_server_runs_is_listed_and_never_served(root, often):
+    with Served(Settings(bundles=root)) as served:
+        served.loaded()
+        broken = shutil.copytree(root / "digits" / "2", root.parent / "3")
+        tamper(broken / "weights.safetensors")
+        broken.rename(root / "digits" / "3")
+        shutil.copytree(root / "heights" / "1", root.parent / "2").rename(root / "heights" / "2")
+        served.until(lambda: served.state.catalogue.find("heights").version == 2)  # which comes after digits
+        states, answer = listed(served), served.predict("digits", ROWS)
+
+    assert (states["digits", 3], states["digits", 2]) == ("refused", "ready")
+    assert answer["version"] == 2
+
+
+def test_nobody_watches_the_folder_where_it_is_not_wanted(root, often):
+    with Served(Settings(bundles=root, watch=False)) as served:
+        served.until(lambda: served.state.started and len(asyncio.all_tasks()) == 1)  # the one that asks this
 
 
 def test_a_name_published_while_the_server_runs_is_served(root):

@@ -179,9 +179,11 @@ def test_fewer_passes_are_the_first_of_more(server):
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"Content-Type": "text/plain"}, {"Content-Type": "nonsense"}], ids=["none", "text", "nonsense"]
+    "headers",
+    [{}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}],
+    ids=["none", "text", "as curl says"],
 )
-def test_the_content_type_does_not_matter(server, headers):
+def test_a_body_that_says_nothing_of_itself_is_json(server, headers):
     answer = good(server.post("/v1/models/digits/predict", {"inputs": ROWS}, headers=headers))
 
     assert answer == server.predict("digits", ROWS)

@@ -44,7 +44,7 @@ def test_no_rows_cost_nothing_and_are_refused(mcdrop, bundles, measuring, rows):
 def test_a_server_measures_what_it_loads_once(bundles, measuring, tmp_path):
     for _ in range(2):
         with Served(Settings(bundles=bundles)) as served:
-            engines = [one.engine for one in served.loaded().state.catalogue.loaded()]
+            engines = [one.predictor.engine for one in served.loaded().state.catalogue.loaded()]
             assert [engine.tuning for engine in engines] == [Tuning(5, NEVER)] * 2
     assert len(measuring) == len(list((tmp_path / "tunings").iterdir())) == 2
 

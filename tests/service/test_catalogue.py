@@ -1,3 +1,5 @@
+"""Which versions are in memory, and which of them a name means."""
+
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +10,19 @@ import torch
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.scheme import DEFAULT
 from models.errors import InvalidBundle, UnknownModel
-from models.publish import publish
 from models.repository import Repository
+from service import catalogue as module
 from service.catalogue import Catalogue
 from tests.service import nets
-from tests.service.fakes import CountingRepository, UnreadableRepository
+from tests.service.fakes import CHEAP, CountingRepository, UnreadableRepository
+from tests.service.versions import add, named, refreshed, state_of, tamper
+
+PATIENCE_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _costs_are_measured_elsewhere(monkeypatch):
+    monkeypatch.setattr(module, "cost_of", lambda predictor: CHEAP)
 
 
 @pytest.fixture
@@ -21,47 +31,25 @@ def root(bundles, tmp_path):
     return shutil.copytree(bundles, tmp_path / "bundles")
 
 
-def tamper(path):
-    """Change the last byte. Returns the bytes there were."""
-    before = path.read_bytes()
-    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-    return before
-
-
-def named(predictors):
-    return [(one.manifest.name, one.version) for one in predictors]
-
-
-def state_of(catalogue, name, version):
-    (found,) = [one for one in catalogue.states() if (one.name, one.version) == (name, version)]
-    return found.state, found.reason
-
-
 def test_the_newest_version_is_the_default_and_any_can_be_asked_for(bundles):
     catalogue = Catalogue(Repository(bundles))
 
     assert [catalogue.get("digits", version).version for version in (None, 1, 2)] == [2, 1, 2]
 
 
-def test_a_predictor_is_loaded_once(bundles):
+def test_a_model_is_loaded_once_and_has_its_cost(bundles):
     repository = CountingRepository(bundles)
     catalogue = Catalogue(repository)
 
     assert catalogue.get("digits") is catalogue.get("digits", 2) is catalogue.find("digits")
+    assert catalogue.find("digits").cost is CHEAP
     assert repository.reads == [("digits", 2)]
-
-
-def test_nothing_is_found_before_it_is_loaded(bundles):
-    catalogue = Catalogue(Repository(bundles))
-
-    assert catalogue.find("digits") is None
-    assert catalogue.loaded() == []
-    assert state_of(catalogue, "digits", 2) == ("unloaded", "")
 
 
 def test_finding_loads_nothing(bundles):
     repository = CountingRepository(bundles)
     catalogue = Catalogue(repository)
+    assert (catalogue.find("digits"), catalogue.loaded()) == (None, [])
     catalogue.get("digits", 1)
 
     assert catalogue.find("digits") is None
@@ -72,14 +60,14 @@ def test_finding_loads_nothing(bundles):
 
 
 def test_at_start_the_newest_of_every_name_is_loaded(bundles):
-    catalogue = Catalogue(Repository(bundles))
+    catalogue = refreshed(Repository(bundles))
 
-    assert named(catalogue.load_newest()) == named(catalogue.loaded()) == [("digits", 2), ("heights", 1)]
+    assert named(catalogue.loaded()) == [("digits", 2), ("heights", 1)]
     assert state_of(catalogue, "digits", 2) == ("ready", "")
     assert state_of(catalogue, "digits", 1) == ("unloaded", "")
 
 
-def test_many_threads_get_one_predictor_that_was_loaded_once(bundles):
+def test_many_threads_get_one_model_that_was_loaded_once(bundles):
     repository = CountingRepository(bundles)
     catalogue = Catalogue(repository)
     together = threading.Barrier(16)
@@ -91,14 +79,15 @@ def test_many_threads_get_one_predictor_that_was_loaded_once(bundles):
     with ThreadPoolExecutor(16) as pool:
         got = list(pool.map(get, range(16)))
 
-    assert len({id(predictor) for predictor in got}) == 2
+    assert len({id(model) for model in got}) == 2
     assert sorted(repository.reads) == [("digits", 2), ("heights", 1)]
     assert repository.most_at_once == 1
 
 
 def test_an_unknown_model_is_refused_with_those_there_are(bundles):
-    with pytest.raises(UnknownModel, match=r"^there is no model 'nope'; there are digits, heights\.$"):
-        Catalogue(Repository(bundles)).get("nope")
+    for ask in (Catalogue.get, Catalogue.load, lambda catalogue, name: catalogue.unload(name, 0)):
+        with pytest.raises(UnknownModel, match=r"^there is no model 'nope'; there are digits, heights\.$"):
+            ask(Catalogue(Repository(bundles)), "nope")
 
 
 def test_an_unknown_version_is_refused_with_those_there_are(bundles):
@@ -120,29 +109,27 @@ def test_a_name_that_reaches_out_of_the_folder_names_no_model(bundles, name):
 @pytest.mark.parametrize("file", ["manifest.json", "program.json", "weights.safetensors"])
 def test_a_tampered_version_is_kept_with_its_reason_and_the_older_one_is_served(root, file):
     tamper(root / "digits" / "2" / file)
-    catalogue = Catalogue(Repository(root))
+    catalogue = refreshed(Repository(root))
 
-    assert named(catalogue.load_newest()) == [("digits", 1), ("heights", 1)]
+    assert named(catalogue.loaded()) == [("digits", 1), ("heights", 1)]
     assert catalogue.get("digits").version == 1
     state, reason = state_of(catalogue, "digits", 2)
     assert (state, file in reason) == ("refused", True)
-
-
-def test_a_tampered_version_is_refused_to_who_asks_for_it(root):
-    tamper(root / "digits" / "2" / "weights.safetensors")
-
-    with pytest.raises(InvalidBundle, match=r"^digits cannot be served\. version 2: weights.safetensors of digits/2"):
-        Catalogue(Repository(root)).get("digits", 2)
+    with pytest.raises(InvalidBundle, match=reason):
+        catalogue.get("digits", 2)
 
 
 def test_where_no_version_is_good_every_reason_is_told(root):
     for version in (1, 2):
         tamper(root / "digits" / str(version) / "program.json")
-    catalogue = Catalogue(Repository(root))
+    catalogue = refreshed(Repository(root))
 
-    with pytest.raises(InvalidBundle, match=r"version 2: program.json .* version 1: program.json "):
-        catalogue.get("digits")
-    assert named(catalogue.load_newest()) == [("heights", 1)]
+    for ask in (catalogue.get, catalogue.load):
+        with pytest.raises(
+            InvalidBundle, match=r"^digits cannot be .* version 2: program.json .* version 1: program.json "
+        ):
+            ask("digits")
+    assert named(catalogue.loaded()) == [("heights", 1)]
 
 
 def test_a_refused_version_is_read_again_only_when_its_files_change(root):
@@ -150,10 +137,12 @@ def test_a_refused_version_is_read_again_only_when_its_files_change(root):
     repository = CountingRepository(root)
     catalogue = Catalogue(repository)
     for _ in range(3):
-        catalogue.get("digits")
-    assert repository.reads == [("digits", 2), ("digits", 1)]
+        assert catalogue.get("digits").version == 1
+        catalogue.refresh()
+    assert repository.reads == [("digits", 2), ("digits", 1), ("heights", 1)]
 
     (root / "digits" / "2" / "program.json").write_bytes(before)
+    catalogue.refresh()
 
     assert catalogue.get("digits").version == 2
     assert state_of(catalogue, "digits", 2) == ("ready", "")
@@ -161,67 +150,141 @@ def test_a_refused_version_is_read_again_only_when_its_files_change(root):
 
 def test_a_version_that_may_not_be_read_is_refused_without_its_path(root):
     repository = UnreadableRepository(root)
-    catalogue = Catalogue(repository)
+    catalogue = refreshed(repository)
 
-    assert named(catalogue.load_newest()) == [("digits", 1)]
+    assert named(catalogue.loaded()) == [("digits", 1)]
     assert state_of(catalogue, "digits", 2) == ("refused", "digits/2 cannot be read: Permission denied.")
-
-
-def test_a_version_is_read_again_once_it_may_be(root):
-    repository = UnreadableRepository(root)
-    catalogue = Catalogue(repository)
-    assert catalogue.get("digits").version == 1
 
     repository.forbidden = False
     (root / "digits" / "2" / "manifest.json").chmod(0o600)
+    catalogue.refresh()
 
     assert catalogue.get("digits").version == 2
 
 
-def test_a_version_that_is_published_later_is_served(root):
-    catalogue = Catalogue(Repository(root))
-    assert catalogue.get("heights").version == 1
+def test_a_model_whose_cost_cannot_be_measured_is_refused(bundles, monkeypatch):
+    """A hostile program may run on the rows that it is verified by, and on no others."""
 
-    publish(nets.seeded(nets.Regressor, 5), nets.features(4), name="heights", task="regression", root=root)
+    def cost_of(predictor):
+        raise RuntimeError("64 rows are too many")
 
-    assert catalogue.find("heights") is None
-    assert catalogue.get("heights").version == 2
+    monkeypatch.setattr(module, "cost_of", cost_of)
+    catalogue = refreshed(Repository(bundles))
+
+    assert catalogue.loaded() == []
+    assert state_of(catalogue, "heights", 1) == (
+        "refused",
+        "heights/1 does not run: RuntimeError: 64 rows are too many",
+    )
+
+
+def test_a_version_that_is_published_later_takes_the_place_of_the_current_one(root):
+    catalogue = refreshed(Repository(root))
+    assert add(root) == 2
+    assert catalogue.get("heights").version == 1  # until somebody looks
+
+    catalogue.refresh()
+
+    assert catalogue.find("heights").version == 2
+    assert named(catalogue.loaded()) == [("digits", 2), ("heights", 2)]  # the memory of the other is free
     assert catalogue.get("heights", 1).version == 1
+    assert catalogue.find("heights").version == 2
 
 
-def test_a_version_that_was_taken_away_is_served_no_more(root):
-    catalogue = Catalogue(Repository(root))
-    assert catalogue.get("digits").version == 2
+def test_a_broken_version_that_is_published_later_never_takes_the_place_of_a_good_one(root):
+    repository = CountingRepository(root)
+    catalogue = refreshed(repository)
+    good = catalogue.find("heights")
+    add(root)
+    tamper(root / "heights" / "2" / "weights.safetensors")
 
+    for _ in range(3):
+        catalogue.refresh()
+
+    assert catalogue.get("heights") is catalogue.load("heights") is good
+    assert repository.reads.count(("heights", 2)) == 1
+    assert state_of(catalogue, "heights", 2)[0] == "refused"
+
+
+def test_versions_are_exchanged_without_a_dropped_request(root):
+    catalogue = refreshed(Repository(root))
+    x, seen, stop = nets.features(1), [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            model = catalogue.find("heights") or catalogue.get("heights")
+            with catalogue.holding(model):
+                model.predictor.predict(x, Plan(2, 0, DEFAULT))
+            seen.append(model.version)
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        for version in (2, 3):
+            assert add(root) == version
+            catalogue.refresh()
+            count = len(seen)
+            while len(seen) < count + 3 and not asking.done():
+                pass
+        stop.set()
+        asking.result()
+
+    assert set(seen) == {1, 2, 3}
+    assert seen == sorted(seen)
+
+
+def test_the_current_version_stays_while_a_new_one_is_loaded_and_is_listed_as_such(root, monkeypatch):
+    catalogue = refreshed(Repository(root))
+    add(root)
+    entered, may_go = threading.Event(), threading.Event()
+
+    def cost_of(predictor):
+        entered.set()
+        assert may_go.wait(PATIENCE_S)
+        return CHEAP
+
+    monkeypatch.setattr(module, "cost_of", cost_of)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(catalogue.refresh)
+        assert entered.wait(PATIENCE_S)
+
+        assert catalogue.find("heights").version == 1
+        assert state_of(catalogue, "heights", 2) == ("loading", "")
+        assert state_of(catalogue, "heights", 1) == ("ready", "")
+        may_go.set()
+        loading.result()
+
+    assert catalogue.find("heights").version == 2
+    assert state_of(catalogue, "heights", 1) == ("unloaded", "")
+
+
+def test_what_was_taken_away_is_served_no_more_when_somebody_looks(root):
+    catalogue = refreshed(Repository(root))
+    catalogue.get("digits", 1)
     shutil.rmtree(root / "digits" / "2")
+    shutil.rmtree(root / "heights")
 
+    catalogue.refresh()
+
+    assert named(catalogue.loaded()) == [("digits", 1)]
     assert catalogue.get("digits").version == 1
-    with pytest.raises(UnknownModel, match="has no version 2; it has 1"):
+    with pytest.raises(UnknownModel, match="digits has no version 2; it has 1"):
         catalogue.get("digits", 2)
+    with pytest.raises(UnknownModel, match="there is no model 'heights'"):
+        catalogue.get("heights")
+
+
+def test_a_pinned_version_that_was_taken_away_is_served_no_more(root):
+    catalogue = refreshed(Repository(root))
+    catalogue.get("digits", 1)
+    shutil.rmtree(root / "digits" / "1")
+
+    catalogue.refresh()
+
+    assert named(catalogue.loaded()) == [("digits", 2), ("heights", 1)]
 
 
 def test_versions_are_told_apart(bundles):
     catalogue, x = Catalogue(Repository(bundles)), nets.images(2)
-    old, new = (catalogue.get("digits", version).predict(x, Plan(4, 0, DEFAULT)).mean for version in (1, 2))
+    old, new = (catalogue.get("digits", version).predictor.predict(x, Plan(4, 0, DEFAULT)).mean for version in (1, 2))
 
     assert not torch.allclose(old, new)
-
-
-def test_what_is_not_loaded_is_hashed_once_until_its_files_change(root):
-    class Hashed(Repository):
-        entries_read = 0
-
-        def entry(self, name, version):
-            self.entries_read += 1
-            return super().entry(name, version)
-
-    repository = Hashed(root)
-    catalogue = Catalogue(repository)
-    for _ in range(3):
-        assert {state.state for state in catalogue.states()} == {"unloaded"}
-    assert repository.entries_read == 3  # digits/2, digits/1 and heights/1
-
-    tamper(root / "digits" / "1" / "weights.safetensors")
-
-    assert [state_of(catalogue, "digits", version)[0] for version in (2, 1)] == ["unloaded", "refused"]
-    assert repository.entries_read == 4

@@ -44,7 +44,7 @@ def test_without_arguments_the_commands_are_listed(mcdrop):
     code, out, err = mcdrop()
 
     assert code == 2
-    assert all(re.search(rf"(?m)^│ {command} ", out + err) for command in COMMANDS)
+    assert all(re.search(rf"(?m)^│ {command} ", out + err) for command in [*COMMANDS, "key"])
 
 
 def test_predict_prints_a_table_of_the_likeliest_labels(mcdrop, here, bundles, digits):
@@ -76,9 +76,12 @@ def test_predict_writes_arrays_that_are_read_back(mcdrop, here, bundles, digits)
     estimate = digits.predict(X, Plan(20, 7, DEFAULT))
     assert ended == (0, "", "")
     with np.load("answer.npz", allow_pickle=False) as answer:
-        assert tuple(answer) == measures_of(digits)
-        for name in answer:
+        for name in measures_of(digits):
             assert np.array_equal(answer[name], estimate.measure(name).numpy()), name
+        run = {name: answer[name].item() for name in set(answer) - {*measures_of(digits), "labels"}}
+        assert tuple(answer["labels"]) == LABELS
+    scheme = {"sampling": "balanced", "masks": "shared", "branches": 1, "noise": 1}
+    assert run == {"model": "digits", "version": 2, "passes": 20, "seed": 7, **scheme}
 
 
 def test_predict_can_do_both(mcdrop, here, bundles):
@@ -244,7 +247,7 @@ def test_a_mistake_is_refused_in_one_line(mcdrop, here, bundles, args, said):
     ("args", "said"),
     [
         (["predict", "nope", "rows.npy"], "there is no model 'nope'; there are digits, heights"),
-        (["predict", "digits", "words.npy"], "cannot be written as JSON"),
+        (["predict", "digits", "words.npy"], "the rows hold <U1"),
         (["predict", "digits", "nan.npy"], r"row 1, column \[4, 4\] is "),
         (["rank", "digits", "rows.npy", "-k", "0"], "k: "),
     ],

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
@@ -165,9 +167,17 @@ def test_a_nan_is_refused_by_row_and_column(client):
     assert (refusal.value.status, refusal.value.code) == (422, "invalid-input")
 
 
-@pytest.mark.parametrize("inputs", [[["a"]], [[1j]]], ids=["texts", "complex numbers"])
-def test_what_json_cannot_hold_is_refused_before_it_is_sent(client, inputs):
-    with pytest.raises(InvalidInput, match="cannot be written as JSON"):
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ([["a"]], "the rows hold <U1"),
+        ([[1j]], "the rows hold complex128"),
+        ([[1], [1, 2]], "cannot be read as an array"),
+    ],
+    ids=["texts", "complex numbers", "rows of two lengths"],
+)
+def test_what_is_no_array_of_numbers_is_refused_before_it_is_sent(client, inputs, said):
+    with pytest.raises(InvalidInput, match=said):
         client.predict("digits", inputs)
 
 
@@ -227,3 +237,49 @@ def test_a_closed_client_asks_no_more(url):
 
     with pytest.raises(RuntimeError, match="closed"):
         client.models()
+
+
+def test_a_word_too_many_is_no_argument(client):
+    with pytest.raises(TypeError, match="there is no argument 'pases'; there are version, passes, "):
+        client.predict("digits", X, pases=3)
+    with pytest.raises(TypeError, match="there is no argument 'samples'"):
+        client.rank("digits", X, samples=True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"passes": np.int64(4), "seed": np.uint8(3)},
+        {"outputs": ("margin", "mean")},
+        {"outputs": [], "samples": True},
+        {"quantiles": np.array([0.25, 0.75])},
+        {"tolerance": {"mean": np.float32(0.5)}, "min_passes": 4},
+        {"samples": False, "quantiles": (), "outputs": None},
+    ],
+    ids=str,
+)
+def test_everything_can_be_said_in_the_query_of_an_address(client, server, said):
+    plain = {name: json.loads(json.dumps(value, default=lambda one: one.tolist())) for name, value in said.items()}
+    wanted = server.predict("digits", X.tolist(), **plain)
+
+    answer = client.predict("digits", X, **said)
+    assert (answer.passes, answer.seed) == (wanted["passes"], wanted["seed"])
+    assert {name: values.tolist() for name, values in answer.outputs.items()} == wanted["outputs"]
+
+
+def test_no_number_is_no_tolerance_and_not_none(client):
+    with pytest.raises(ServerError, match=r"^tolerance") as refusal:
+        client.predict("digits", X, tolerance=float("nan"))
+    assert refusal.value.status == 422
+
+
+@pytest.mark.parametrize("ids", [["a"], list(range(7)), []], ids=len)
+def test_names_must_be_as_many_as_rows(client, ids):
+    with pytest.raises(InvalidInput, match=f"there are {len(ids)} ids and 6 rows; give one id for each row, or none."):
+        client.rank("digits", X, ids=ids)
+
+
+def test_a_name_is_no_part_of_an_address(client):
+    with pytest.raises(ServerError, match=r"'digits[?]passes=1' is no model name") as refusal:
+        client.predict("digits?passes=1", X)
+    assert refusal.value.status == 404

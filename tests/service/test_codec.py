@@ -11,8 +11,9 @@ from starlette.requests import Request
 
 from dropout_core.errors import InvalidInput
 from models.manifest import InputSpec
+from service.body import body_of
 from service.codec import array_to_rows, parse_json, read_body, to_json, to_rows
-from service.errors import BodyTooLarge, MalformedJson
+from service.errors import BodyTooLarge, ClientGone, MalformedJson
 
 VECTOR = InputSpec(name="x", shape=(3,), dtype="float32")
 IMAGE = InputSpec(name="x", shape=(2, 2), dtype="float64")
@@ -108,8 +109,8 @@ def test_a_caller_who_leaves_is_no_failure_of_ours():
     async def receive():
         return {"type": "http.disconnect"}
 
-    with pytest.raises(MalformedJson, match="the caller left"):
-        asyncio.run(read_body(Request({"type": "http", "headers": []}, receive), 5))
+    with pytest.raises(ClientGone, match="the caller left"):
+        asyncio.run(body_of(Request({"type": "http", "headers": []}, receive), 5, 1.0))
 
 
 def test_json_is_read():
@@ -259,3 +260,15 @@ def test_an_array_in_another_order_of_memory_is_the_same_rows():
 def test_a_single_number_is_no_row_of_a_vector():
     with pytest.raises(InvalidInput, match="row 0 has shape"):
         array_to_rows(np.array(1.0), VECTOR)
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 3), (0,), (5,), (40_000,), (3, 40_000), (40_000, 1), (2, 3, 16_000), (1, 70_000), (20_000, 0)]
+)
+def test_arrays_of_any_length_are_written_as_if_at_once(shape):
+    value = np.arange(np.prod(shape), dtype=np.float64).reshape(shape) / 7
+
+    assert (
+        to_json({"a": {"b": value, "c": None}, "d": {}})
+        == json.dumps({"a": {"b": value.tolist(), "c": None}, "d": {}}, separators=(",", ":")).encode()
+    )

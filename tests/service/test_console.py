@@ -9,7 +9,9 @@ import torch
 
 from models.publish import Published
 from service import console
+from service.catalogue import Model
 from service.client import Prediction, RankedRows
+from service.cost import Cost
 from service.settings import Settings
 from tests.service.asgi import good
 
@@ -26,7 +28,7 @@ class Loaded:
     predictors: list
 
     def loaded(self):
-        return self.predictors
+        return [Model(predictor, Cost(0.0, 0.0)) for predictor in self.predictors]
 
 
 def cells(text):
@@ -36,7 +38,8 @@ def cells(text):
 
 def classification(num_rows, labels=("cat", "[dog]")):
     mean = np.tile([[0.25, 0.75]], (num_rows, 1))
-    return Prediction("pets", 3, 32, 0, {"mean": mean, "entropy": np.arange(num_rows) / 8}, labels, None)
+    outputs = {"mean": mean, "entropy": np.arange(num_rows) / 8}
+    return Prediction("pets", 3, 32, 0, outputs, labels, None, "balanced", "shared", 1, 1)
 
 
 def test_an_error_is_one_line_on_standard_error(capsys):
@@ -158,8 +161,9 @@ def test_a_ready_server_says_what_it_serves_where_and_how_to_ask(capsys, server,
     assert good(server.post("/v1/models/digits/predict", body.encode()))["version"] == 2
 
 
-def test_a_line_to_paste_has_the_variable_of_the_key_and_not_the_key(capsys, digits):
-    console.announce(Settings(api_key="hunter2"), Loaded([digits]))
+@pytest.mark.parametrize("given", ["api_key", "keys"])
+def test_a_line_to_paste_has_the_variable_of_the_key_and_not_the_key(capsys, digits, given):
+    console.announce(Settings(**{given: "hunter2"}), Loaded([digits]))
 
     out = capsys.readouterr().out
     assert '-H "Authorization: Bearer $MCDROP_API_KEY"' in out

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -8,9 +6,8 @@ from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.scheme import DEFAULT
 from dropout_core.noise import MAX_SEED
-from service.query import Asked, Limits, Query, draw_seed, example_of, make_query, measures_of, run_predict, run_rank
+from service.query import Asked, Limits, Query, draw_seed, example_of, make_query, measures_of, run_predict, score_of
 from tests.service import nets
-from tests.service.fakes import NoEngine
 
 LIMITS = Limits(max_passes=50, max_samples=600, max_length=8)
 CLASSIFICATION = (
@@ -24,7 +21,7 @@ CLASSIFICATION = (
     "margin",
     "vote_variation_ratio",
 )
-REGRESSION = ("mean", "variance", "std", "epistemic_variance", "aleatoric_variance")
+REGRESSION = ("mean", "variance", "std", "epistemic_variance", "aleatoric_variance", "gaussian_mutual_information")
 
 
 def test_a_model_has_the_measures_of_its_output(digits, heights):
@@ -137,31 +134,15 @@ def test_an_answer_is_that_of_the_predictor(heights):
     ("model", "score"), [("digits", "mutual_information"), ("heights", "variance")], ids=["classes", "numbers"]
 )
 def test_the_score_of_a_task_where_none_is_named(request, model, score):
-    predictor = request.getfixturevalue(model)
-    query = make_query(predictor, predictor.probe, LIMITS)
-
-    assert run_rank(predictor, query, None, 1)[0] == score
+    assert score_of(request.getfixturevalue(model), None) == score
 
 
-def test_entropy_is_another_name_of_a_score_too(digits):
-    query = make_query(digits, nets.images(3), LIMITS)
-    score, ranking = run_rank(digits, query, "entropy", 3)
-    named, same = run_rank(digits, query, "predictive_entropy", 3)
-
-    assert score == named == "predictive_entropy"
-    assert torch.equal(ranking.indices, same.indices)
-
-
-def test_a_random_choice_runs_no_network(digits):
-    idle = replace(digits, engine=NoEngine())
-    query = make_query(idle, nets.images(6), LIMITS, asked=Asked(seed=3))
-
-    score, ranking = run_rank(idle, query, "random", 4)
-
-    assert score == "random"
-    assert len(ranking.indices) == 4
-    with pytest.raises(AssertionError, match="the network ran"):
-        run_rank(idle, query, "margin", 4)
+def test_a_score_is_checked_and_entropy_is_another_name(digits, heights):
+    for score in ("mutual_information", "predictive_entropy", "margin", "variance", "random"):
+        assert score_of(digits, score) == score
+    assert score_of(digits, "entropy") == "predictive_entropy"
+    with pytest.raises(UnknownMeasure, match=r"^there is no score 'margin' for this model; there are variance, random"):
+        score_of(heights, "margin")
 
 
 def test_the_example_is_the_first_row_in_short_numbers(digits, heights):

@@ -1,15 +1,8 @@
-"""One thread computes, so that requests queue rather than slow each other down; the event loop never waits for it."""
-
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+"""Where a server computes."""
 
 import torch
 
 from dropout_core.errors import InvalidInput
-
-T = TypeVar("T")
 
 
 def device_of(setting: str) -> str:
@@ -28,19 +21,3 @@ def device_of(setting: str) -> str:
         raise InvalidInput(f"the device is {setting}; torch finds cuda:0 to cuda:{found - 1}: say one of those.")
     torch.backends.cudnn.allow_tf32 = False
     return f"cuda:{number}"
-
-
-class Compute:
-    """The compute thread of a server."""
-
-    def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._executor = ThreadPoolExecutor(1, "compute", initializer=torch.set_num_threads, initargs=(threads,))
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """The result of some work, done after what was asked before it."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-    def close(self) -> None:
-        """Drop what waits. What runs is not waited for: nobody is left to take its result."""
-        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""What waits, and who goes next. Nothing here knows torch or HTTP."""

@@ -1,0 +1,51 @@
+"""What the OpenAPI document says of bodies and answers that are read and written by hand."""
+
+from typing import Any
+
+from service.forms import JSON, NDJSON, NPY, NPZ
+from service.schemas.openapi import BYTES, COMPRESSED, TIMEOUT, inlined
+from service.schemas.refusals import OF_ANSWERS, Responses, problems
+from service.schemas.v1 import PredictRequest, RankRequest
+
+_PROBLEMS = problems(*OF_ANSWERS, "not-acceptable")
+PREDICT_RESPONSES: Responses = {
+    200: {
+        "description": "The measures. .npz has each as a member, and the run: model, version, passes, seed, sampling, "
+        "masks, branches, noise, labels, quantile_levels. Lines of JSON, one for each row as it is computed, have the "
+        "run in headers named Mcdrop-; a last line with an error says that there are no more.",
+        "content": {NPZ: {"schema": BYTES}, NDJSON: {"schema": {"type": "string"}}},
+    },
+    **_PROBLEMS,
+}
+RANK_RESPONSES: Responses = {
+    **PREDICT_RESPONSES,
+    200: {
+        "description": "Rows in the order to label them; .npz has each field as a member.",
+        "content": {NPZ: {"schema": BYTES}},
+    },
+}
+
+
+def documented(body: type[PredictRequest] | type[RankRequest]) -> dict[str, Any]:
+    """The forms of a body, and its fields as they may stand in the query of the address."""
+    schema = inlined(body.model_json_schema())
+    return {
+        "requestBody": {
+            "required": True,
+            "description": "JSON; or the rows alone, as numpy writes them, with all else in the query of the address: "
+            f".npy for a model of one input, .npz with a member for each. {COMPRESSED}",
+            "content": {JSON: {"schema": schema}, NPY: {"schema": BYTES}, NPZ: {"schema": BYTES}},
+        },
+        "parameters": [
+            *(_parameter(name, field) for name, field in schema["properties"].items() if name != "inputs"),
+            TIMEOUT,
+        ],
+    }
+
+
+def _parameter(name: str, field: dict[str, Any]) -> dict[str, Any]:
+    """A field of a body as a parameter of the query: there, or in the body, and not in both."""
+    described = {"name": name, "in": "query", "description": field["description"]}
+    if name == "tolerance":  # a number or an object
+        return {**described, "content": {JSON: {"schema": field}}}
+    return {**described, "schema": field}
