@@ -1,0 +1,86 @@
+"""What a bundle answers when its engine is asked without a server."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from serving_nets import NETS
+from wire import Rows, rows_of
+
+from dropout_core.errors import McdropError
+from dropout_core.mc.plan import Plan
+from models.predictor import Predictor
+from models.repository import Repository
+from service.query import Query, measures_of, run_predict
+
+POOL = 512
+# Of the output's scale: what is promised whatever else is in a batch.
+_TOLERANCE = 1e-5
+Measures = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Rows start … start + rows − 1 of the pool to a model. version: None for the current one."""
+
+    model: str
+    start: int
+    rows: int
+    passes: int
+    seed: int
+    version: int | None = None
+
+    @property
+    def x(self) -> Rows:
+        return _pool()[self.start : self.start + self.rows]
+
+
+def _pool() -> Rows:
+    return rows_of(NETS["digits"].shape, POOL)
+
+
+class Truth:
+    """Answers, computed once for each version and question. Safe for many threads."""
+
+    def __init__(self, bundles: Path) -> None:
+        self._repository, self._lock = Repository(bundles), threading.Lock()
+        self._predictors: dict[tuple[str, int], Predictor] = {}
+        self._answers: dict[tuple[Question, int], Measures] = {}
+
+    def of(self, asked: Question, version: int) -> Measures:
+        """The measures by name."""
+        with self._lock:
+            if (asked, version) not in self._answers:
+                self._answers[asked, version] = self._computed(asked, version)
+            return self._answers[asked, version]
+
+    def differs(self, asked: Question, version: int, found: Measures) -> str:
+        """The measure that is not what the engine answers; empty where all are."""
+        try:
+            wanted = self.of(asked, version)
+        except McdropError as error:
+            return f"nothing, for version {version} cannot be served ({error})"
+        if not found:
+            return "there are no measures"
+        return next((name for name, values in found.items() if not _agree(values, wanted.get(name))), "")
+
+    def _computed(self, asked: Question, version: int) -> Measures:
+        key = asked.model, version
+        if key not in self._predictors:
+            self._predictors[key] = Predictor.load(self._repository, *key)
+        predictor = self._predictors[key]
+        manifest = predictor.manifest
+        plan, inputs = (
+            Plan(asked.passes, asked.seed, manifest.scheme),
+            {manifest.inputs[0].name: torch.from_numpy(asked.x)},
+        )
+        return dict(run_predict(predictor, Query(inputs, asked.rows, plan, (*measures_of(predictor), "passes_used"))))
+
+
+def _agree(found: NDArray[np.float64], wanted: NDArray[np.float64] | None) -> bool:
+    if wanted is None or found.shape != wanted.shape:
+        return False
+    return bool(np.abs(found - wanted).max() <= _TOLERANCE * max(np.abs(wanted).max(), 1e-3))
