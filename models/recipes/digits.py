@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from dropout_core.predict import predict
 from models.architectures.cnn import SmallCNN
-from models.recipes.training import OnEpoch, Trained, fit
+from models.recipes.training import Labelled, OnEpoch, Trained, fit
 
 _EPOCHS = 40
 _SEED = 0
+_NUM_CLASSES = 10
+_WEIGHT_DECAY = 1e-2
 
 
 def test_images() -> tuple[Tensor, Tensor]:
@@ -19,13 +21,18 @@ def test_images() -> tuple[Tensor, Tensor]:
     return _data()[2:]
 
 
+def labelled() -> Labelled:
+    """Everything with its classes, and the untrained network, for those who train on some of it."""
+    return Labelled(*_data(), num_classes=_NUM_CLASSES, network=_network, weight_decay=_WEIGHT_DECAY)
+
+
 def train(on_epoch: OnEpoch) -> Trained:
     """Train on four fifths, measure on the rest. The caller's randomness is left alone."""
     x, y, x_test, y_test = _data()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        model = SmallCNN((8, 8), num_classes=10, brightest=16.0)
-        fit(model, x, y, nn.CrossEntropyLoss(), _EPOCHS, weight_decay=1e-2, on_epoch=on_epoch)
+        model = _network()
+        fit(model, x, y, nn.CrossEntropyLoss(), _EPOCHS, weight_decay=_WEIGHT_DECAY, on_epoch=on_epoch)
     probs = predict(model, x_test).mean
     accuracy = (probs.argmax(-1) == y_test).double().mean()
     nll = -probs[torch.arange(len(y_test)), y_test].log().mean()
@@ -34,9 +41,13 @@ def train(on_epoch: OnEpoch) -> Trained:
         example=x_test[:8],
         task="classification",
         output="logits",
-        labels=tuple(map(str, range(10))),
+        labels=tuple(map(str, range(_NUM_CLASSES))),
         metrics={"accuracy": round(float(accuracy), 4), "nll": round(float(nll), 4)},
     )
+
+
+def _network() -> SmallCNN:
+    return SmallCNN((8, 8), num_classes=_NUM_CLASSES, brightest=16.0)
 
 
 def _data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
