@@ -63,9 +63,9 @@ class AsyncClient:
         """Every version of every model: name, version, state, reason."""
         return list(orjson.loads(content_of(await self._answer(MODELS), JSON))["models"])
 
-    async def model(self, name: str) -> dict[str, Any]:
-        """What a caller needs to know of a model."""
-        return dict(orjson.loads(content_of(await self._answer(model_ask(name)), JSON)))
+    async def model(self, name: str, version: int | None = None) -> dict[str, Any]:
+        """What a caller needs to know of a model: of a version, or of the newest that can be asked."""
+        return dict(orjson.loads(content_of(await self._answer(model_ask(name, version)), JSON)))
 
     async def predict(self, name: str, inputs: Inputs, **said: Unpack[PredictSaid]) -> Prediction:
         """The measures of each row of inputs [B, *F]: an array, or for a model of several inputs arrays by name."""

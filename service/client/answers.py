@@ -3,7 +3,7 @@
 import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import httpx
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from service.client.errors import ServerError, Unreachable
 from service.forms import NDJSON, NPZ
-from service.run import Run
+from service.run import DEFER, Run
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer: one array for each measure, rows first; and the run, which the same seed repeats."""
+    """An answer: one array for each measure, rows first; and the run, which the same seed repeats.
+
+    defer: bool [B], where any measure of defer_above lies above its threshold; None where none was named.
+    """
 
     model: str
     version: int
@@ -31,38 +34,66 @@ class Prediction:
     masks: str
     branches: int
     noise: int
+    defer_above: Mapping[str, float] = field(default_factory=dict)
+    defer: NDArray[Any] | None = None
 
     @staticmethod
     def of(run: Run, outputs: Mapping[str, NDArray[Any]]) -> "Prediction":
         """The answer of a run."""
-        return Prediction(**run.facts, outputs=outputs, labels=run.labels or None, quantiles=run.quantiles or None)
+        measures = dict(outputs)
+        return Prediction(
+            **run.facts,
+            defer=measures.pop(DEFER, None),
+            outputs=measures,
+            labels=run.labels or None,
+            quantiles=run.quantiles or None,
+            defer_above=run.defer_above,
+        )
 
     @property
     def run(self) -> Run:
         """All but the outputs."""
-        facts = {field.name: getattr(self, field.name) for field in fields(Run)}
+        facts = {one.name: getattr(self, one.name) for one in fields(Run)}
         return Run(**{**facts, "labels": self.labels or (), "quantiles": self.quantiles or ()})
 
 
 @dataclass(frozen=True)
 class Row:
-    """The answer to one row as it came, and what it is part of. index: its number among those sent."""
+    """The answer to one row as it came, and what it is part of. index: its number among those sent.
+
+    defer: whether it is for a human; None where no threshold was named.
+    """
 
     index: int
     outputs: Mapping[str, NDArray[Any]]
     run: Run
+    defer: bool | None = None
 
 
 @dataclass(frozen=True)
 class RankedRows:
-    """Rows in the order to label them."""
+    """Rows in the order they were picked.
+
+    score: None of k_centre and badge, which have no scores either. scores: in the score's own sign; of batchbald the
+    joint score up to and with each row. parts: measures of these rows, [k] each. reduction: how several numbers of a
+    row became one. saturated: the picks of batchbald use up what the passes can tell. considered: how many rows the
+    selector looked at. run, digest: what repeats the choice.
+    """
 
     model: str
     version: int
-    score: str
+    score: str | None
     indices: NDArray[Any]
-    scores: NDArray[Any]
+    scores: NDArray[Any] | None
     ids: tuple[str | int, ...] | None
+    selector: str = "top_k"
+    parts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    reduction: str | None = None
+    shares: NDArray[Any] | None = None
+    saturated: bool = False
+    considered: int = 0
+    digest: str = ""
+    run: Run | None = None
 
 
 class Lines:
@@ -94,7 +125,8 @@ class Lines:
         if "error" in values:
             raise _refusal(values["error"])
         index = values.pop("row")
-        return Row(index, {name: np.asarray(value) for name, value in values.items()}, self._run)
+        defer = values.pop(DEFER, None)
+        return Row(index, {name: np.asarray(value) for name, value in values.items()}, self._run, defer)
 
 
 def content_of(response: httpx.Response, form: str) -> bytes:
@@ -121,9 +153,27 @@ def prediction_of(response: httpx.Response) -> Prediction:
 def ranking_of(response: httpx.Response, ids: Sequence[str | int] | None) -> RankedRows:
     """The answer to a rank request. ids: names of the rows that were sent. Raises ServerError."""
     members, run = _members(response)
-    indices = members["indices"]
-    named = None if ids is None else tuple(ids[index] for index in indices)
-    return RankedRows(run.model, run.version, str(members["score"]), indices, members["scores"], named)
+    try:
+        indices = members.pop("indices")
+        score, reduction = (str(members.pop(name)) if name in members else None for name in ("score", "reduction"))
+        return RankedRows(
+            run.model,
+            run.version,
+            score,
+            indices,
+            scores=members.pop("scores", None),
+            ids=None if ids is None else tuple(ids[index] for index in indices),
+            shares=members.pop("shares", None),
+            saturated=bool(members.pop("saturated", False)),
+            considered=int(members.pop("considered")),
+            run=run,
+            selector=str(members.pop("selector")),
+            digest=str(members.pop("digest")),
+            reduction=reduction,
+            parts=members,
+        )
+    except KeyError as error:
+        raise _stranger(response) from error
 
 
 def is_ready(response: httpx.Response) -> bool:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dropout_core.acquire.pointwise import Reduction
+from dropout_core.acquire.vocabulary import Selector
 from dropout_core.errors import InvalidInput
 from service.arrays import npy_of, write_npz
 from service.forms import JSON, NDJSON, NPY, NPZ
@@ -35,19 +37,41 @@ class RunSaid(TypedDict, total=False):
 
 
 class PredictSaid(RunSaid, total=False):
-    """And of a prediction. outputs: measures by name; all there are. quantiles: levels. samples: the passes as well."""
+    """And of a prediction. outputs: measures by name; all there are. quantiles: levels. samples: the passes as well.
+
+    defer_above: thresholds by measure, above any of which a row is marked for a human.
+    """
 
     outputs: Sequence[str] | None
     quantiles: Sequence[float]
     samples: bool
+    defer_above: Mapping[str, float] | None
 
 
 class RankSaid(RunSaid, total=False):
-    """And of a ranking. k: how many rows. score: the measure to rank by. ids: names of the rows, one for each."""
+    """And of a ranking; docs/oracle.md says what scores and selectors there are, and what belongs to which.
+
+    k: how many rows. ids: names of the rows, one for each. exclude: rows never chosen, by id, or by number where there
+    are no ids. labelled, targets: as inputs. costs: of the label of each row. groups: of each row, or
+    "predicted_class"; quotas: how many rows of a group at most, or of each by name.
+    """
 
     k: int
     score: str | None
+    selector: Selector | None
+    beta: float | None
+    deviations: float | None
+    candidates: int | None
+    num_samples: int | None
+    reduction: Reduction | None
+    fraction: float | None
+    labelled: Inputs | None
+    targets: Inputs | None
     ids: Sequence[str | int] | None
+    exclude: Sequence[str | int] | None
+    costs: ArrayLike | None
+    groups: Sequence[str | int] | Literal["predicted_class"] | None
+    quotas: Mapping[Any, int] | int | None
 
 
 @dataclass(frozen=True)
@@ -73,17 +97,20 @@ def stream_ask(name: str, inputs: Inputs, said: PredictSaid) -> Ask:
 
 
 def rank_ask(name: str, inputs: Inputs, said: RankSaid) -> Ask:
-    """Ask for the rows to label next; their names are not sent. Raises as `predict_ask`."""
+    """Ask for the rows to label next; names of rows and groups are sent as numbers. Raises as `predict_ask`."""
     fields = _checked(said, RankSaid)
     ids = fields.pop("ids", None)
     if ids is not None:
         _one_for_each(ids, inputs)
-    return _asked("rank", name, inputs, NPZ, fields)
+    members = _beside(fields, ids)
+    if not members:
+        return _asked("rank", name, inputs, NPZ, fields)
+    return _asked("rank", name, {**_members("inputs", inputs), **members}, NPZ, fields)
 
 
-def model_ask(name: str) -> Ask:
-    """Ask what a model is."""
-    return Ask("GET", f"/v1/models/{quote(name, safe='')}")
+def model_ask(name: str, version: int | None = None) -> Ask:
+    """Ask what a model is, or a version of it."""
+    return Ask("GET", f"/v1/models/{quote(name, safe='')}{'' if version is None else f'/versions/{version}'}")
 
 
 MODELS = Ask("GET", "/v1/models")
@@ -104,6 +131,47 @@ def _asked(verb: str, name: str, inputs: Inputs, accept: str, fields: dict[str, 
         else npy_of(_numbers(inputs)),
         content_type=NPZ if several else NPY,
     )
+
+
+def _members(field: str, rows: Inputs) -> dict[str, ArrayLike]:
+    """Rows as members of a .npz: each input's behind a dot."""
+    return {f"{field}.{name}": one for name, one in rows.items()} if isinstance(rows, Mapping) else {field: rows}
+
+
+def _beside(fields: dict[str, Any], ids: Sequence[str | int] | None) -> dict[str, ArrayLike]:
+    """The members that stand beside the pool's, taken out of the fields. Raises InvalidInput."""
+    members: dict[str, ArrayLike] = {}
+    for field in ("labelled", "targets"):
+        if field in fields:
+            members |= _members(field, fields.pop(field))
+    if "costs" in fields:
+        members["costs"] = fields.pop("costs")
+    if "exclude" in fields:
+        members["exclude"] = np.asarray(_numbered(fields.pop("exclude"), ids), dtype=np.int64)
+    if not isinstance(fields.get("groups", ""), str):
+        members["groups"] = _coded(fields)
+    return members
+
+
+def _numbered(exclude: Sequence[str | int], ids: Sequence[str | int] | None) -> list[Any]:
+    """The numbers of the rows that are out."""
+    if ids is None:
+        return list(exclude)
+    unknown = set(exclude).difference(ids)
+    if unknown:
+        raise InvalidInput(f"exclude has {unknown.pop()!r}, which is none of the ids; give ids of rows.")
+    out = set(exclude)
+    return [row for row, name in enumerate(ids) if name in out]
+
+
+def _coded(fields: dict[str, Any]) -> NDArray[Any]:
+    """The groups as numbers, and the quotas by those."""
+    codes: dict[Any, int] = {}
+    found = [codes.setdefault(group, len(codes)) for group in np.asarray(fields.pop("groups")).tolist()]
+    quotas = fields.get("quotas")
+    if isinstance(quotas, Mapping):
+        fields["quotas"] = {str(codes.setdefault(group, len(codes))): most for group, most in quotas.items()}
+    return np.asarray(found, dtype=np.int64)
 
 
 def _checked(said: Mapping[str, Any], known: type) -> dict[str, Any]:

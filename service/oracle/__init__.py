@@ -1,0 +1,1 @@
+"""/rank: which rows of a pool a human should label next."""
