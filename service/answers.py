@@ -1,9 +1,7 @@
 """Answers of /v1 in each form: the measures, and what run they are of."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import numpy as np
 import orjson
 
 from models.predictor import Predictor
@@ -11,7 +9,7 @@ from service.arrays import write_npz
 from service.codec import to_json
 from service.forms import NPZ
 from service.query import Array, Query
-from service.run import Run
+from service.run import DEFER, Run
 
 _LINE = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
@@ -30,6 +28,7 @@ def run_of(predictor: Predictor, query: Query) -> Run:
         noise=manifest.noise,
         labels=tuple(manifest.labels or ()),
         quantiles=query.quantiles,
+        defer_above=query.defer_above,
     )
 
 
@@ -37,17 +36,11 @@ def prediction(run: Run, measures: Mapping[str, Array], form: str) -> bytes:
     """An answer to a predict request as JSON or .npz."""
     if form == NPZ:
         return write_npz({**measures, **run.members})
+    outputs = dict(measures)
+    deferred = {"defer_above": run.defer_above, DEFER: outputs.pop(DEFER)} if run.defer_above else {}
     labels = {"labels": run.labels} if run.labels else {}
     levels = {"quantiles": run.quantiles} if run.quantiles else {}
-    return to_json({**run.facts, **labels, **levels, "outputs": measures})
-
-
-def ranking(run: Run, ranked: Mapping[str, Any], form: str) -> bytes:
-    """An answer to a rank request as JSON or .npz. ranked: its fields beside the run."""
-    if form != NPZ:
-        return to_json({**run.facts, **ranked})
-    ids = {"ids": _ids(ranked["ids"])} if "ids" in ranked else {}
-    return write_npz({**run.facts, **ranked, **ids})
+    return to_json({**run.facts, **labels, **levels, **deferred, "outputs": outputs})
 
 
 def lines(start: int, measures: Mapping[str, Array]) -> bytes:
@@ -58,9 +51,3 @@ def lines(start: int, measures: Mapping[str, Array]) -> bytes:
 def _lines(start: int, measures: Mapping[str, Array]) -> Iterator[bytes]:
     for row, values in enumerate(zip(*measures.values(), strict=True), start):
         yield orjson.dumps({"row": row, **dict(zip(measures, values, strict=True))}, option=_LINE)
-
-
-def _ids(ids: list[str | int]) -> Array:
-    """Names as an array: whole numbers where all are and 64 bits hold them, texts otherwise."""
-    found = np.asarray(ids)
-    return found if found.dtype.kind in "iuU" else np.asarray([str(one) for one in ids], dtype=np.str_)

@@ -18,7 +18,7 @@ from service.auth import guard
 from service.catalogue import Catalogue
 from service.document import completed
 from service.problems import on_http_error, on_invalid_path, on_mcdrop_error, on_unexpected_error
-from service.routes import health, metrics, models, oip, predict, repository
+from service.routes import health, metrics, models, oip, predict, rank, repository
 from service.settings import Settings
 from service.state import State
 from service.watching import watch
@@ -51,13 +51,15 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.mcdrop = state
+    # Those asked most often come first: routes are tried in their order.
     for router in (
+        predict.router,
+        oip.router,
+        rank.router,
+        models.router,
         health.router,
         metrics.router,
-        models.router,
-        predict.router,
         repository.router,
-        oip.router,
     ):
         app.include_router(router)
     document = app.openapi

@@ -1,4 +1,4 @@
-"""The commands that ask a model: predict, rank, bench."""
+"""The commands that ask a model: predict, bench."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,6 @@ from zipfile import BadZipFile
 import numpy as np
 import typer
 
-from dropout_core.acquire.scores import rank as rank_rows
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.plan import DEFAULT_PASSES, Plan
 from models.predictor import Predictor
@@ -17,10 +16,10 @@ from service import console
 from service.answers import run_of
 from service.arrays import write_npz
 from service.bench import bench as bench_rows
-from service.client import Client, Prediction, RankedRows
+from service.client import Client, Prediction
 from service.codec import arrays_to_inputs
 from service.options import Bundles, Device, Url, Version, bundles_folder, chosen_device, common_settings
-from service.query import Asked, Limits, Query, make_query, run_predict, score_of
+from service.query import Asked, Limits, Query, make_query, run_predict
 
 Passes = Annotated[
     int | None, typer.Option(help="Stochastic passes; the bundle's own number otherwise. The most with a tolerance.")
@@ -69,37 +68,6 @@ def predict(
         console.prediction_json(answer)
     elif out is None:
         console.prediction_table(answer)
-
-
-def rank(
-    name: Annotated[str, typer.Argument(help="The model.")],
-    file: File,
-    k: Annotated[int, typer.Option("-k", help="How many rows.")] = 10,
-    score: Annotated[
-        str | None, typer.Option(help="mutual_information, predictive_entropy, margin, variance or random.")
-    ] = None,
-    passes: Passes = None,
-    seed: Seed = None,
-    version: Version = None,
-    bundles: Bundles = None,
-    device: Device = None,
-    url: Url = None,
-) -> None:
-    """Which rows of a pool should a human label next? Best first.
-
-    Example: `mcdrop rank digits pool.npy -k 10`
-    """
-    rows = _rows(file)
-    if url is not None:
-        with client_of(url) as client:
-            console.ranking(client.rank(name, rows, k=k, score=score, version=version, passes=passes, seed=seed))
-        return
-    predictor, query = _question(name, rows, version, Asked(passes, seed), bundles, device)
-    chosen = score_of(predictor, score)
-    found = rank_rows(
-        chosen, query.num_rows, k, query.plan.seed, lambda: predictor.predict(query.inputs, query.plan).measure(chosen)
-    )
-    console.ranking(RankedRows(name, predictor.version, chosen, found.indices.numpy(), found.scores.numpy(), None))
 
 
 def bench(

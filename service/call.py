@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio.to_thread
 from fastapi import Request
@@ -16,7 +16,7 @@ from service.computing import Result, Work, joined, key_of
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest
 from service.events import Answered, Outcome, Phase
 from service.problems import outcome_of
-from service.query import Array, Query
+from service.query import Array, Embed, Query
 from service.state import State
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class Call:
         self._verb, self._deadline = verb, deadline
         self._phases: list[Phase] = []
         self._watched: Mapping[str, Array] = {}
-        self._query: Query | None = None
+        self._size: tuple[int, int] | None = None
         self._held = ExitStack()
         self._kept_open = False
 
@@ -60,7 +60,7 @@ class Call:
         """Tell what became of it."""
         self._held.close()
         outcome: Outcome = "success" if error is None else _outcome(error)
-        rows, passes = (self._query.num_rows, self._query.plan.passes) if self._query is not None else (0, 0)
+        rows, passes = self._size or (0, 0)
         event = Answered(
             model=self.model.name,
             version=self.model.version,
@@ -77,6 +77,10 @@ class Call:
         """Let the deadline be no later than so many seconds from now."""
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
+    def about(self, rows: int, passes: int) -> None:
+        """How large a question is that takes several queries; otherwise it is as large as its query."""
+        self._size = rows, passes
+
     async def decode(self, read: Callable[[bytes], T], weigh: Callable[[bytes], int] = len) -> T:
         """What is read from the body. weigh: the bytes of JSON that reading it takes as long as.
 
@@ -89,16 +93,18 @@ class Call:
         finally:
             self._phases.append(Phase("decode", began, time.time_ns()))
 
-    async def compute(self, query: Query) -> Mapping[str, Array]:
+    async def compute(self, query: Query | Embed) -> Mapping[str, Array]:
         """The measures of all rows, by name. Raises as `parts`."""
         return joined([part.result async for part in self.parts(query)]).measures
 
-    async def parts(self, query: Query) -> AsyncGenerator[Part, None]:
+    async def parts(self, query: Query | Embed, *, watched: bool = True) -> AsyncGenerator[Part, None]:
         """The answer in parts, rows in order: several where there are too many rows for one batch.
+
+        watched: whether its measures may be told of the request; those of the first query that has any are.
 
         Raises QueueFull, Draining, ComputeDied, DeadlineExceeded, ClientGone, NonFiniteOutput, or what a run raises.
         """
-        self._query = query
+        self._size = self._size or (query.num_rows, query.passes)
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Part | BaseException | None]()
         tell = inbox.put_nowait
 
@@ -106,7 +112,7 @@ class Call:
             loop.call_soon_threadsafe(tell, item)
 
         work = Work(self.model, query)
-        row_cost = self.model.cost.of_row(query.plan.passes)
+        row_cost = self.model.cost.of_row(query.passes)
         ticket = Ticket(work, key_of(work), query.num_rows, row_cost, self._deadline, later, later)
         queued_ns = time.time_ns()
         self.shared.batcher.submit(ticket)
@@ -124,6 +130,25 @@ class Call:
             gone.cancel()
             self.shared.batcher.cancel(ticket)
             self._computed(queued_ns, found)
+            if watched and found and not self._watched:
+                self._watched = joined([part.result for part in found]).watched
+
+    async def choose(self, work: Callable[..., T], *args: Any) -> T:
+        """The result of some work on a choice, off the event loop. Raises what it raises, DeadlineExceeded, ClientGone.
+
+        What has begun goes on in its thread when nobody waits for it any more.
+        """
+        chosen = asyncio.ensure_future(self.shared.choosing(work, *args))
+        gone = asyncio.create_task(_gone(self.request))
+        try:
+            left_s = max(0.0, self._deadline - time.monotonic())
+            await asyncio.wait({chosen, gone}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if chosen.done():
+                return chosen.result()
+            raise gone.result() if gone.done() else _late()
+        finally:
+            chosen.cancel()
+            gone.cancel()
 
     async def encode(self, numbers: int, write: Callable[[], T]) -> T:
         """An answer of so many numbers, as it is written."""
@@ -147,14 +172,18 @@ class Call:
             Phase("prefix", began, middle),
             Phase("suffix", middle, ended),
         ]
-        self._watched = joined(results).watched
 
 
 async def _tell_gone(request: Request, tell: Callable[[BaseException], None]) -> None:
     """Tell when the caller has left."""
+    tell(await _gone(request))
+
+
+async def _gone(request: Request) -> ClientGone:
+    """Once the caller has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    tell(ClientGone("the caller left before the answer."))
+    return ClientGone("the caller left before the answer.")
 
 
 def _late() -> DeadlineExceeded:

@@ -14,13 +14,15 @@ from dropout_core.lint import lint_graph
 from models.publish import publish as publish_model
 from models.recipes import RECIPES, load_recipe
 from models.repository import Repository
-from service import asking, console, key_commands, logs
+from service import asking, console, key_commands, logs, ranking
 from service.app import create_app
 from service.flags import flagged
 from service.local import load_factory, publish_factory
+from service.memory import share_heap
 from service.options import Bundles, Url, Version, bundles_folder, common_settings, read_settings
 from service.serving import run_server
 from service.settings import InvalidConfig, Settings
+from service.simulating import simulate
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -54,6 +56,7 @@ def serve(**flags: Any) -> None:
     """
     settings = read_settings(Settings, flags)
     logs.configure(settings)
+    share_heap()
     run_server(create_app(settings, on_ready=lambda catalogue: console.announce(settings, catalogue)), settings)
 
 
@@ -158,5 +161,5 @@ def variants() -> None:
 
 
 app.add_typer(key_commands.app, name="key")
-for command in (asking.predict, asking.rank, asking.bench):
+for command in (asking.predict, ranking.rank, asking.bench, simulate):
     app.command()(command)

@@ -1,6 +1,7 @@
 """Queries of one key as one run of the engine, and the answers cut apart again."""
 
-from collections.abc import Hashable, Mapping, Sequence
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dropout_core.acquire.need import EMBEDDINGS
 from dropout_core.errors import NonFiniteOutput
-from models.predictor import finite_rows
+from dropout_core.mc.embedding import embeddings
+from dropout_core.mc.inputs import Named
+from models.predictor import Predictor, finite_rows
 from service.batching.plan import Slice
 from service.catalogue import Model
-from service.query import Array, Query, arrays_of
+from service.query import Array, Embed, Query, answered, arrays_of
 
 # What is watched of every answer, asked for or not, where a model has it: a change of it is a change of the rows.
 _WATCHED = ("mutual_information", "predictive_entropy", "std")
@@ -23,7 +27,7 @@ class Work:
     """A question to a model."""
 
     model: Model
-    query: Query
+    query: Query | Embed
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,12 @@ class Result:
 
 def key_of(work: Work) -> Hashable:
     """Queries of equal keys may be run as one."""
-    plan, query = work.query.plan, work.query
-    tolerance = tuple(sorted(plan.tolerance.items())) if plan.tolerance is not None else None
+    query = work.query
     shapes = tuple((name, rows.shape[1:], rows.dtype) for name, rows in sorted(query.inputs.items()))
+    if isinstance(query, Embed):
+        return work.model, shapes
+    plan = query.plan
+    tolerance = tuple(sorted(plan.tolerance.items())) if plan.tolerance is not None else None
     passes = (plan.passes, plan.seed, plan.scheme, tolerance, plan.min_passes)
     return work.model, shapes, passes, query.quantiles, query.samples
 
@@ -47,32 +54,60 @@ def key_of(work: Work) -> Hashable:
 def run(batch: Sequence[Slice]) -> list[Result | NonFiniteOutput]:
     """The answer to each slice of a batch, whose tickets hold Work of one key."""
     works: list[Work] = [one.ticket.work for one in batch]
-    predictor, query = works[0].model.predictor, works[0].query
+    predictor = works[0].model.predictor
     inputs = {
         name: _joined([work.query.inputs[name][one.start : one.stop] for work, one in zip(works, batch, strict=True)])
-        for name in query.inputs
+        for name in works[0].query.inputs
     }
-    places = None
-    if query.plan.scheme.masks == "independent":
-        places = torch.cat([torch.arange(one.start, one.stop) for one in batch])
-    estimate = predictor.estimate(inputs, query.plan, query.keeps_draws, places)
-    finite = finite_rows(estimate).cpu()
+    places = [_places(work.query, one) for work, one in zip(works, batch, strict=True)]
+    queries = [work.query for work in works if isinstance(work.query, Query)]
+    finite, results = (
+        _estimates(predictor, queries, inputs, places) if queries else _embeddings(predictor, inputs, places)
+    )
+    answers: list[Result | NonFiniteOutput] = []
+    for where, mask, result in zip(places, finite.split([one.rows for one in batch]), results, strict=True):
+        whole = bool(mask.all())
+        answers.append(result if whole else predictor.non_finite(int(where[~mask][0])))
+    return answers
+
+
+def _estimates(
+    predictor: Predictor, queries: Sequence[Query], inputs: Named, places: Sequence[Tensor]
+) -> tuple[Tensor, list[Result]]:
+    """Which rows are finite, and the answers to the queries, whose rows stand behind each other."""
+    first = queries[0]
+    own = torch.cat(list(places)) if first.plan.scheme.masks == "independent" else None
+    estimate = predictor.estimate(inputs, first.plan, first.keeps_draws, own)
     watched = tuple(name for name in _WATCHED if name in estimate.measures)
-    names = tuple(dict.fromkeys(name for work in works for name in (*work.query.measures, *watched)))
-    arrays = arrays_of(estimate, names, query.quantiles, samples=query.samples)
-    results: list[Result | NonFiniteOutput] = []
-    offset = 0
-    for work, one in zip(works, batch, strict=True):
-        rows = slice(offset, offset + one.rows)
-        offset += one.rows
-        if not bool(finite[rows].all()):
-            first = int((~finite[rows]).nonzero()[0])
-            results.append(predictor.non_finite(one.start + first))
-            continue
-        wanted = (*work.query.measures, *(name for name in ("quantiles", "samples") if name in arrays))
-        measures = {name: arrays[name][rows] for name in wanted}
-        results.append(Result(measures, {name: arrays[name][rows] for name in watched}, estimate.prefix_s))
-    return results
+    names = tuple(dict.fromkeys(name for query in queries for name in (*query.needed, *watched)))
+    arrays = arrays_of(estimate, names, first.quantiles, samples=first.samples)
+    results = []
+    for query, rows in zip(queries, _slices(places), strict=True):
+        own_rows = {name: array[rows] for name, array in arrays.items()}
+        results.append(Result(answered(query, own_rows), {name: own_rows[name] for name in watched}, estimate.prefix_s))
+    return finite_rows(estimate).cpu(), results
+
+
+def _embeddings(predictor: Predictor, inputs: Named, places: Sequence[Tensor]) -> tuple[Tensor, list[Result]]:
+    """As `_estimates`, of where the network puts the rows."""
+    program = predictor.program
+    began = time.perf_counter()
+    found = embeddings(program.graph, program.weights, {name: x.to(program.device) for name, x in inputs.items()}).cpu()
+    seconds = time.perf_counter() - began
+    results = [Result({EMBEDDINGS: found[rows].numpy()}, {}, seconds) for rows in _slices(places)]
+    return found.isfinite().all(1), results
+
+
+def _places(query: Query | Embed, one: Slice) -> Tensor:
+    """Where the rows of a slice stand in their request."""
+    return torch.arange(one.start, one.stop) if query.places is None else query.places[one.start : one.stop]
+
+
+def _slices(places: Sequence[Tensor]) -> Iterator[slice]:
+    start = 0
+    for where in places:
+        yield slice(start, start + len(where))
+        start += len(where)
 
 
 def joined(results: Sequence[Result]) -> Result:

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +23,9 @@ from models.recipes.training import OnEpoch
 from models.tunings import machine
 from service.bench import Cost
 from service.catalogue import Catalogue
-from service.client import Prediction, RankedRows
+from service.client import Prediction
+from service.pool.driving import OnRows
+from service.pool.ranked import Ranked
 from service.query import example_of, one_row
 from service.settings import Settings
 
@@ -36,6 +38,35 @@ _MAX_EXAMPLE_NUMBERS = 256
 def fail(message: str) -> None:
     """One line on standard error."""
     _err.print(Text.assemble(("error:", "red"), " ", " ".join(message.split())), soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """One line on standard error that ends nothing."""
+    _err.print(Text.assemble(("warning:", "yellow"), " ", message), soft_wrap=True)
+
+
+@contextmanager
+def rows() -> Iterator[OnRows]:
+    """A progress bar over rows, with their rate and the time that is left; nothing where no terminal is."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as progress:
+        bars: dict[tuple[str, int], TaskID] = {}
+
+        def on_rows(title: str, done: int, total: int) -> None:
+            if (title, total) not in bars:
+                bars[title, total] = progress.add_task(title, total=total, completed=done, rate="")
+            bar = bars[title, total]
+            progress.update(bar, completed=done)
+            speed = progress.tasks[bar].speed
+            progress.update(bar, rate=f"{speed:,.0f} rows/s" if speed else "")
+
+        yield on_rows
 
 
 @contextmanager
@@ -175,11 +206,14 @@ def _answered(labels: Sequence[str], mean: NDArray[Any], several: bool) -> list[
     return [", ".join(labels[place] for place in best), ", ".join(f"{mean[place]:.3f}" for place in best)]
 
 
-def ranking(rows: RankedRows) -> None:
+def ranking(ranked: Ranked) -> None:
     """The rows to label next, best first."""
-    table = Table("place", "row", rows.score)
-    for place, (index, score) in enumerate(zip(rows.indices, rows.scores, strict=True), start=1):
-        table.add_row(str(place), str(index), f"{score:.4f}")
+    ids, scores = ranked.ids, ranked.scores
+    named = [] if ids is None else ["id"]
+    table = Table("place", "row", *named, *([] if scores is None else [str(ranked.score)]))
+    for place, index in enumerate(ranked.indices.tolist()):
+        name = [] if ids is None else [str(ids[place])]
+        table.add_row(str(place + 1), str(index), *name, *([] if scores is None else [f"{scores[place]:.4f}"]))
     _out.print(table)
 
 

@@ -35,8 +35,6 @@ _ANSWERED_ID = {
     "required": True,
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
 }
-
-
 # What FastAPI says of addresses that do not fit: here they are unknown models.
 _OF_FASTAPI = {"HTTPValidationError", "ValidationError"}
 _OWN_422 = {"$ref": "#/components/schemas/HTTPValidationError"}

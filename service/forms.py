@@ -8,6 +8,8 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 NPY = "application/x-npy"
 NPZ = "application/x-npz"
+# JSON and bytes behind it, in the frame of the Open Inference Protocol: known by its header.
+OIP = "application/octet-stream"
 # What curl -d says of any body.
 _URLENCODED = "application/x-www-form-urlencoded"
 

@@ -2,8 +2,8 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, field
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import orjson
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dropout_core.acquire.scores import checked_score
+from dropout_core.acquire.vocabulary import SCORES
 from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.mc.estimate import Estimate
 from dropout_core.mc.inputs import Named, named, sizes_of
@@ -23,6 +23,7 @@ from dropout_core.mc.scheme import Sampling, Sharing, scheme_of
 from dropout_core.noise import MAX_SEED
 from models.manifest import Manifest
 from models.predictor import Predictor
+from service.run import DEFER
 
 Array = NDArray[Any]
 _ALIASES = {"entropy": "predictive_entropy"}
@@ -54,7 +55,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Query:
-    """Rows by input, and what to say of them. measures: exact names, in the order wanted."""
+    """Rows by input, and what to say of them. measures: exact names, in the order wanted.
+
+    defer_above: a row is marked where any number of such a measure lies above so much. places: int64 [B], where the
+    rows stand in their request; None: they are all of it.
+    """
 
     inputs: Named
     num_rows: int
@@ -62,11 +67,36 @@ class Query:
     measures: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
     samples: bool = False
+    defer_above: Mapping[str, float] = field(default_factory=dict)
+    places: Tensor | None = None
 
     @property
     def keeps_draws(self) -> bool:
         """Whether the passes themselves are needed."""
         return self.samples or bool(self.quantiles)
+
+    @property
+    def passes(self) -> int:
+        """The most that a row takes."""
+        return self.plan.passes
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The measures it takes to answer."""
+        return tuple(dict.fromkeys((*self.measures, *self.defer_above)))
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Rows by input, to be told where the network puts them: one run with the noise off, which costs a pass.
+
+    places: as a Query's.
+    """
+
+    inputs: Named
+    num_rows: int
+    places: Tensor | None = None
+    passes: int = field(default=1, init=False)
 
 
 def measures_of(predictor: Predictor) -> tuple[str, ...]:
@@ -83,6 +113,7 @@ def make_query(
     outputs: Sequence[str] | None = None,
     quantiles: Sequence[float] = (),
     samples: bool = False,
+    defer_above: Mapping[str, float] | None = None,
 ) -> Query:
     """A Query, checked before any work is done. What `asked` leaves open is as the bundle says.
 
@@ -92,6 +123,7 @@ def make_query(
     plan = _plan(manifest, asked, limits)
     apart = [name for name, wanted in (("quantiles", bool(quantiles)), ("samples", samples)) if wanted]
     names = _names(predictor, plan, None if outputs is None else [name for name in outputs if name not in apart])
+    deferring = _deferring(predictor, plan, defer_above or {})
     wrong = [level for level in quantiles if not 0.0 < level < 1.0]
     if wrong:
         raise InvalidInput(f"the quantile {wrong[0]} must lie strictly between 0 and 1.")
@@ -113,7 +145,7 @@ def make_query(
         )
     if (samples or quantiles) and plan.tolerance is not None:
         raise InvalidInput("samples and quantiles need as many passes for every row; ask for them without a tolerance.")
-    return Query(rows, num_rows, plan, names, tuple(quantiles), samples)
+    return Query(rows, num_rows, plan, names, tuple(quantiles), samples, deferring)
 
 
 def _names(predictor: Predictor, plan: Plan, outputs: Sequence[str] | None) -> tuple[str, ...]:
@@ -162,7 +194,14 @@ def draw_seed() -> int:
 def run_predict(predictor: Predictor, query: Query) -> Mapping[str, Array]:
     """The measures by name, rows first; quantiles [B, Q, *P, C] and samples [B, T, *P, C] where they were asked for."""
     estimate = predictor.predict(query.inputs, query.plan, query.keeps_draws)
-    return arrays_of(estimate, query.measures, query.quantiles, samples=query.samples)
+    return answered(query, arrays_of(estimate, query.needed, query.quantiles, samples=query.samples))
+
+
+def answered(query: Query, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Of arrays of the query's rows by name, those that it asks for, and DEFER: which rows are for a human."""
+    wanted = (*query.measures, *(name for name in ("quantiles", "samples") if name in arrays))
+    deferred = {DEFER: _deferred(query.defer_above, arrays)} if query.defer_above else {}
+    return {**{name: arrays[name] for name in wanted}, **deferred}
 
 
 def arrays_of(
@@ -177,11 +216,29 @@ def arrays_of(
     return arrays
 
 
-def score_of(predictor: Predictor, score: str | None) -> str:
-    """The exact name of a score. Where none is named: mutual information, or variance. Raises UnknownMeasure."""
-    known = measures_of(predictor)
-    default = "mutual_information" if "mutual_information" in known else "variance"
-    return checked_score(default if score is None else _ALIASES.get(score, score), known)
+def _deferring(predictor: Predictor, plan: Plan, above: Mapping[str, float]) -> dict[str, float]:
+    """The thresholds by exact names."""
+    exact: dict[str, float] = {}
+    for name, threshold in above.items():
+        (measure,) = _names(predictor, plan, [name])
+        if not isfinite(threshold):
+            raise InvalidInput(f"defer_above has {threshold} for {name}; a finite number is wanted.")
+        if measure in SCORES and SCORES[measure].sign < 0:
+            raise InvalidInput(
+                f"a small {measure} is the uncertain one; defer_above another, such as least_confidence."
+            )
+        if measure in exact:
+            raise InvalidInput(f"defer_above names {measure} twice; give one threshold.")
+        exact[measure] = threshold
+    return exact
+
+
+def _deferred(above: Mapping[str, float], arrays: Mapping[str, Array]) -> Array:
+    """Which rows have any number above a threshold, bool [B]."""
+    deferred = np.zeros(len(next(iter(arrays.values()))), np.bool_)
+    for name, threshold in above.items():
+        deferred |= (arrays[name] > threshold).any(axis=tuple(range(1, arrays[name].ndim)))
+    return deferred
 
 
 def _short(row: Array) -> Any:

@@ -6,25 +6,23 @@ stand when the body is an array and has no room for them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from torch import Tensor
 
-from dropout_core.acquire.scores import RANDOM
-from dropout_core.errors import InvalidInput
 from models.predictor import Predictor
 from service.arrays import read_npy, read_npz
 from service.codec import arrays_to_inputs, parse_json, to_inputs
 from service.errors import InvalidRequest
 from service.forms import JSON, NPY
-from service.query import Asked, Limits, Query, draw_seed, make_query, score_of
-from service.schemas.v1 import PredictRequest, RankRequest, parse
+from service.query import Asked, Limits, Query, draw_seed, make_query
+from service.schemas.v1 import Body, PredictRequest, parse
 
-B = TypeVar("B", PredictRequest, RankRequest)
 # Fields that are repeated for each of their values; and those of texts, which stand without JSON's quotes.
-_LISTS = {"outputs", "quantiles", "ids"}
-_TEXTS = {"outputs", "ids", "score", "sampling", "masks"}
+_LISTS = {"outputs", "quantiles", "ids", "exclude", "costs"}
+_TEXTS = {"outputs", "ids", "exclude", "score", "selector", "reduction", "groups", "sampling", "masks"}
+_ROWS = {"inputs", "labelled", "targets"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Sent:
     """A body, its form, and the names and values of the query.
 
     max_bytes: the longest a body may be when inflated. parse_json: how JSON is read; inputs may come as arrays.
+    json_length: of a body in the frame of the Open Inference Protocol, what its header says.
     """
 
     body: bytes
@@ -39,31 +38,22 @@ class Sent:
     query: Sequence[tuple[str, str]]
     max_bytes: int
     parse_json: Callable[[bytes], Any] = parse_json
+    json_length: str | None = None
 
 
 def predict_query(predictor: Predictor, sent: Sent, limits: Limits) -> Query:
     """A checked query from a predict request."""
-    asked, inputs = _read(PredictRequest, predictor, sent)
+    asked, inputs = _read(predictor, sent)
     return make_query(
         predictor,
         inputs,
         limits,
-        asked=_asked(asked),
+        asked=asked_of(asked),
         outputs=asked.outputs,
         quantiles=asked.quantiles,
         samples=asked.samples,
+        defer_above=asked.defer_above,
     )
-
-
-def rank_query(predictor: Predictor, sent: Sent, limits: Limits) -> tuple[RankRequest, Query]:
-    """A checked query from a rank request."""
-    asked, inputs = _read(RankRequest, predictor, sent)
-    score = score_of(predictor, asked.score)
-    query = make_query(predictor, inputs, limits, asked=_asked(asked), outputs=[] if score == RANDOM else [score])
-    rows = query.num_rows
-    if asked.ids is not None and len(asked.ids) != rows:
-        raise InvalidInput(f"there are {len(asked.ids)} ids and {rows} rows; send one id for each row, or none.")
-    return asked, query
 
 
 def query_fields(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -73,37 +63,37 @@ def query_fields(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {}
     for name, text in query:
-        if name == "inputs":
-            raise InvalidRequest("inputs stands in the query of the address; send rows as the body.")
+        if name in _ROWS:
+            raise InvalidRequest(f"{name} stands in the query of the address; send rows as the body.")
         if name in fields and name not in _LISTS:
             raise InvalidRequest(f"{name} stands in the query of the address twice; send it once.")
         if name in _LISTS:
-            fields.setdefault(name, []).extend([_value(name, text)] if text else [])
+            fields.setdefault(name, []).extend([value_of(name, text)] if text else [])
         else:
-            fields[name] = _value(name, text)
+            fields[name] = value_of(name, text)
     return fields
 
 
-def _value(name: str, text: str) -> Any:
-    """A value of the query. One that is no JSON stays a text, which its field then refuses by name."""
+def value_of(name: str, text: str) -> Any:
+    """What a text says of a field. One that is no JSON stays a text, which its field then refuses by name."""
     try:
         return text if name in _TEXTS else orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
 
 
-def _read(kind: type[B], predictor: Predictor, sent: Sent) -> tuple[B, Mapping[str, Tensor]]:
+def _read(predictor: Predictor, sent: Sent) -> tuple[PredictRequest, Mapping[str, Tensor]]:
     """The fields of a request, and its inputs by name."""
     fields = query_fields(sent.query)
     if sent.form == JSON:
-        asked = parse(kind, _merged(sent.parse_json(sent.body), fields))
+        asked = parse(PredictRequest, merged(sent.parse_json(sent.body), fields))
         return asked, to_inputs(asked.inputs, predictor.manifest)
     arrays = read_npy(sent.body) if sent.form == NPY else read_npz(sent.body, sent.max_bytes)
-    asked = parse(kind, {**fields, "inputs": arrays})
+    asked = parse(PredictRequest, {**fields, "inputs": arrays})
     return asked, arrays_to_inputs(arrays, predictor.manifest)
 
 
-def _merged(body: Any, fields: Mapping[str, Any]) -> Any:
+def merged(body: Any, fields: Mapping[str, Any]) -> Any:
     """A JSON body with the fields of the query. Raises InvalidRequest for one that stands in both."""
     if not isinstance(body, dict):
         return body
@@ -113,7 +103,7 @@ def _merged(body: Any, fields: Mapping[str, Any]) -> Any:
     return {**body, **fields}
 
 
-def _asked(body: PredictRequest | RankRequest) -> Asked:
+def asked_of(body: Body) -> Asked:
     """What a request says of the passes. An absent seed is the bundle's own; a null that was sent draws one."""
     drawn = body.seed is None and "seed" in body.model_fields_set
     return Asked(

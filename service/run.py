@@ -1,7 +1,7 @@
 """What an answer says beside its numbers, as headers and as members of a .npz file: written here and read here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Run:
-    """What was run: enough to repeat it. labels, quantiles: names of columns and levels, empty where there are none."""
+    """What was run: enough to repeat it.
+
+    labels, quantiles, defer_above: names of columns, levels, and thresholds by measure; empty where there are none.
+    """
 
     model: str
     version: int
@@ -21,6 +24,7 @@ class Run:
     noise: int
     labels: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
+    defer_above: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -30,7 +34,12 @@ class Run:
     @property
     def members(self) -> dict[str, Any]:
         """The run as members of a .npz file, to stand beside the measures."""
-        lists = {"labels": self.labels, "quantile_levels": self.quantiles}
+        lists = {
+            "labels": self.labels,
+            "quantile_levels": self.quantiles,
+            "defer_measures": tuple(self.defer_above),
+            "defer_thresholds": tuple(self.defer_above.values()),
+        }
         return {**self.facts, **{name: values for name, values in lists.items() if values}}
 
     @property
@@ -43,12 +52,10 @@ class Run:
     def taken(members: dict[str, NDArray[Any]]) -> "Run":
         """The run, taken out of the members of a file. Raises KeyError or ValueError where it is not there."""
         facts = {name: kind(members.pop(name)) for name, kind in _KINDS.items()}
-        labels, levels = (members.pop(name, None) for name in ("labels", "quantile_levels"))
-        return Run(
-            **facts,
-            labels=() if labels is None else tuple(labels.tolist()),
-            quantiles=() if levels is None else tuple(levels.tolist()),
-        )
+        lists = ("labels", "quantile_levels", "defer_measures", "defer_thresholds")
+        labels, levels, measures, thresholds = (members.pop(name).tolist() if name in members else [] for name in lists)
+        above = dict(zip(measures, thresholds, strict=True))
+        return Run(**facts, labels=tuple(labels), quantiles=tuple(levels), defer_above=above)
 
     @staticmethod
     def told(headers: Mapping[str, str]) -> "Run":
@@ -58,6 +65,8 @@ class Run:
         return Run(model=model, version=int(version), **others)
 
 
+# The rows that are for a human, among the measures.
+DEFER = "defer"
 # The facts, and what each is.
 _KINDS: dict[str, Any] = {
     "model": str, "version": int, "passes": int, "seed": int, "sampling": str, "masks": str, "branches": int,

@@ -33,6 +33,8 @@ _log = logging.getLogger("mcdrop")
 T = TypeVar("T")
 # Parsing so many bytes keeps Python's lock, and with it the event loop, for some milliseconds.
 _LARGE_JSON_BYTES = 2 * 2**20
+# What nobody waits for any more cannot be stopped: a second one goes on beside it, and a third waits.
+_CHOOSERS = 2
 
 
 @dataclass
@@ -60,6 +62,7 @@ class State:
         self.metrics = Metrics(self._readings(), _about(settings))
         self.observers.append(self.metrics)
         self._loader = ThreadPoolExecutor(1, "loader", initializer=threads)
+        self._chooser = ThreadPoolExecutor(_CHOOSERS, "chooser", initializer=threads)
 
     @staticmethod
     def of(settings: Settings) -> "State":
@@ -101,6 +104,10 @@ class State:
         """The result of some work on the catalogue, by the one thread that loads."""
         return await asyncio.get_running_loop().run_in_executor(self._loader, partial(work, *args))
 
+    async def choosing(self, work: Callable[..., T], *args: Any) -> T:
+        """The result of some work on a choice, by the few threads that choose: it may take seconds."""
+        return await asyncio.get_running_loop().run_in_executor(self._chooser, partial(work, *args))
+
     def parse_json(self, body: bytes) -> Any:
         """The value of a JSON body, as `codec.parse_json`; a large one has arrays for inputs. Raises MalformedJson."""
         parsed = self.parser.parse(body) if len(body) > _LARGE_JSON_BYTES else None
@@ -112,10 +119,11 @@ class State:
             _watch(observer.answered, event)
 
     def close(self) -> None:
-        """End what computes, what parses and what loads."""
+        """End what computes, what parses, what loads and what chooses."""
         self.batcher.close()
         self.parser.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
+        self._chooser.shutdown(wait=False, cancel_futures=True)
 
     def _readings(self) -> tuple[Reading, ...]:
         def loaded_bytes() -> int:
@@ -145,7 +153,7 @@ class State:
                 model=work.model.name,
                 version=work.model.version,
                 rows=sum(one.rows for one in batch),
-                passes=work.query.plan.passes,
+                passes=work.query.passes,
                 requests=len(batch),
                 seconds=time.perf_counter() - began,
                 failed=failed,

@@ -65,7 +65,8 @@ def test_the_blocks_of_a_page_run(shell, page, prints):
 def test_the_shell_blocks_of_http_ask_with_files_and_print_lines(shell):
     text = (ROOT / "docs" / "http.md").read_text()
     script = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    *_, first, second, third = shell(["bash", "-e"], script).splitlines()
+    *_, chosen, first, second, third = shell(["bash", "-e"], script).splitlines()
+    assert sorted(json.loads(chosen)["indices"]) == [1, 2]
     assert [json.loads(line)["row"] for line in (first, second, third)] == [0, 1, 2]
 
 

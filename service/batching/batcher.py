@@ -74,10 +74,13 @@ class Batcher:
             if self._dead:
                 raise ComputeDied("the compute thread of this server died; tell the operator to restart it.")
             pending_s, waiting = self._pending_s(), len(self._cut()) + len(self._waiting)
-            full = waiting >= self._bounds.requests
-            if full or (waiting and pending_s + ticket.cost * self._slowness > self._bounds.pending_s):
-                wait_s = max(1, ceil(pending_s))
-                raise QueueFull(f"{waiting} requests of {pending_s:.1f} s wait; try again in {wait_s} s.", wait_s)
+            own_s, bounds, wait_s = ticket.cost * self._slowness, self._bounds, max(1, ceil(pending_s))
+            if waiting >= bounds.requests or (waiting and pending_s + own_s > bounds.pending_s):
+                raise QueueFull(
+                    f"{waiting} requests of {pending_s:.1f} s wait, and this one takes {own_s:.1f} s; up to "
+                    f"{bounds.requests} of {bounds.pending_s:g} s may wait. Try again in {wait_s} s.",
+                    wait_s,
+                )
             self._waiting.append(ticket)
             self._changed.notify()
 

@@ -42,7 +42,7 @@ def question_of(
         return _raw_question(predictor, frame.tensors, limits)
     request = parse(InferRequest, parse_json(frame.json))
     asked = request.parameters or Parameters()
-    arrays = _arrays(request.inputs, frame.cut([tensor.binary_size for tensor in request.inputs]))
+    arrays = arrays_of(request.inputs, frame.cut([tensor.binary_size for tensor in request.inputs]))
     query = make_query(
         predictor,
         arrays_to_inputs(arrays, predictor.manifest),
@@ -80,7 +80,7 @@ def _raw_question(predictor: Predictor, raw: memoryview, limits: Limits) -> Ques
     return Question(query, binary_by_default=True)
 
 
-def _arrays(tensors: Sequence[InputTensor], parts: Sequence[memoryview | None]) -> dict[str, Array]:
+def arrays_of(tensors: Sequence[InputTensor], parts: Sequence[memoryview | None]) -> dict[str, Array]:
     """The inputs by name. Raises InvalidInput."""
     arrays: dict[str, Array] = {}
     for tensor, part in zip(tensors, parts, strict=True):

@@ -97,7 +97,7 @@ def _of_lists(name: str, dtype: "np.dtype[Any]", shape: list[int], data: Any) ->
 
 
 def raw_rows(name: str, dtype: str, sizes: list[int], raw: memoryview) -> Array:
-    """As many rows of an input as there are bytes for. Raises InvalidInput where the last one is not whole."""
+    """As many rows of an input as there are bytes for. Raises InvalidInput where there is none, or a part of one."""
     row = math.prod(sizes) * np.dtype(dtype).itemsize
     if row == 0 or not len(raw) or len(raw) % row:
         raise InvalidInput(f"the body has {len(raw)} bytes; each row of {name} has {row}. Send whole rows.")

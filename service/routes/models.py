@@ -5,7 +5,7 @@ from dataclasses import asdict
 import anyio.to_thread
 from fastapi import APIRouter
 
-from dropout_core.acquire.scores import RANDOM, SCORES
+from dropout_core.acquire.vocabulary import scores_of
 from models.predictor import Predictor
 from service.query import example_of, measures_of
 from service.schemas.paths import Name, Version
@@ -52,7 +52,7 @@ def _describe(predictor: Predictor, shared: State) -> ModelDescription:
         result=manifest.result,
         positions=list(manifest.positions or ()),
         measures=list(measures),
-        scores=[*(score for score in SCORES if score in measures), RANDOM],
+        scores=list(scores_of(manifest.output)),
         passes=manifest.passes,
         seed=manifest.seed,
         sampling=manifest.sampling,

@@ -38,6 +38,7 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 _INTERNAL = failures("internal")
 _OF_MODEL = failures(*OF_MODELS)
 _UNREADY: Responses = {503: {"model": NotReady, "description": "No model can be asked, and why."}, **_INTERNAL}
+_DEAD: Responses = {503: {"model": Live, "description": "What computes has died; restart the server."}, **_INTERNAL}
 _MODEL_UNREADY: Responses = {
     503: {"model": ModelNotReady, "description": "It cannot be asked, and why."},
     **failures("unknown-model", "internal"),
@@ -70,6 +71,19 @@ _INFER: dict[str, Any] = {
 }
 
 
+# First, because it is asked most often and routes are tried in their order.
+@router.post("/models/{name}/infer", **_INFER)
+async def infer(name: Name, request: Request, shared: Shared) -> Response:
+    """Predictive mean, variance and entropies of each row."""
+    return await _infer(name, None, request, shared)
+
+
+@router.post("/models/{name}/versions/{version}/infer", **_INFER)
+async def infer_version(name: Name, version: Version, request: Request, shared: Shared) -> Response:
+    """Infer with one version."""
+    return await _infer(name, version, request, shared)
+
+
 @router.get("/", include_in_schema=False)
 @router.get("", responses=_INTERNAL)
 async def server() -> ServerMetadata:
@@ -77,10 +91,11 @@ async def server() -> ServerMetadata:
     return server_metadata()
 
 
-@router.get("/health/live", responses=_INTERNAL)
-async def live() -> Live:
-    """The process runs."""
-    return Live(live=True)
+@router.get("/health/live", responses=_DEAD)
+async def live(response: Response, shared: Shared) -> Live:
+    """The process runs, and what computes in it."""
+    response.status_code = 200 if shared.batcher.alive else 503
+    return Live(live=shared.batcher.alive)
 
 
 @router.get("/health/ready", response_model=Ready, responses=_UNREADY)
@@ -149,18 +164,6 @@ async def version_statistics(name: Name, version: Version, shared: Shared) -> Mo
     """What the requests took of one version."""
     await shared.model(name, version)
     return _statistics(shared, name, version)
-
-
-@router.post("/models/{name}/infer", **_INFER)
-async def infer(name: Name, request: Request, shared: Shared) -> Response:
-    """Predictive mean, variance and entropies of each row."""
-    return await _infer(name, None, request, shared)
-
-
-@router.post("/models/{name}/versions/{version}/infer", **_INFER)
-async def infer_version(name: Name, version: Version, request: Request, shared: Shared) -> Response:
-    """Infer with one version."""
-    return await _infer(name, version, request, shared)
 
 
 async def _infer(name: str, version: int | None, request: Request, shared: State) -> Response:

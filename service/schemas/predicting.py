@@ -4,9 +4,12 @@ from typing import Any
 
 from service.forms import JSON, NDJSON, NPY, NPZ
 from service.schemas.openapi import BYTES, COMPRESSED, TIMEOUT, inlined
+from service.schemas.ranking import RankRequest
 from service.schemas.refusals import OF_ANSWERS, Responses, problems
-from service.schemas.v1 import PredictRequest, RankRequest
+from service.schemas.v1 import PredictRequest
 
+# Fields of bodies alone; and those that may be objects, which are JSON in an address too.
+_ROWS, _OBJECTS = {"inputs", "labelled", "targets"}, {"tolerance", "defer_above", "quotas"}
 _PROBLEMS = problems(*OF_ANSWERS, "not-acceptable")
 PREDICT_RESPONSES: Responses = {
     200: {
@@ -20,9 +23,17 @@ PREDICT_RESPONSES: Responses = {
 RANK_RESPONSES: Responses = {
     **PREDICT_RESPONSES,
     200: {
-        "description": "Rows in the order to label them; .npz has each field as a member.",
+        "description": "Rows in the order they were picked; .npz has each field as a member, and each of the parts.",
         "content": {NPZ: {"schema": BYTES}},
     },
+}
+
+
+_FORMS = {
+    PredictRequest: ".npz with a member for each.",
+    RankRequest: ".npz with members inputs, labelled and targets, or one for each input behind a dot, as labelled.x, "
+    "and costs, groups, exclude, ids. Or the frame of the Open Inference Protocol, known by its header "
+    "Inference-Header-Content-Length: tensors named as the members, and the other fields as parameters.",
 }
 
 
@@ -33,11 +44,11 @@ def documented(body: type[PredictRequest] | type[RankRequest]) -> dict[str, Any]
         "requestBody": {
             "required": True,
             "description": "JSON; or the rows alone, as numpy writes them, with all else in the query of the address: "
-            f".npy for a model of one input, .npz with a member for each. {COMPRESSED}",
+            f".npy for a model of one input, {_FORMS[body]} {COMPRESSED}",
             "content": {JSON: {"schema": schema}, NPY: {"schema": BYTES}, NPZ: {"schema": BYTES}},
         },
         "parameters": [
-            *(_parameter(name, field) for name, field in schema["properties"].items() if name != "inputs"),
+            *(_parameter(name, field) for name, field in schema["properties"].items() if name not in _ROWS),
             TIMEOUT,
         ],
     }
@@ -46,6 +57,6 @@ def documented(body: type[PredictRequest] | type[RankRequest]) -> dict[str, Any]
 def _parameter(name: str, field: dict[str, Any]) -> dict[str, Any]:
     """A field of a body as a parameter of the query: there, or in the body, and not in both."""
     described = {"name": name, "in": "query", "description": field["description"]}
-    if name == "tolerance":  # a number or an object
+    if name in _OBJECTS:
         return {**described, "content": {JSON: {"schema": field}}}
     return {**described, "schema": field}

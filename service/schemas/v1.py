@@ -16,12 +16,14 @@ from pydantic import (
 
 from dropout_core.noise import VERSION as NOISE_VERSION
 from service.errors import InvalidRequest
-from service.schemas.bounds import BRANCHING, LEVEL, MIN_PASSES, PASSES, SEED, TOLERANCE
+from service.schemas.bounds import BRANCHING, LEVEL, MIN_PASSES, PASSES, SEED, THRESHOLDS, TOLERANCE
 
-_ROW: JsonValue = [[0, 0, 5, 13, 9, 1, 0, 0] for _ in range(8)]
+ROW: JsonValue = [[0, 0, 5, 13, 9, 1, 0, 0] for _ in range(8)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """Rows, and how to run them."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     inputs: Any = Field(
@@ -63,10 +65,10 @@ class _Body(BaseModel):
     )
 
 
-B = TypeVar("B", bound=_Body)
+B = TypeVar("B", bound=BaseModel)
 
 
-class PredictRequest(_Body):
+class PredictRequest(Body):
     """Rows to predict, and what to say of them."""
 
     outputs: list[StrictStr] | None = Field(default=None, description="Measures by name; absent: all the model has.")
@@ -74,29 +76,15 @@ class PredictRequest(_Body):
         default=[], max_length=99, description="Levels strictly between 0 and 1."
     )
     samples: StrictBool = Field(default=False, description="Return the passes themselves as well.")
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"inputs": [_ROW], "passes": 32, "seed": 0, "outputs": ["mean", "mutual_information"]}]
-        }
-    )
-
-
-class RankRequest(_Body):
-    """Rows of a pool, to find those a human should label next."""
-
-    k: StrictInt = Field(default=10, ge=1, description="How many rows to return, best first.")
-    score: StrictStr | None = Field(
+    defer_above: dict[StrictStr, StrictFloat] | None = Field(
         default=None,
-        description="mutual_information, predictive_entropy, margin, variance or random; absent: the task's first.",
-    )
-    ids: list[StrictStr | StrictInt] | None = Field(
-        default=None, description="The caller's names of the rows, one for each."
+        description="Thresholds by measure: defer is true of a row with any number of such a measure above.",
+        json_schema_extra=THRESHOLDS,
     )
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"inputs": [_ROW, _ROW], "k": 1, "score": "mutual_information", "ids": ["a", "b"]}]
+            "examples": [{"inputs": [ROW], "passes": 32, "seed": 0, "outputs": ["mean", "mutual_information"]}]
         }
     )
 
@@ -121,17 +109,9 @@ class PredictResponse(Run):
     quantiles: list[float] | None = Field(
         default=None, description="The levels of outputs.quantiles, [rows, levels, positions …, columns]."
     )
+    defer_above: dict[str, float] | None = Field(default=None, description="As it was asked for, by exact names.")
+    defer: list[bool] | None = Field(default=None, description="Whether a row is for a human: one for each.")
     outputs: dict[str, Any]
-
-
-class RankResponse(Run):
-    """Rows in the order to label them. A random choice runs no passes."""
-
-    score: str
-    reduction: str | None = Field(default=None, description="How several outputs became one number.")
-    indices: list[int]
-    scores: list[float]
-    ids: list[str | int] | None = None
 
 
 class ModelSummary(BaseModel):

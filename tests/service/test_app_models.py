@@ -78,7 +78,18 @@ def test_a_description_has_what_a_caller_needs(server, digits):
             "margin",
             "vote_variation_ratio",
         ],
-        "scores": ["mutual_information", "predictive_entropy", "margin", "variance", "random"],
+        "scores": [
+            "mutual_information",
+            "predictive_entropy",
+            "expected_entropy",
+            "least_confidence",
+            "margin",
+            "vote_variation_ratio",
+            "mean_std",
+            "variance",
+            "epig",
+            "random",
+        ],
         "passes": 20,
         "seed": 7,
         "sampling": "balanced",
@@ -105,7 +116,14 @@ def test_a_regression_is_described_by_its_own_measures(server):
         "aleatoric_variance",
         "gaussian_mutual_information",
     ]
-    assert description["scores"] == ["variance", "random"]
+    assert description["scores"] == [
+        "variance",
+        "epistemic_variance",
+        "gaussian_mutual_information",
+        "upper_confidence_bound",
+        "thompson",
+        "random",
+    ]
 
 
 @pytest.mark.parametrize("name", ["digits", "heights"])
@@ -115,7 +133,8 @@ def test_the_example_and_every_measure_and_score_of_a_description_can_be_asked_f
     outputs = server.predict(name, description["example"], outputs=description["measures"])["outputs"]
     assert list(outputs) == description["measures"]
     for score in description["scores"]:
-        assert server.rank(name, description["example"], score=score)["score"] == score
+        targets = {"targets": description["example"]} if score == "epig" else {}
+        assert server.rank(name, description["example"], score=score, **targets)["score"] == score
 
 
 def test_a_network_whose_passes_run_one_by_one_says_why(tmp_path):

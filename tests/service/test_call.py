@@ -133,7 +133,9 @@ def test_when_enough_waits_the_next_is_429_and_told_when_to_come_again(place):
 
     answer, others = one.run(too_many())
 
-    assert refused(answer, 429, "queue-full") == "1 requests of 2.5 s wait; try again in 3 s."
+    assert refused(answer, 429, "queue-full") == (
+        "1 requests of 2.5 s wait, and this one takes 0.2 s; up to 1 of 30 s may wait. Try again in 3 s."
+    )
     assert answer.headers["retry-after"] == "3"
     assert others == [200, 200]
     assert sorted(one.seen.outcomes) == ["rejected", "success", "success"]

@@ -122,9 +122,9 @@ def test_when_the_thread_dies_everybody_is_told_and_after_the_second_time_the_se
     one.served.until(lambda: not one.state.batcher.alive)
     refused(one.served.post(PATH, {"inputs": ROWS}), 503, "compute-died")
 
-    ready, live = (one.served.get(f"/healthz/{what}") for what in ("ready", "live"))
-    assert (ready.status_code, live.status_code) == (503, 503)
-    assert ready.json()["reason"] == "the compute thread died twice; restart the server."
+    health = [one.served.get(f"{place}/{what}") for place in ("/healthz", "/v2/health") for what in ("ready", "live")]
+    assert [answer.status_code for answer in health] == [503] * 4
+    assert health[0].json()["reason"] == "the compute thread died twice; restart the server."
     assert one.seen.outcomes == ["unavailable", "success", "unavailable", "unavailable"]
 
 

@@ -113,7 +113,9 @@ def test_a_ranking_is_typed_and_best_first(client, digits):
     assert (answer.model, answer.version, answer.score) == ("digits", 2, "margin")
     assert np.array_equal(answer.indices, order)
     assert answer.indices.dtype == np.int64
-    assert np.array_equal(answer.scores, margins[order])
+    assert np.allclose(answer.scores, margins[order], rtol=0, atol=4 * np.finfo(float).eps)  # as 1 − (1 − margin)
+    assert answer.parts["margin"].tolist() == answer.scores.tolist()
+    assert (answer.selector, answer.considered, answer.run.seed) == ("top_k", 6, 2)
     assert answer.ids == tuple(ids[index] for index in order)
 
 
@@ -141,11 +143,13 @@ def test_models_are_listed_and_described(client):
             "passes is 0; this server runs 1 to 1000.",
         ),
         (
-            lambda c: c.rank("digits", X, score="bald"),
+            lambda c: c.rank("digits", X, score="variation_ratio"),
             422,
             "unknown-measure",
-            "there is no score 'bald' for this model; "
-            "there are mutual_information, predictive_entropy, margin, variance, random.",
+            "there is no score 'variation_ratio' for classification from logits; it may mean least_confidence, "
+            "1 − max E p, or vote_variation_ratio, 1 − the share of the most voted class. There are "
+            "mutual_information, predictive_entropy, expected_entropy, least_confidence, margin, vote_variation_ratio, "
+            "mean_std, variance, epig, random.",
         ),
     ],
     ids=["unknown model", "description", "unknown version", "no passes", "unknown score"],

@@ -13,7 +13,7 @@ from models.repository import Repository
 from service.batching.plan import Slice, Ticket
 from service.catalogue import Model
 from service.computing import Work, joined, key_of, run
-from service.query import Asked, Limits, make_query, run_predict
+from service.query import Asked, Embed, Limits, make_query, run_predict
 from tests.service import nets
 from tests.service.fakes import CHEAP
 
@@ -214,3 +214,29 @@ def test_nothing_else_keeps_queries_apart(classifier):
 
     assert key_of(one) == key_of(same)
     assert hash(key_of(one)) == hash(key_of(same))
+
+
+def test_rows_to_be_placed_share_a_batch_and_run_without_noise(classifier):
+    rows = [{"x": nets.images(count, seed=count)} for count in (3, 5)]
+    works = [Work(classifier, Embed(one, len(one["x"]))) for one in rows]
+    assert key_of(works[0]) == key_of(works[1]) != key_of(work_of(classifier, nets.images(3)))
+
+    results = run([whole(work) for work in works])
+
+    layers = nets.seeded(nets.Classifier, 2).layers
+    for one, result in zip(rows, results, strict=True):
+        wanted = layers[:3](one["x"] / 16).detach().numpy()
+        assert np.allclose(result.measures["embeddings"], wanted, rtol=1e-5, atol=1e-6)
+        assert result.measures["embeddings"].dtype == np.float32
+
+
+def test_a_row_that_cannot_be_placed_is_named_as_its_request_does(rooted):
+    places = torch.tensor([4, 7, 9])
+    rows = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, 2.0]])
+    embed = Work(rooted, Embed({"x": rows}, 3, places))
+    query = Work(rooted, replace(work_of(rooted, rows).query, places=places))
+
+    for work in (embed, query):
+        (error,) = run([whole(work)])
+        assert isinstance(error, NonFiniteOutput)
+        assert "row 7" in str(error)

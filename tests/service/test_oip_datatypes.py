@@ -147,5 +147,7 @@ def test_rows_of_a_body_are_counted_by_its_length():
     same(raw_rows("x", "int64", [2, 2], memoryview(rows.tobytes())), rows)
     with pytest.raises(InvalidInput, match="95 bytes; each row of x has 32"):
         raw_rows("x", "int64", [2, 2], memoryview(rows.tobytes())[:-1])
+    with pytest.raises(InvalidInput, match="0 bytes; each row of x has 32"):
+        raw_rows("x", "int64", [2, 2], memoryview(b""))
     with pytest.raises(InvalidInput, match="each row of x has 0"):
         raw_rows("x", "int64", [0], memoryview(b""))

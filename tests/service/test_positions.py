@@ -17,7 +17,7 @@ from service.oip.describing import metadata_of
 from service.query import Asked, Limits, make_query
 from service.settings import Settings
 from tests.service import nets
-from tests.service.asgi import Served
+from tests.service.asgi import Served, refused
 from tests.service.test_console import cells
 
 X = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0))
@@ -114,3 +114,19 @@ def test_the_command_prints_json_of_all_positions(mcdrop, rows, root, predictor)
     code, out, _ = mcdrop("predict", "tags", "rows.npy", "--bundles", root, "--json", "--passes", 8)
     assert code == 0
     assert np.array_equal(json.loads(out)["outputs"]["std"], predictor.predict(X, Plan(8, 0, DEFAULT)).std.numpy())
+
+
+def test_positions_are_reduced_to_rank_rows_and_are_no_classes_to_pick_jointly(server, predictor):
+    x = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(1))
+    measured = predictor.predict(x, Plan(32, 0, DEFAULT)).mutual_information
+
+    for reduction, values in (("mean", measured.mean(1)), ("max", measured.amax(1))):
+        answer = server.rank("tags", x.tolist(), k=6, reduction=reduction, passes=32)
+        assert answer["reduction"] == reduction
+        assert answer["indices"] == values.argsort(descending=True).tolist()
+        assert np.allclose(answer["scores"], values.sort(descending=True).values, rtol=1e-5, atol=0)
+    for asked in ({"selector": "batchbald"}, {"selector": "badge"}, {"score": "epig", "targets": x.tolist()}):
+        said = refused(server.post("/v1/models/tags/rank", {"inputs": x.tolist(), **asked}), 422, "invalid-input")
+        assert "tags has them at each of its positions" in said
+    one_each = server.post("/v1/models/tags/rank", {"inputs": x.tolist(), "selector": "k_centre"})
+    assert "one vector for each row" in refused(one_each, 422, "invalid-input")

@@ -6,7 +6,7 @@ from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.scheme import DEFAULT
 from dropout_core.noise import MAX_SEED
-from service.query import Asked, Limits, Query, draw_seed, example_of, make_query, measures_of, run_predict, score_of
+from service.query import Asked, Limits, Query, draw_seed, example_of, make_query, measures_of, run_predict
 from tests.service import nets
 
 LIMITS = Limits(max_passes=50, max_samples=600, max_length=8)
@@ -128,21 +128,6 @@ def test_an_answer_is_that_of_the_predictor(heights):
     assert np.array_equal(answer["quantiles"][:, 1], estimate.quantiles([0.9])[0].numpy())
     assert answer["samples"].shape == (3, 8, 2)
     assert np.array_equal(answer["samples"][:, 6], estimate.samples[6].numpy())
-
-
-@pytest.mark.parametrize(
-    ("model", "score"), [("digits", "mutual_information"), ("heights", "variance")], ids=["classes", "numbers"]
-)
-def test_the_score_of_a_task_where_none_is_named(request, model, score):
-    assert score_of(request.getfixturevalue(model), None) == score
-
-
-def test_a_score_is_checked_and_entropy_is_another_name(digits, heights):
-    for score in ("mutual_information", "predictive_entropy", "margin", "variance", "random"):
-        assert score_of(digits, score) == score
-    assert score_of(digits, "entropy") == "predictive_entropy"
-    with pytest.raises(UnknownMeasure, match=r"^there is no score 'margin' for this model; there are variance, random"):
-        score_of(heights, "margin")
 
 
 def test_the_example_is_the_first_row_in_short_numbers(digits, heights):

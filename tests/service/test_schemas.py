@@ -4,10 +4,15 @@ import pytest
 
 from models.manifest import Manifest
 from service.errors import InvalidRequest
-from service.schemas.v1 import PredictRequest, RankRequest, parse
+from service.schemas.ranking import RankRequest
+from service.schemas.v1 import PredictRequest, parse
 
 INPUTS = {"inputs": [[1]]}
 OF_ALL = "inputs, passes, seed, sampling, masks, branches, tolerance, min_passes"
+OF_RANK = (
+    "k, score, selector, beta, deviations, candidates, num_samples, reduction, fraction, labelled, targets, ids, "
+    "exclude, costs, groups, quotas"
+)
 OF_PASSES = ("passes", "sampling", "masks", "branches", "tolerance", "min_passes")
 
 
@@ -72,7 +77,7 @@ def test_a_field_that_does_not_fit_is_named(field, value):
         parse(PredictRequest, {**INPUTS, field: value})
 
     assert str(refusal.value).startswith(field)
-    assert str(refusal.value).endswith(f". The fields are {OF_ALL}, outputs, quantiles, samples.")
+    assert str(refusal.value).endswith(f". The fields are {OF_ALL}, outputs, quantiles, samples, defer_above.")
 
 
 def test_inputs_that_are_missing_are_named():
@@ -92,6 +97,14 @@ def test_inputs_that_are_missing_are_named():
         ("ids", [1.5]),
         ("ids", [True]),
         ("ids", [None]),
+        ("selector", "best"),
+        ("beta", "1"),
+        ("candidates", 2.5),
+        ("reduction", "median"),
+        ("exclude", [1.5]),
+        ("costs", [True]),
+        ("groups", "labels"),
+        ("quotas", {"a": 1.5}),
         ("outputs", ["mean"]),
     ],
     ids=str,
@@ -101,7 +114,7 @@ def test_a_field_of_rank_that_does_not_fit_is_named(field, value):
         parse(RankRequest, {**INPUTS, field: value})
 
     assert str(refusal.value).startswith(field)
-    assert str(refusal.value).endswith(f"The fields are {OF_ALL}, k, score, ids.")
+    assert str(refusal.value).endswith(f"The fields are {OF_ALL}, {OF_RANK}.")
 
 
 def test_ids_are_texts_or_numbers():

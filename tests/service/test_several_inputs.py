@@ -205,3 +205,17 @@ def test_the_table_of_labels_names_all_that_are_likelier_than_not(mcdrop, root, 
     for row, probabilities in enumerate(mean):
         wanted = ", ".join(tag for tag, probability in zip(TAGS, probabilities, strict=True) if probability >= 0.5)
         assert re.search(rf"(?m)^│ {row} +│ {wanted} +│", out), out
+
+
+def test_pools_of_several_inputs_are_ranked_by_name(client):
+    pool = {"x": drawn(9, 2).float().numpy(), "scale": drawn(9, 1).float().numpy()}
+    names = [spec["name"] for spec in client.model("pairs")["inputs"]]
+    pool = dict(zip(names, pool.values(), strict=True))
+    left = {name: rows[:2] for name, rows in pool.items()}
+
+    plain = client.rank("pairs", pool, k=9)
+    apart = client.rank("pairs", pool, k=9, selector="k_centre", labelled=left)
+
+    variance = client.predict("pairs", pool).outputs["variance"].mean(-1)
+    assert plain.indices.tolist() == np.argsort(-variance).tolist()
+    assert sorted(apart.indices[-2:].tolist()) == [0, 1]  # at no distance from those that are labelled

@@ -153,7 +153,8 @@ def test_no_more_requests_wait_than_may(serve):
     busy(batcher, desk, cost=3.0)
     waiting = submit(batcher, Caller("a", cost=2.5), Caller("b", rows=2, cost=0.5))
 
-    with pytest.raises(QueueFull, match=r"^2 requests of 6\.5 s wait; try again in 7 s\.$") as refusal:
+    told = r"^2 requests of 6\.5 s wait, and this one takes 0\.0 s; up to 2 of inf s may wait\. Try again in 7 s\.$"
+    with pytest.raises(QueueFull, match=told) as refusal:
         submit(batcher, Caller("c", cost=0.0))
     assert refusal.value.retry_after_s == 7
     assert (batcher.pending_requests, batcher.pending_s) == (3, 6.5)
