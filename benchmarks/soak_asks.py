@@ -104,9 +104,9 @@ def too_slow(asker: Asker) -> Asked:
 
 
 def too_late(asker: Asker) -> Asked:
-    """Half a second's computing within 20 ms, of which reading may take all."""
+    """Half a second's computing within 20 ms, of which reading may take all; or it is refused for what waits."""
     _, form = asker.question()
-    return asker.whole(_hurried(form.sent(Question("digits", 0, POOL, 100, 3)), 20), 504, 408)
+    return asker.whole(_hurried(form.sent(Question("digits", 0, POOL, 100, 3)), 20), 504, 408, 429)
 
 
 def aborted(asker: Asker) -> Asked:

@@ -13,6 +13,7 @@ from pathlib import Path
 from service import computing
 from service.app import create_app
 from service.batching.plan import Slice
+from service.memory import share_heap
 from service.serving import run_server
 from service.settings import Settings
 
@@ -43,6 +44,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     computing.run = Told(Path(sys.argv[1]))  # type: ignore[assignment]
     settings = Settings()
+    share_heap()
     run_server(create_app(settings), settings)
 
 

@@ -42,6 +42,10 @@ def _pool() -> Rows:
     return rows_of(NETS["digits"].shape, POOL)
 
 
+# Of the rows, how many may hold such a tie.
+_TURNED = 0.01
+
+
 class Truth:
     """Answers, computed once for each version and question. Safe for many threads."""
 
@@ -65,7 +69,7 @@ class Truth:
             return f"nothing, for version {version} cannot be served ({error})"
         if not found:
             return "there are no measures"
-        return next((name for name, values in found.items() if not _agree(values, wanted.get(name))), "")
+        return next((name for name, values in found.items() if not _agree(name, values, wanted.get(name), asked)), "")
 
     def _computed(self, asked: Question, version: int) -> Measures:
         key = asked.model, version
@@ -80,7 +84,11 @@ class Truth:
         return dict(run_predict(predictor, Query(inputs, asked.rows, plan, (*measures_of(predictor), "passes_used"))))
 
 
-def _agree(found: NDArray[np.float64], wanted: NDArray[np.float64] | None) -> bool:
+def _agree(name: str, found: NDArray[np.float64], wanted: NDArray[np.float64] | None, asked: Question) -> bool:
     if wanted is None or found.shape != wanted.shape:
         return False
-    return bool(np.abs(found - wanted).max() <= _TOLERANCE * max(np.abs(wanted).max(), 1e-3))
+    off = np.abs(found - wanted)
+    if name == "vote_variation_ratio":  # two classes that tie to the last digit: their vote turns with the batch
+        turned = off > _TOLERANCE
+        return bool(off.max() <= 1 / asked.passes + _TOLERANCE and turned.mean() <= _TURNED)
+    return bool(off.max() <= _TOLERANCE * max(np.abs(wanted).max(), 1e-3))
