@@ -1,4 +1,4 @@
-"""Whether the server in this container lives: exits with 0, or with 1 and the reason. Imports nothing that takes time."""
+"""Whether the server in this container lives: ends with 0, or with 1 and the reason. Imports nothing slow."""
 
 import os
 import ssl
