@@ -16,9 +16,10 @@ from models.recipes import RECIPES, load_recipe
 from models.repository import Repository
 from service import asking, console, key_commands, logs, ranking
 from service.app import create_app
+from service.catalogue import Catalogue
 from service.flags import flagged
 from service.local import load_factory, publish_factory
-from service.memory import share_heap
+from service.memory import leave_to_stay, share_heap
 from service.options import Bundles, Url, Version, bundles_folder, common_settings, read_settings
 from service.serving import run_server
 from service.settings import InvalidConfig, Settings
@@ -57,7 +58,12 @@ def serve(**flags: Any) -> None:
     settings = read_settings(Settings, flags)
     logs.configure(settings)
     share_heap()
-    run_server(create_app(settings, on_ready=lambda catalogue: console.announce(settings, catalogue)), settings)
+
+    def ready(catalogue: Catalogue) -> None:
+        leave_to_stay()
+        console.announce(settings, catalogue)
+
+    run_server(create_app(settings, on_ready=ready), settings)
 
 
 @app.command()
