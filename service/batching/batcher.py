@@ -147,7 +147,8 @@ class Batcher:
         results = self._results(batch)
         ended_ns = time.time_ns()
         cost = sum(one.rows * one.ticket.row_cost for one in batch)
-        self._learn(time.perf_counter() - began, cost)
+        if cost > 0:  # no rows say nothing of what rows cost
+            self._learn(time.perf_counter() - began, cost)
         for one, result in zip(batch, results, strict=True):
             self._deliver(one, result, began_ns, ended_ns)
 

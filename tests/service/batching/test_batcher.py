@@ -236,6 +236,21 @@ def test_what_a_small_batch_takes_besides_its_rows_says_little_of_a_large_one(se
     assert batcher.pending_s == pytest.approx((0.8 * 10 + 1) / (0.8 * 10 + 0.001), rel=1e-12)
 
 
+def test_tickets_without_rows_say_nothing_of_what_rows_take(serve, clock):
+    def answer(batch):
+        clock.now += 1.0
+        return [rows_of(*one) for one in batch]
+
+    desk = Desk(answer=answer)
+    batcher = serve(desk, Bounds(requests=100, pending_s=math.inf, batch_s=1.0))
+    for _ in range(50):
+        assert submit(batcher, Caller("none", rows=0))[0].answer == []
+    desk.held = True
+    busy(batcher, desk)
+
+    assert batcher.pending_s == 1.0
+
+
 @pytest.mark.parametrize(("seconds", "bound"), [(1e6, 100.0), (0.0, 0.1)], ids=["slow", "fast"])
 def test_one_strange_measurement_does_not_stop_a_server(serve, clock, seconds, bound):
     def answer(batch):
