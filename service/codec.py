@@ -60,6 +60,8 @@ def _pieces(value: Any) -> Iterator[bytes]:
     if isinstance(value, Mapping):
         items = [[orjson.dumps(key), b":", *_pieces(part)] for key, part in value.items()]
         yield from _listed(b"{", items, b"}")
+    elif isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        yield from _listed(b"[", map(_pieces, value), b"]")
     elif isinstance(value, np.ndarray) and value.ndim and value.size > _PIECE_NUMBERS:
         count = max(1, len(value) * _PIECE_NUMBERS // value.size)
         parts = [value[start : start + count] for start in range(0, len(value), count)]

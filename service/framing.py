@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from numpy.typing import NDArray
 
+from service.codec import to_json
 from service.errors import InvalidRequest
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -69,7 +69,7 @@ class Written:
 
 def written(document: dict[str, Any], tensors: Sequence[NDArray[Any]]) -> Written:
     """A document, and the tensors that it says follow it, each in one piece of memory."""
-    json = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    json = to_json(document)
     if not tensors:
         return Written(json, None)
     parts: list[Any] = [json, *tensors]

@@ -268,7 +268,6 @@ def test_a_single_number_is_no_row_of_a_vector():
 def test_arrays_of_any_length_are_written_as_if_at_once(shape):
     value = np.arange(np.prod(shape), dtype=np.float64).reshape(shape) / 7
 
-    assert (
-        to_json({"a": {"b": value, "c": None}, "d": {}})
-        == json.dumps({"a": {"b": value.tolist(), "c": None}, "d": {}}, separators=(",", ":")).encode()
-    )
+    document = {"a": {"b": value, "c": None}, "d": {}, "e": [{"f": value}, {"g": [1, "x"]}], "h": [], "i": [None, {}]}
+    lists = {**document, "a": {"b": value.tolist(), "c": None}, "e": [{"f": value.tolist()}, {"g": [1, "x"]}]}
+    assert to_json(document) == json.dumps(lists, separators=(",", ":")).encode()
