@@ -9,21 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.boundary import Boundary, join
-from dropout_core.mc.chunks import Chunks, Observed, chunks_of, shrinking
+from dropout_core.mc.chunks import shrinking
 from dropout_core.mc.groups import Groups
 from dropout_core.mc.inputs import Named, named, num_rows, rows_of, sizes_of, split_rows
-from dropout_core.mc.masks import quiet
-from dropout_core.mc.nested import split_last
-from dropout_core.mc.part import Group, Part
-from dropout_core.mc.program import ROWS, Node, Observer, Program, Site, Stage, split
+from dropout_core.mc.network import Group, Network, Noise, Part, Planned
+from dropout_core.mc.program import ROWS, Program
 from dropout_core.mc.scheme import Scheme
+from dropout_core.mc.staged import StagedNetwork
 from dropout_core.mc.tuning import Tuning
 
 _MAX_PLANS = 64
@@ -45,24 +43,12 @@ class Chunk:
     prefix_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What runs, how much of it at once, and what one row's output is, for inputs of some sizes."""
-
-    chunks: Chunks
-    suffix: Part
-    trunk: Part
-    head: Part
-    out_shape: tuple[int, ...]
-    out_dtype: torch.dtype
-
-
 @dataclass
 class _Run:
     """One call of `run`. prefix_rows and suffix_rows shrink where a device has no memory for as many."""
 
     weights: Mapping[str, Tensor]
-    plan: _Plan
+    plan: Planned
     seed: int
     scheme: Scheme
     passes: int
@@ -73,19 +59,18 @@ class _Run:
 
 
 class Engine:
-    """Runs a Program's structure on weights given with each call."""
+    """Runs a Program's structure on weights given with each call.
 
-    def __init__(self, program: Program, tuning: Tuning | None = None) -> None:
+    network: who computes its halves; torch, where nothing is said.
+    """
+
+    def __init__(self, program: Program, tuning: Tuning | None = None, network: Network | None = None) -> None:
         self._graph = program.graph
-        self._split = split(program.graph)
-        self._last = split_last(self._split.suffix, program.graph.output)
-        self._prefix = Stage(self._split.prefix, keep=self._split.crossing)
-        self._crossing = [name for name in self._split.crossing if name not in program.weights]
-        self._trunk_values = {node.name for node in self._last.prefix} & set(self._last.crossing)
+        self.network = StagedNetwork(program) if network is None else network
         self._one_pass_at_a_time = any(site.rows is None for site in program.graph.sites)
         self.tuning = tuning or Tuning()
         self._groups = Groups(self.tuning)
-        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._plans: dict[tuple[int, ...], Planned] = {}
         self._lock = threading.Lock()
 
     @property
@@ -144,21 +129,21 @@ class Engine:
         """Whether passes over these inputs can be thinned."""
         return bool(self._planned(weights, inputs).suffix.chains)
 
-    def _planned(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> _Plan:
+    def _planned(self, weights: Mapping[str, Tensor], inputs: Tensor | Named) -> Planned:
         inputs = named(self._graph, inputs)
         return self._plan(weights, inputs, sizes_of(self._graph, inputs))
 
     def allowed(self, scheme: Scheme) -> Scheme:
         """The scheme; without branches where every site is a last one. Raises InvalidInput where they cannot be."""
-        if scheme.branches == 1 or not any(isinstance(node, Site) for node in self._last.prefix):
+        if scheme.branches == 1 or not self.network.has_trunk:
             return replace(scheme, branches=1)
         if self._one_pass_at_a_time:
             raise InvalidInput(f"these passes cannot branch: {self.looped}. Leave branches at 1.")
-        if not self._trunk_values <= set(self._graph.boundary):
-            raise InvalidInput("this bundle was captured before passes could branch; publish the model again.")
+        if self.network.no_branches:
+            raise InvalidInput(self.network.no_branches)
         return scheme
 
-    def _passes(self, run: _Run, boundary: Boundary, noise: "_Noise") -> Iterator[Tensor]:
+    def _passes(self, run: _Run, boundary: Boundary, noise: Noise) -> Iterator[Tensor]:
         start, count = 0, len(noise.passes)
         while boundary.num_rows and start < count:
             attempt = partial(self._outputs, run, boundary, noise, start)
@@ -183,24 +168,16 @@ class Engine:
     def _cross(self, run: _Run, rows: Named, sizes: Mapping[str, int], places: Tensor) -> Boundary:
         """The prefix for some rows: all that the suffix needs of it."""
 
-        def attempt(at_once: int) -> list[dict[str, Any]]:
+        def attempt(at_once: int) -> list[dict[str, Tensor]]:
             parts = split_rows(rows, at_once)
-            return [self._run_prefix(run.weights, part, sizes) for part in parts]
+            return [self.network.prefix(run.weights, part, sizes) for part in parts]
 
         parts, run.prefix_rows = shrinking(run.prefix_rows, attempt)
-        layout = {name: self._graph.boundary[name] for name in self._crossing}
-        values = {name: join([part[name] for part in parts], where) for name, where in layout.items()}
+        values = {name: join([part[name] for part in parts], self._graph.boundary[name]) for name in parts[0]}
         return Boundary(places, values, self._graph.boundary, sizes)
 
-    def _run_prefix(
-        self, weights: Mapping[str, Tensor], rows: Named, sizes: Mapping[str, int], observe: Observer | None = None
-    ) -> dict[str, Any]:
-        sizes = {**sizes, ROWS: num_rows(rows)}
-        found = self._prefix.run({**weights, **rows}, sizes, _device(rows), quiet, observe)
-        return {name: found[name] for name in self._crossing}
-
     @torch.inference_mode()
-    def _outputs(self, run: _Run, boundary: Boundary, noise: "_Noise", start: int, suffix_rows: int) -> Tensor:
+    def _outputs(self, run: _Run, boundary: Boundary, noise: Noise, start: int, suffix_rows: int) -> Tensor:
         """The outputs [t, b, *out] of as many passes as go at once, from the group's pass `start` on."""
         chunks = run.plan.chunks
         room = suffix_rows
@@ -215,28 +192,19 @@ class Engine:
         outputs = [self._suffix(run, part, noise, start, start + passes) for part in parts]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
-    def _suffix(self, run: _Run, boundary: Boundary, noise: "_Noise", start: int, stop: int) -> Tensor:
-        rows, branches = boundary.num_rows, run.scheme.branches
-        if branches == 1:
-            found = run.plan.suffix.run(run.weights, boundary, noise.suffix, start, stop)
-        else:
-            first, last = start // branches, -(-stop // branches)
-            trunk = run.plan.trunk.run(run.weights, boundary, noise.trunk, first, last)
-            boundary = replace(boundary, values={**boundary.values, **trunk})
-            found = run.plan.head.run(run.weights, boundary, noise.suffix, first * branches, last * branches)
-        outputs = found[self._graph.output]
-        return outputs.reshape(-1, rows, *outputs.shape[1:])[: stop - start]
+    @staticmethod
+    def _suffix(run: _Run, boundary: Boundary, noise: Noise, start: int, stop: int) -> Tensor:
+        outputs = run.plan.run(run.weights, boundary, noise, run.scheme.branches, start, stop)
+        return outputs.reshape(stop - start, boundary.num_rows, *outputs.shape[1:])
 
-    def _noise(self, run: _Run, passes: range, num_rows: int) -> "_Noise":
+    def _noise(self, run: _Run, passes: range, num_rows: int) -> Noise:
         branches, plan = run.scheme.branches, run.plan
         if branches == 1:
             suffix = self._group(run, plan.suffix, passes, num_rows)
-            return _Noise(passes, suffix, suffix)
+            return Noise(passes, suffix, suffix)
         trunk = range(passes.start // branches, -(-passes.stop // branches))
         head = range(trunk.start * branches, trunk.stop * branches)
-        return _Noise(
-            passes, self._group(run, plan.trunk, trunk, num_rows), self._group(run, plan.head, head, num_rows)
-        )
+        return Noise(passes, self._group(run, plan.trunk, trunk, num_rows), self._group(run, plan.head, head, num_rows))
 
     def _group(self, run: _Run, part: Part, passes: range, num_rows: int) -> Group:
         keep = run.passes <= _MOST_KEPT_PASSES
@@ -244,7 +212,7 @@ class Engine:
         alone = run.plan.chunks.passes(num_rows, run.suffix_rows) == 1 and run.device.type == "cpu"
         return self._groups.make(run.weights, part, run.seed, run.scheme, passes, num_rows, keep=keep, alone=alone)
 
-    def _plan(self, weights: Mapping[str, Tensor], inputs: Named, sizes: Mapping[str, int]) -> _Plan:
+    def _plan(self, weights: Mapping[str, Tensor], inputs: Named, sizes: Mapping[str, int]) -> Planned:
         """The plan for inputs of these sizes: known, or measured on one row."""
         key = tuple(sizes[free.name] for free in self._graph.free)
         with self._lock:
@@ -257,46 +225,12 @@ class Engine:
                 self._plans[key] = plan
         return plan
 
-    @torch.inference_mode()
-    def _measure(self, weights: Mapping[str, Tensor], inputs: Named, sizes: Mapping[str, int]) -> _Plan:
-        """From runs of the first row, alone and twice, or of rows of zeros where there is none."""
+    def _measure(self, weights: Mapping[str, Tensor], inputs: Named, sizes: Mapping[str, int]) -> Planned:
+        """From runs of the first row, or of a row of zeros where there is none."""
         row = rows_of(inputs, slice(1))
         if not num_rows(row):
             row = {name: value.new_zeros((1, *value.shape[1:])) for name, value in row.items()}
-        prefix, suffix = Observed(), Observed()
-        stage = Stage(self._split.suffix, keep=[self._graph.output])
-        for count in (2, 1):
-            rows = {name: torch.cat([value] * count) for name, value in row.items()}
-            values = self._run_prefix(weights, rows, sizes, prefix)
-            given = {**weights, **values}
-            if count == 2:
-                suffix.given = {name: value.nbytes for name, value in values.items()}
-            found = stage.run(given, {**sizes, ROWS: count}, _device(rows), suffix.noise, suffix)
-        out = found[self._graph.output]
-        crossing_bytes = sum(values[name].nbytes for name in values if self._graph.boundary[name] is not None)
-
-        def part(nodes: tuple[Node, ...], keep: list[str]) -> Part:
-            return Part(nodes, keep, weights, suffix)
-
-        whole = part(self._split.suffix, [self._graph.output])
-        inside = {name for chain in whole.chains for name in chain.inside}
-        return _Plan(
-            chunks=chunks_of(prefix, suffix, inside, crossing_bytes, self.tuning.chunk_bytes, out.device),
-            suffix=whole,
-            trunk=part(self._last.prefix, sorted(self._trunk_values)),
-            head=part(self._last.suffix, [self._graph.output]),
-            out_shape=tuple(out.shape[1:]),
-            out_dtype=out.dtype,
-        )
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """The noise of a group of passes: of the suffix, or of its trunk and its head."""
-
-    passes: range
-    trunk: Group
-    suffix: Group
+        return self.network.plan(weights, row, sizes, self.tuning.chunk_bytes)
 
 
 def _device(inputs: Named) -> torch.device:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dropout_core.mc.cache import Cache
 from dropout_core.mc.masks import Masks
-from dropout_core.mc.part import Group, Part
+from dropout_core.mc.network import Group, Part
 from dropout_core.mc.scheme import Scheme
 from dropout_core.mc.thin import Thinned, thinned
 from dropout_core.mc.tuning import Tuning

@@ -34,19 +34,23 @@ class Masks:
         value: its input, of as many rows (at least one), or of (stop − start) times as many, passes outermost. rows:
         int64 [b], the places of the rows in their request.
         """
-        apply, (shape, drawn) = KINDS[site.kind].apply, mask_shape(site, value)
+        return applied(site, value, self.draws(site, value, start, stop, rows), len(rows))
+
+    def draws(self, site: Site, like: Tensor, start: int, stop: int, rows: Tensor) -> Tensor:
+        """The draws of a site in passes start … stop − 1, as `applied` takes them: [*pre, before, t, m, after, *post].
+
+        like: of the shape of its input, of any number of rows, with its type and device; no value of it is read. rows:
+        as in `apply`. m is 1 for shared masks, and else b. Noise on weights has the shape of one pass of it, the first.
+        """
+        shape, drawn = mask_shape(site, like)
         if site.rows is None:
-            return apply(value, self._shared(site, value, drawn, start, stop).reshape(-1, *shape)[0], site.rate)
-        axis, before, after = site.rows.axis, site.rows.before, site.rows.after
-        passes: Tensor = value.unflatten(axis, (before, -1, len(rows), after))
+            return self._shared(site, like, drawn, start, stop).reshape(-1, *shape)[0]
+        axis = site.rows.axis
         if self._scheme.masks == "shared":
-            draws = self._shared(site, value, drawn, start, stop).reshape(-1, *shape)
-            draws = draws.movedim(0, axis + 1).unsqueeze(axis + 2)
-        else:
-            own = self._words(site, value, drawn, self._passes[start:stop], rows)
-            draws = _drawn(site, value, own).reshape(-1, len(rows), *shape)
-            draws = draws.movedim((0, 1), (axis + 1, axis + 2))
-        return apply(passes, draws, site.rate).flatten(axis, axis + 3)
+            draws = self._shared(site, like, drawn, start, stop).reshape(-1, *shape)
+            return draws.movedim(0, axis + 1).unsqueeze(axis + 2)
+        own = self._words(site, like, drawn, self._passes[start:stop], rows)
+        return _drawn(site, like, own).reshape(-1, len(rows), *shape).movedim((0, 1), (axis + 1, axis + 2))
 
     def kept(self, site: Site, value: Tensor, start: int, stop: int) -> Tensor:
         """Which units a shared dropout keeps, bool [t, *shape]."""
@@ -83,6 +87,19 @@ class Masks:
             return balanced_words(self._seed, site.index, passes, drawn, rows=rows, device=value.device)
         numbers = torch.arange(passes.start, passes.stop, device=value.device)
         return words(self._seed, site.index, numbers, drawn, rows=rows)
+
+
+def applied(site: Site, value: Tensor, draws: Tensor, num_rows: int | torch.SymInt) -> Tensor:
+    """The value of a site, given its draws as `Masks.draws` makes them.
+
+    value: its input, of num_rows rows or of a multiple of them, passes outermost.
+    """
+    apply = KINDS[site.kind].apply
+    if site.rows is None:
+        return apply(value, draws, site.rate)
+    axis, before, after = site.rows.axis, site.rows.before, site.rows.after
+    passes: Tensor = value.unflatten(axis, (before, -1, num_rows, after))
+    return apply(passes, draws, site.rate).flatten(axis, axis + 3)
 
 
 def quiet(site: Site, value: Tensor) -> Tensor:

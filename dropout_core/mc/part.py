@@ -1,7 +1,6 @@
 """A part of a network's noisy half: as it stands, and with its chains thinned."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -9,27 +8,15 @@ from torch import Tensor
 
 from dropout_core.mc.boundary import Boundary, repeat
 from dropout_core.mc.chunks import Observed
-from dropout_core.mc.gates import closed, gates_of, without
-from dropout_core.mc.masks import Masks
+from dropout_core.mc.gates import gates_of, without
+from dropout_core.mc.network import Group, Part
 from dropout_core.mc.program import ROWS, Node, Operation, Site, Stage, references
-from dropout_core.mc.thin import Chain, Thinned, run, with_chains
+from dropout_core.mc.thin import Chain, run, with_chains
 
 _MAX_COMPILED = 64
 
 
-@dataclass(frozen=True)
-class Group:
-    """The noise of some passes, the weights of the chains that are thinned by it, and each pass's shut gates.
-
-    shut: empty where passes do not run one at a time.
-    """
-
-    masks: Masks
-    thinned: Mapping[str, Thinned] = field(default_factory=dict)
-    shut: Sequence[frozenset[str]] = ()
-
-
-class Part:
+class StagedPart(Part):
     """Nodes that run for several passes at once, and the names of what is kept of them."""
 
     def __init__(
@@ -38,16 +25,12 @@ class Part:
         self._keep = tuple(keep)
         chained = with_chains(nodes, self._keep, weights, observed.widths)
         self.gates = gates_of(nodes, self._keep, observed.nbytes, observed.single)
-        self._single = observed.single
+        self.gated = observed.single
         self.chains = tuple(node for node in chained if isinstance(node, Chain))
         self.weights = sorted({name for chain in self.chains for name in chain.weights})
+        self.name = tuple((chain.name, len(chain.links)) for chain in self.chains)
         self._nodes = {False: nodes, True: chained}
         self._compiled = lru_cache(maxsize=_MAX_COMPILED)(self._compile)
-
-    @property
-    def name(self) -> tuple[tuple[str, int], ...]:
-        """Of its chains, among the parts of one network."""
-        return tuple((chain.name, len(chain.links)) for chain in self.chains)
 
     def run(
         self, weights: Mapping[str, Tensor], boundary: Boundary, group: Group, start: int, stop: int
@@ -71,10 +54,6 @@ class Part:
         sizes = {**boundary.sizes, ROWS: passes * boundary.num_rows}
         found = compiled.stage.run(values, sizes, boundary.device, noise)
         return {name: found[name] for name in self._keep}
-
-    def shut(self, masks: Masks, count: int) -> list[frozenset[str]]:
-        """For each pass of a run the gates that are shut."""
-        return closed(self.gates, masks, self._single, count)
 
     def _compile(self, thin: bool, shut: frozenset[str]) -> "_Compiled":
         nodes = self._nodes[thin]

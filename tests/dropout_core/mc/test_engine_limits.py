@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from dropout_core.mc import engine as engine_module
+from dropout_core.mc import staged
 from dropout_core.mc.engine import Engine
 from dropout_core.mc.estimate import estimated
-from dropout_core.mc.part import Part
+from dropout_core.mc.part import StagedPart
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.scheme import Scheme
 from dropout_core.mc.tuning import Tuning
@@ -44,7 +44,7 @@ def test_a_chunk_that_finds_no_memory_is_halved_and_so_is_the_rest(most, branche
     one, calls = captured(TwoSites), []
     x, scheme = one.rows(11), Scheme(branches=branches)
     wanted = torch.cat([chunk.outputs for chunk in one.engine.run(one.program.weights, x, 40, 0, scheme)])
-    monkeypatch.setattr(engine_module, "Part", lambda *parts: Scarce(Part(*parts), most, calls))
+    monkeypatch.setattr(staged, "StagedPart", lambda *parts: Scarce(StagedPart(*parts), most, calls))
     chunks = list(Engine(one.program).run(one.program.weights, x, 40, 0, scheme))
     assert {chunk.outputs.shape[1] for chunk in chunks} == {11}
     assert_same(torch.cat([chunk.outputs for chunk in chunks]), wanted, 1e-12)
@@ -55,7 +55,7 @@ def test_a_chunk_that_finds_no_memory_is_halved_and_so_is_the_rest(most, branche
 
 def test_a_device_without_memory_for_one_row_says_so(monkeypatch):
     one = captured(TwoSites)
-    monkeypatch.setattr(engine_module, "Part", lambda *parts: Scarce(Part(*parts), 0, []))
+    monkeypatch.setattr(staged, "StagedPart", lambda *parts: Scarce(StagedPart(*parts), 0, []))
     with pytest.raises(torch.OutOfMemoryError):
         list(Engine(one.program).run(one.program.weights, one.rows(3), 4, 0))
 
@@ -68,7 +68,7 @@ def test_other_failures_are_not_tried_again(monkeypatch):
             self.calls.append(1)
             raise RuntimeError("out of memory, says somebody")
 
-    monkeypatch.setattr(engine_module, "Part", lambda *parts: Failing(Part(*parts), 0, calls))
+    monkeypatch.setattr(staged, "StagedPart", lambda *parts: Failing(StagedPart(*parts), 0, calls))
     with pytest.raises(RuntimeError, match="says somebody"):
         list(Engine(one.program).run(one.program.weights, one.rows(3), 4, 0))
     assert calls == [1]
