@@ -57,6 +57,7 @@ class Observed:
 
     Weights, and the noise on them, are as large for any number of rows. widths: of the inputs that are matrices.
     single: the inputs of the sites of one draw a pass, of the last run. given: the bytes of what comes from elsewhere.
+    likes: the shapes and types of the inputs of sites, of the last run, in the memory of one number each.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class Observed:
         self.widths: dict[str, int] = {}
         self.single: dict[str, Tensor] = {}
         self.given: dict[str, int] = {}
+        self.likes: dict[str, Tensor] = {}
 
     def __call__(self, name: str, value: Any) -> None:
         """Look at the value of a node."""
@@ -74,6 +76,7 @@ class Observed:
     def noise(self, site: Site, value: Tensor) -> Tensor:
         """The value of a site with its noise off."""
         self._units[site.name] = num_units(site, value)
+        self.likes[site.name] = torch.zeros((), dtype=value.dtype).expand(value.shape)
         if self._units[site.name] == 1:
             self.single[site.name] = value
         if value.dim() == 2:
@@ -94,6 +97,20 @@ class Observed:
     def num_units(self) -> int:
         """The draws of a pass, at least 1."""
         return sum(self._units.values()) or 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a row does to a network's values. output: one row of it. crossing_bytes: of its boundary."""
+
+    prefix: Observed
+    suffix: Observed
+    output: Tensor
+    crossing_bytes: int
+
+    def chunks(self, chunk_bytes: int | None, thinned: Collection[str] = ()) -> Chunks:
+        """The chunks of such rows, see `chunks_of`."""
+        return chunks_of(self.prefix, self.suffix, thinned, self.crossing_bytes, chunk_bytes, self.output.device)
 
 
 def chunks_of(

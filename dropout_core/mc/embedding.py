@@ -31,6 +31,11 @@ def last_hidden(graph: Graph) -> str:
 
     Raises InvalidInput where there is no such layer, or a way around it.
     """
+    if graph.is_outline:
+        raise InvalidInput(
+            "the network came as an ONNX file, whose last linear layer is not known; k_centre and badge need its "
+            "input. Choose by a score."
+        )
     nodes, data = live(graph.nodes, graph.output), {spec.name for spec in graph.inputs}
     depends = _reached(nodes, data)
     taken: set[str] = set()  # by linear layers that no other one follows

@@ -73,6 +73,10 @@ class Engine:
         self._plans: dict[tuple[int, ...], Planned] = {}
         self._lock = threading.Lock()
 
+    def tuned(self, tuning: Tuning) -> "Engine":
+        """An engine of the same network with other choices."""
+        return Engine(Program(self._graph, {}), tuning, self.network)
+
     @property
     def looped(self) -> str:
         """Why passes run one by one, or an empty string when they are batched."""

@@ -33,7 +33,7 @@ def assign_rows(program: Program, shapes: Mapping[str, Shape], example: Named) -
     watched = [*crossing, *(site.input.name for site in graph.sites), graph.output]
     lines = {node.name: node.where for node in graph.nodes} | {site.input.name: site.where for site in graph.sites}
     changes = _changes(program, probe_rows(example), set(watched))
-    rows = {name: _rows_of(shapes[name], changes.get(name, []), lines.get(name, "")) for name in watched}
+    rows = {name: rows_from(shapes[name], changes.get(name, []), lines.get(name, "")) for name in watched}
     if rows[graph.output] != Rows(0):
         raise CoupledRows(
             f"the output has shape {_show(shapes[graph.output])}; return one row for each input row, rows first."
@@ -48,7 +48,7 @@ def _changes(program: Program, probe: Named, watched: set[str]) -> dict[str, lis
     changes: dict[str, list[Tensor]] = {name: [] for name in base}
     for row in range(NUM_ROWS):
         for name, value in _values(program, perturbed(probe, row), watched).items():
-            changes[name].append(_differs(base[name], value))
+            changes[name].append(differs(base[name], value))
     return changes
 
 
@@ -68,7 +68,8 @@ def _values(program: Program, probe: Named, watched: set[str]) -> dict[str, Tens
     return seen
 
 
-def _differs(a: Tensor, b: Tensor) -> Tensor:
+def differs(a: Tensor, b: Tensor) -> Tensor:
+    """Which elements of two values differ by more than rounding."""
     if not a.is_floating_point():
         return a != b
     a, b = a.double(), b.double()
@@ -76,8 +77,11 @@ def _differs(a: Tensor, b: Tensor) -> Tensor:
     return ~torch.isclose(a, b, rtol=0.0, atol=_TOLERANCE * float(scale), equal_nan=True)
 
 
-def _rows_of(shape: Shape, changes: list[Tensor], line: str) -> Rows | None:
-    """Where a value's rows lie, from its shape and from what each row changes."""
+def rows_from(shape: Shape, changes: list[Tensor], line: str) -> Rows | None:
+    """Where a value's rows lie, from its shape and from what each row changes. Raises CoupledRows, CaptureError.
+
+    changes: for each of NUM_ROWS rows the elements that change with it. line: where the value is made, for messages.
+    """
     axes = [(axis, size) for axis, size in enumerate(shape) if isinstance(size, Size) and ROWS in size.names]
     if not axes:
         if any(bool(changed.any()) for changed in changes):

@@ -80,11 +80,13 @@ class Planned(ABC):
 class Network(ABC):
     """The halves of a network. One serves many threads.
 
-    no_branches: why its passes cannot branch, or an empty string.
+    no_branches: why its passes cannot branch, or an empty string. nbytes: of weights of its own, beside those that it
+    is given.
     """
 
     graph: Graph
     no_branches: str = ""
+    nbytes: int = 0
 
     @property
     @abstractmethod

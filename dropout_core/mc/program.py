@@ -125,6 +125,11 @@ class Graph:
         return tuple(size(sizes) if isinstance(size, Size) else size for size in self.positions)
 
     @property
+    def is_outline(self) -> bool:
+        """Whether only the sites are told: what is around them is computed by something that does not say how."""
+        return bool(self.nodes) and all(isinstance(node, Site) for node in self.nodes)
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """The sites, in the order they run."""
         return tuple(node for node in self.nodes if isinstance(node, Site))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dropout_core.mc.boundary import Boundary
-from dropout_core.mc.chunks import Observed, chunks_of
+from dropout_core.mc.chunks import Observed, Seen
 from dropout_core.mc.inputs import Named, num_rows
 from dropout_core.mc.masks import quiet
 from dropout_core.mc.nested import split_last
@@ -56,15 +56,39 @@ class StagedNetwork(Network):
         """Whether some site comes before another."""
         return any(isinstance(node, Site) for node in self._last.prefix)
 
+    @property
+    def late(self) -> frozenset[str]:
+        """The sites that reach no other one."""
+        return frozenset(node.name for node in self._last.suffix if isinstance(node, Site))
+
     def prefix(self, weights: Mapping[str, Tensor], rows: Named, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         """What crosses to the suffix."""
         return self._run_prefix(weights, rows, sizes)
 
-    @torch.inference_mode()
     def plan(
         self, weights: Mapping[str, Tensor], row: Named, sizes: Mapping[str, int], chunk_bytes: int | None
     ) -> StagedPlan:
         """From runs of a row, alone and twice."""
+        seen = self.see(weights, row, sizes)
+
+        def part(nodes: tuple[Node, ...], keep: list[str]) -> StagedPart:
+            return StagedPart(nodes, keep, weights, seen.suffix)
+
+        whole = part(self._split.suffix, [self.graph.output])
+        inside = {name for chain in whole.chains for name in chain.inside}
+        return StagedPlan(
+            chunks=seen.chunks(chunk_bytes, inside),
+            out_shape=tuple(seen.output.shape[1:]),
+            out_dtype=seen.output.dtype,
+            suffix=whole,
+            trunk=part(self._last.prefix, sorted(self._trunk_values)),
+            head=part(self._last.suffix, [self.graph.output]),
+            output=self.graph.output,
+        )
+
+    @torch.inference_mode()
+    def see(self, weights: Mapping[str, Tensor], row: Named, sizes: Mapping[str, int]) -> Seen:
+        """Run a row alone and twice, the noise off."""
         prefix, suffix = Observed(), Observed()
         stage = Stage(self._split.suffix, keep=[self.graph.output])
         for count in (2, 1):
@@ -74,23 +98,8 @@ class StagedNetwork(Network):
             if count == 2:
                 suffix.given = {name: value.nbytes for name, value in values.items()}
             found = stage.run(given, {**sizes, ROWS: count}, _device(rows), suffix.noise, suffix)
-        out = found[self.graph.output]
         crossing_bytes = sum(values[name].nbytes for name in values if self.graph.boundary[name] is not None)
-
-        def part(nodes: tuple[Node, ...], keep: list[str]) -> StagedPart:
-            return StagedPart(nodes, keep, weights, suffix)
-
-        whole = part(self._split.suffix, [self.graph.output])
-        inside = {name for chain in whole.chains for name in chain.inside}
-        return StagedPlan(
-            chunks=chunks_of(prefix, suffix, inside, crossing_bytes, chunk_bytes, out.device),
-            out_shape=tuple(out.shape[1:]),
-            out_dtype=out.dtype,
-            suffix=whole,
-            trunk=part(self._last.prefix, sorted(self._trunk_values)),
-            head=part(self._last.suffix, [self.graph.output]),
-            output=self.graph.output,
-        )
+        return Seen(prefix, suffix, found[self.graph.output], crossing_bytes)
 
     def _run_prefix(
         self, weights: Mapping[str, Tensor], rows: Named, sizes: Mapping[str, int], observe: Observer | None = None

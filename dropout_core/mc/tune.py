@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dropout_core.mc.engine import Engine
 from dropout_core.mc.inputs import Named, named, num_rows, rows_of
+from dropout_core.mc.network import Network
 from dropout_core.mc.program import Program
 from dropout_core.mc.scheme import DEFAULT
 from dropout_core.mc.tuning import NEVER, Tuning
@@ -34,11 +35,12 @@ class Timed:
     thin_s: float
 
 
-def tune(program: Program, example: Tensor | Named) -> Tuning:
-    """Measure the choices for a network. example: some rows of its inputs, at least one."""
+def tune(program: Program, example: Tensor | Named, network: Network | None = None) -> Tuning:
+    """Measure the choices for a network. example: some rows of its inputs, at least one. network: see Engine."""
     inputs = named(program.graph, example)
-    tuning = Tuning(NEVER, NEVER, _chunk_bytes(program, inputs))
-    dense, thin = Engine(program, tuning), Engine(program, replace(tuning, thin_rows=1, thin_rows_cold=1))
+    engine = Engine(program, network=network)
+    tuning = Tuning(NEVER, NEVER, _chunk_bytes(engine, program, inputs))
+    dense, thin = engine.tuned(tuning), engine.tuned(replace(tuning, thin_rows=1, thin_rows_cold=1))
     if not dense.thins(program.weights, inputs):
         return tuning
     timed = list(_timed(program, inputs, dense, thin))
@@ -63,24 +65,24 @@ def cold_rows(timed: Sequence[Timed], making_s: float) -> int:
     return max(warm_rows(timed), round(max(making_s, 0.0) / gain_s)) if gain_s > 0 else NEVER
 
 
-def _chunk_bytes(program: Program, inputs: Named) -> int | None:
+def _chunk_bytes(engine: Engine, program: Program, inputs: Named) -> int | None:
     """The fastest budget of a chunk; None where the usual one is about as fast, or a device has room for all."""
     if next(iter(inputs.values())).device.type != "cpu":
         return None
-    rows = _affordable(program, inputs)
-    engines = {budget: Engine(program, Tuning(NEVER, NEVER, budget)) for budget in _CHUNK_BYTES}
+    rows = _affordable(engine, program, inputs)
+    engines = {budget: engine.tuned(Tuning(NEVER, NEVER, budget)) for budget in _CHUNK_BYTES}
     if len({engine.chunk_rows(program.weights, rows) for engine in engines.values()}) == 1:
         return None
     times: dict[int, float] = {}
-    for budget, engine in engines.items():
-        times[budget] = _best(partial(_run, engine, program, rows, 0), _ROUNDS)
+    for budget, one in engines.items():
+        times[budget] = _best(partial(_run, one, program, rows, 0), _ROUNDS)
     fastest = min(times, key=lambda budget: times[budget])
     return fastest if times[fastest] < _FASTER * times[_USUAL] else None
 
 
-def _affordable(program: Program, inputs: Named) -> Named:
+def _affordable(engine: Engine, program: Program, inputs: Named) -> Named:
     """As many rows as run in the time of the longest measurement, up to 64: fewer chunks would say little."""
-    seconds = _best(partial(_run, Engine(program), program, _repeated(inputs, 1), 0), 1)
+    seconds = _best(partial(_run, engine, program, _repeated(inputs, 1), 0), 1)
     return _repeated(inputs, max(1, min(_MOST_CHUNK_ROWS, int(_LONGEST_S / seconds))))
 
 
@@ -93,6 +95,11 @@ def _timed(program: Program, inputs: Named, dense: Engine, thin: Engine) -> Sequ
         if max(each) > _LONGEST_S:
             break
     return timed
+
+
+def seconds(engine: Engine, program: Program, example: Named, count: int) -> float:
+    """The shortest time of 32 passes over so many rows, made of an example."""
+    return _best(partial(_run, engine, program, _repeated(example, count), 0), _ROUNDS)
 
 
 def _run(engine: Engine, program: Program, inputs: Named, seed: int) -> None:

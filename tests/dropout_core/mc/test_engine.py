@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dropout_core.mc import chunks as chunk_sizes
-from dropout_core.mc import staged
 from dropout_core.mc.capture import capture
+from dropout_core.mc.chunks import chunks_of
 from dropout_core.mc.engine import Engine
 from dropout_core.mc.moments import Moments
 from dropout_core.noise import keep_mask
@@ -156,9 +156,9 @@ def test_a_prefix_run_in_parts_changes_no_answer(kind, monkeypatch):
     x = one.rows(7)
 
     def in_parts(*measured):
-        return replace(chunk_sizes.chunks_of(*measured), prefix_rows=2)
+        return replace(chunks_of(*measured), prefix_rows=2)
 
-    monkeypatch.setattr(staged, "chunks_of", in_parts)
+    monkeypatch.setattr(chunk_sizes, "chunks_of", in_parts)
     assert_same(all_outputs(Engine(one.program), one.program, x, 5)[0], one.outputs(x, 5), exactness(one.net))
 
 
