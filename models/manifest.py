@@ -14,9 +14,21 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FreeName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+Backend = Literal["torch", "onnx", "auto"]
 Formula = Annotated[str, Field(pattern=r"^[A-Za-z0-9_ ()+*/%-]{1,256}$")]
 # fields of later versions: absent from the digest where they say nothing new, so that older bundles keep theirs
-_LATER = {"free": None, "result": None, "positions": None, "branches": 1}
+_LATER = {
+    "free": None,
+    "result": None,
+    "positions": None,
+    "branches": 1,
+    "backend": "torch",
+    "onnx_prefix": None,
+    "onnx_suffix": None,
+}
+
+
+PROGRAM, WEIGHTS, PREFIX, SUFFIX = "program.json", "weights.safetensors", "prefix.onnx", "suffix.onnx"
 
 
 class _Frozen(BaseModel):
@@ -79,7 +91,9 @@ class Manifest(_Frozen):
 
     free: the dimensions that shapes of inputs name. result: the output of the network's that is served, where it has
     several. positions: the sizes of the axes of an answer between its rows and its outputs, as formulas where they
-    follow a free dimension. All three are null where there is nothing to say.
+    follow a free dimension. All three are null where there is nothing to say. backend: who computes; "auto" is who is
+    faster on the machine at hand. onnx_prefix, onnx_suffix: of the network's halves in ONNX, where it has them; the
+    first is null where nothing is computed before the first noise.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -102,9 +116,18 @@ class Manifest(_Frozen):
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     program: Digest
     weights: Digest
+    backend: Backend = "torch"
+    onnx_prefix: Digest | None = None
+    onnx_suffix: Digest | None = None
     digest: Digest
     metrics: dict[str, float] = {}
     provenance: dict[str, str] = {}
+
+    @property
+    def files(self) -> dict[str, Digest]:
+        """The files beside this one, with their digests."""
+        every = {PROGRAM: self.program, WEIGHTS: self.weights, PREFIX: self.onnx_prefix, SUFFIX: self.onnx_suffix}
+        return {name: digest for name, digest in every.items() if digest is not None}
 
     @property
     def scheme(self) -> Scheme:
@@ -124,6 +147,8 @@ class Manifest(_Frozen):
             raise ValueError(
                 f"the inputs name the free dimensions {sorted(named)}; free has {sorted(self.free or {})}."
             )
+        if self.onnx_suffix is None and (self.onnx_prefix is not None or self.backend != "torch"):
+            raise ValueError(f"the backend is {self.backend}, and there is no {SUFFIX} to compute with.")
         if self.labels is not None and len(self.labels) != self.num_outputs:
             raise ValueError(
                 f"there are {len(self.labels)} labels and {self.num_outputs} outputs; give one label for each."

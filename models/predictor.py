@@ -13,13 +13,17 @@ from dropout_core.errors import CoupledRows, InvalidInput, NonFiniteOutput, NoVa
 from dropout_core.mc.engine import Engine
 from dropout_core.mc.estimate import Estimate, estimated
 from dropout_core.mc.inputs import Named, named, num_rows
+from dropout_core.mc.network import Network
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.program import Input, Program
+from dropout_core.mc.staged import StagedNetwork
 from dropout_core.mc.verify import agree, verify
+from models.backends import fastest, networks_of
 from models.errors import InvalidBundle
 from models.manifest import FreeSpec, InputSpec, Manifest, OutputScaling, SiteSpec
 from models.program_json import from_json
 from models.repository import Files, Repository
+from models.runtime import Backends
 from models.tunings import Tunings
 from models.vocabulary import refuse_outside, table_rows
 
@@ -47,17 +51,23 @@ class Predictor:
 
     @staticmethod
     def load(
-        repository: Repository, name: str, version: int, device: str = "cpu", tunings: Tunings | None = None
+        repository: Repository,
+        name: str,
+        version: int,
+        device: str = "cpu",
+        tunings: Tunings | None = None,
+        backends: Backends | None = None,
     ) -> "Predictor":
         """Load and verify a version: digests, operators, row independence, variance, known answer.
 
-        tunings: where the engine's choices are kept that are measured on this machine; None: usual ones.
+        tunings: where the engine's choices are kept that are measured on this machine; None: usual ones. backends: who
+        may compute; None: who the bundle says.
 
         Raises UnknownModel, or InvalidBundle with the reason.
         """
         files = repository.read(name, version)
         try:
-            return _verified(files, version, torch.device(device), tunings)
+            return _verified(files, version, torch.device(device), tunings, backends or Backends())
         except InvalidBundle:
             raise
         except (CoupledRows, NoVariance, InvalidInput) as error:
@@ -69,12 +79,18 @@ class Predictor:
             ) from error
 
     @staticmethod
-    def newest(repository: Repository, name: str, device: str = "cpu", tunings: Tunings | None = None) -> "Predictor":
+    def newest(
+        repository: Repository,
+        name: str,
+        device: str = "cpu",
+        tunings: Tunings | None = None,
+        backends: Backends | None = None,
+    ) -> "Predictor":
         """The newest version that can be served, loaded. Raises UnknownModel, or InvalidBundle with the reasons."""
         reasons = []
         for version in repository.versions(name):
             try:
-                return Predictor.load(repository, name, version, device, tunings)
+                return Predictor.load(repository, name, version, device, tunings, backends)
             except InvalidBundle as error:
                 reasons.append(f"version {version}: {error}")
         if not reasons:
@@ -84,7 +100,8 @@ class Predictor:
     @property
     def nbytes(self) -> int:
         """The bytes of the weights."""
-        return sum(weight.nbytes for weight in self.program.weights.values())
+        weights = sum(weight.nbytes for weight in self.program.weights.values())
+        return weights + self.engine.network.nbytes
 
     def predict(self, inputs: Tensor | Named, plan: Plan, keep_draws: bool = False) -> Estimate:
         """The estimate of each row of the inputs [B, *F], in the caller's unit.
@@ -185,7 +202,9 @@ def _fits(spec: Input, probe: Tensor) -> bool:
     return of_shape and probe.dtype == spec.dtype
 
 
-def _verified(files: Files, version: int, device: torch.device, tunings: Tunings | None) -> Predictor:
+def _verified(
+    files: Files, version: int, device: torch.device, tunings: Tunings | None, backends: Backends
+) -> Predictor:
     manifest = files.manifest
     try:
         stored = {name: tensor.to(device) for name, tensor in safetensors.torch.load(files.weights).items()}
@@ -200,9 +219,26 @@ def _verified(files: Files, version: int, device: torch.device, tunings: Tunings
     program = from_json(files.program, stored)
     probe = {name: stored[place] for name, place in probe_at.items()}
     _refuse_mismatch(manifest, program, probe)
-    engine = Engine(program)
-    answer = verify(program, engine, probe, manifest.output)
-    known = answer.statistics["value"]
+    networks = networks_of(files, program, backends)
+    for network in networks.values():
+        _refuse_other_answer(manifest, program, network, stored, probe)
+    network = fastest(files, program, probe, networks, tunings)
+    engine = Engine(program, network=network)
+    if tunings is not None:
+        other = None if isinstance(network, StagedNetwork) else network
+        engine = engine.tuned(tunings.get(manifest.digest, program, probe, other))
+    return Predictor(manifest, version, program, engine, probe)
+
+
+def _refuse_other_answer(
+    manifest: Manifest,
+    program: Program,
+    network: Network,
+    stored: Named,
+    probe: Named,
+) -> None:
+    """Raise for a network that is not alive, mixes rows, or answers the stored probe otherwise than published."""
+    known = verify(program, Engine(program, network=network), probe, manifest.output).statistics["value"]
     if (len(known.mean), known.mean.shape[-1]) != (num_rows(probe), manifest.num_outputs):
         raise InvalidBundle(
             f"the network has {known.mean.shape[-1]} outputs; the manifest says {manifest.num_outputs}."
@@ -210,9 +246,6 @@ def _verified(files: Files, version: int, device: torch.device, tunings: Tunings
     for name, value in ((PROBE_MEAN, known.mean), (PROBE_VARIANCE, known.variance)):
         if value.shape != stored[name].shape or not agree(value, stored[name], _KNOWN_ANSWER_TOLERANCE):
             raise InvalidBundle(f"the answer to the stored probe is not the one published ({name}).")
-    if tunings is not None:
-        engine = Engine(program, tunings.get(manifest.digest, program, probe))
-    return Predictor(manifest, version, program, engine, probe)
 
 
 def _refuse_mismatch(manifest: Manifest, program: Program, probe: Named) -> None:

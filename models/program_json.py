@@ -6,6 +6,8 @@ An input is {"name", "shape", "dtype"}; where shapes name free dimensions there 
 well, most being null for any; where answers have positions there is "positions", a list of their sizes, in the form of
 arguments. A node is a site {"name", "kind", "module", "input", "rate", "rows"} or an operation {"name", "target",
 "args", "kwargs"}; rows are [axis, before, after] or null. models.arguments has the forms of arguments.
+
+{"schema": 2, ...} is an outline: the nodes are sites only, their inputs values of the suffix.onnx beside it.
 """
 
 import json
@@ -38,7 +40,7 @@ from models.arguments import decode, dtype_name, dtype_of, encode, integer, numb
 from models.errors import InvalidBundle
 from models.operators import check_call, name_of, operator
 
-SCHEMA = 1
+SCHEMA, OUTLINE = 1, 2
 _MAX_NODES = 100_000
 _MAX_INPUTS = 16
 
@@ -47,7 +49,7 @@ def to_json(graph: Graph) -> bytes:
     """A graph as program.json. Raises InvalidBundle for an operator that bundles may not use."""
     inputs = [{"name": spec.name, "shape": spec.shape, "dtype": dtype_name(spec.dtype)} for spec in graph.inputs]
     document = {
-        "schema": SCHEMA,
+        "schema": OUTLINE if graph.is_outline else SCHEMA,
         "inputs": inputs,
         "weights": graph.weights,
         "nodes": [_node_to_json(node) for node in graph.nodes],
@@ -65,8 +67,10 @@ def from_json(content: bytes, weights: Mapping[str, Tensor]) -> Program:
     """The Program of a program.json and its weights. Raises InvalidBundle, naming what is wrong."""
     try:
         document = json.loads(content, parse_constant=_no_constant)
-        if integer(document["schema"]) != SCHEMA:
-            raise InvalidBundle(f"program.json has schema {document['schema']!r}; this version reads {SCHEMA}.")
+        if integer(document["schema"]) not in (SCHEMA, OUTLINE):
+            raise InvalidBundle(
+                f"program.json has schema {document['schema']!r}; this version reads {SCHEMA} and {OUTLINE}."
+            )
         graph = _graph(document)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InvalidBundle(f"program.json is malformed: {type(error).__name__} at {error}.") from error
@@ -90,6 +94,11 @@ def _graph(document: Any) -> Graph:
     if len(known) < len(names) + len(inputs) or len(sizes) < 1 + len(free):
         raise InvalidBundle("program.json takes a name twice among its inputs, weights and free dimensions.")
     _refuse_unknown_sizes({size for spec in inputs for size in spec.shape if isinstance(size, str)}, sizes - {ROWS})
+    boundary = {text(name): _rows(rows) for name, rows in document["boundary"].items()}
+    positions, output = _positions(document.get("positions", []), free), text(document["output"])
+    if document["schema"] == OUTLINE:
+        sites = tuple(_site(item, index) for index, item in enumerate(document["nodes"]))
+        return _checked_outline(Graph(inputs, names, sites, output, boundary, free, positions))
     nodes: list[Node] = []
     num_sites = 0
     for item in document["nodes"]:
@@ -101,12 +110,16 @@ def _graph(document: Any) -> Graph:
         known.add(node.name)
         nodes.append(node)
         num_sites += isinstance(node, Site)
-    boundary = {text(name): _rows(rows) for name, rows in document["boundary"].items()}
-    output = text(document["output"])
     if output not in known:
         raise InvalidBundle(f"program.json names the output {output!r}, which no node makes.")
-    graph = Graph(inputs, names, tuple(nodes), output, boundary, free, _positions(document.get("positions", []), free))
+    graph = Graph(inputs, names, tuple(nodes), output, boundary, free, positions)
     _refuse_wrong_boundary(graph)
+    return graph
+
+
+def _checked_outline(graph: Graph) -> Graph:
+    if not graph.nodes or graph.weights or len({site.name for site in graph.sites}) < len(graph.sites):
+        raise InvalidBundle("program.json is an outline, which has sites of different names and no weights.")
     return graph
 
 

@@ -1,4 +1,4 @@
-"""Bundles on disk: <root>/<name>/<version>/{manifest.json, program.json, weights.safetensors}.
+"""Bundles on disk: <root>/<name>/<version>/{manifest.json, program.json, weights.safetensors}, and ONNX files if any.
 
 A version appears whole or not at all: files are written to a hidden folder, synced, and the folder is renamed. Two
 publishes at once get two versions. What does not match its digests is listed with its reason and never loaded.
@@ -18,10 +18,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from models.errors import InvalidBundle, UnknownModel
-from models.manifest import NAME_PATTERN, Manifest, sha256
+from models.manifest import NAME_PATTERN, PREFIX, PROGRAM, SUFFIX, WEIGHTS, Manifest, sha256
 
-MANIFEST, PROGRAM, WEIGHTS = "manifest.json", "program.json", "weights.safetensors"
-_MAX_BYTES = {MANIFEST: 2**20, PROGRAM: 2**26, WEIGHTS: 2**37}
+MANIFEST = "manifest.json"
+FILES = (MANIFEST, PROGRAM, WEIGHTS, PREFIX, SUFFIX)
+# protobuf reads no more than 2 GiB
+_MAX_BYTES = {MANIFEST: 2**20, PROGRAM: 2**26, WEIGHTS: 2**37, PREFIX: 2**31 - 1, SUFFIX: 2**31 - 1}
 _VERSION_PATTERN = r"[1-9][0-9]{0,8}"
 
 
@@ -32,6 +34,8 @@ class Files:
     manifest: Manifest
     program: bytes
     weights: bytes
+    prefix: bytes | None = None
+    suffix: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Repository:
         """One version, with the reason when it is not what was published. Weights are hashed, never held."""
         try:
             manifest, folder = self._manifest(name, version)
-            _refuse_changed(manifest, version, {file: _digest(folder / file) for file in (PROGRAM, WEIGHTS)})
+            _refuse_changed(manifest, version, {file: _digest(folder / file) for file in manifest.files})
             return Entry(name, version, manifest)
         except InvalidBundle as error:
             return Entry(name, version, reason=str(error))
@@ -80,9 +84,9 @@ class Repository:
     def read(self, name: str, version: int) -> Files:
         """The content of a version. Raises UnknownModel, or InvalidBundle when it is not what was published."""
         manifest, folder = self._manifest(name, version)
-        program, weights = _content(folder / PROGRAM), _content(folder / WEIGHTS)
-        _refuse_changed(manifest, version, {PROGRAM: sha256(program), WEIGHTS: sha256(weights)})
-        return Files(manifest, program, weights)
+        content = {file: _content(folder / file) for file in manifest.files}
+        _refuse_changed(manifest, version, {file: sha256(found) for file, found in content.items()})
+        return Files(manifest, content[PROGRAM], content[WEIGHTS], content.get(PREFIX), content.get(SUFFIX))
 
     def _manifest(self, name: str, version: int) -> tuple[Manifest, Path]:
         if version not in self.versions(name):
@@ -98,14 +102,22 @@ class Repository:
             raise InvalidBundle(f"{MANIFEST} of {name}/{version} is that of {manifest.name!r}.")
         return manifest, folder
 
-    def publish(self, manifest: Manifest, program: bytes, weights: bytes) -> int:
+    def publish(
+        self,
+        manifest: Manifest,
+        program: bytes,
+        weights: bytes,
+        prefix: bytes | None = None,
+        suffix: bytes | None = None,
+    ) -> int:
         """Write a bundle as the next version of its name, all or nothing. Returns the version."""
         folder = self.root / manifest.name
         staging = folder / f".publish-{uuid.uuid4().hex}"
         staging.mkdir(parents=True)
         try:
-            _write(staging / PROGRAM, program)
-            _write(staging / WEIGHTS, weights)
+            for file, content in zip(FILES[1:], (program, weights, prefix, suffix), strict=True):
+                if content is not None:
+                    _write(staging / file, content)
             _write(staging / MANIFEST, manifest.model_dump_json(by_alias=True, indent=1).encode())
             _sync(staging)
             version = self._place(staging, manifest.name)
@@ -150,9 +162,8 @@ def checked_name(name: str) -> str:
 
 
 def _refuse_changed(manifest: Manifest, version: int, found: dict[str, str]) -> None:
-    published = {PROGRAM: manifest.program, WEIGHTS: manifest.weights}
     for file, digest in found.items():
-        if digest != published[file]:
+        if digest != manifest.files[file]:
             raise InvalidBundle(
                 f"{file} of {manifest.name}/{version} does not match its digest; it was changed after publishing."
             )

@@ -1,24 +1,32 @@
 """Measured choices of engines, kept by (bundle, machine, torch): a machine measures each bundle once."""
 
 import hashlib
-import json
 import logging
+import math
 import os
 import platform
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
+from dropout_core.mc.engine import Engine
+from dropout_core.mc.inputs import Named
+from dropout_core.mc.network import Network
 from dropout_core.mc.program import Program
-from dropout_core.mc.tune import tune
+from dropout_core.mc.tune import seconds, tune
 from dropout_core.mc.tuning import Tuning
 
 _log = logging.getLogger(__name__)
-_TUNING = TypeAdapter(Tuning)
+Computer = Literal["torch", "onnx"]
+T = TypeVar("T")
+_TUNING: TypeAdapter[Tuning] = TypeAdapter(Tuning)
+_COMPUTER: TypeAdapter[Computer] = TypeAdapter(Computer)
+# what a caller sends alone, and what a batch of several is
+_ROWS = (1, 32)
 
 
 class Tunings:
@@ -27,29 +35,48 @@ class Tunings:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, digest: str, program: Program, example: dict[str, Tensor]) -> Tuning:
+    def get(self, digest: str, program: Program, example: Named, network: Network | None = None) -> Tuning:
         """The choices for a bundle: as measured before, or measured now and kept.
 
-        digest: of what decides the bundle's answers. example: some rows of its inputs.
+        digest: of what decides the bundle's answers. example: some rows of its inputs. network: who computes it, where
+        that is not torch.
         """
-        file = self._folder / f"{hashlib.sha256(f'{digest} {machine(program.device)}'.encode()).hexdigest()[:32]}.json"
+        if network is None:
+            return self._known(f"{digest} {machine(program.device)}", _TUNING, lambda: tune(program, example))
+        by = f"{digest} {machine(program.device)}, {type(network).__name__}"
+        return self._known(by, _TUNING, lambda: tune(program, example, network))
+
+    def fastest(self, digest: str, program: Program, example: Named, engines: Mapping[Computer, Engine]) -> Computer:
+        """Who computes a bundle faster, one row and many: as measured before, or measured now and kept."""
+
+        def measure() -> Computer:
+            each = {
+                name: math.prod(seconds(engine, program, example, count) for count in _ROWS)
+                for name, engine in engines.items()
+            }
+            return min(each, key=each.__getitem__)
+
+        return self._known(f"{digest} {machine(program.device)}, who computes", _COMPUTER, measure)
+
+    def _known(self, key: str, kind: TypeAdapter[T], measure: Callable[[], T]) -> T:
+        file = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         try:
-            return _TUNING.validate_json(file.read_bytes())
+            return kind.validate_json(file.read_bytes())
         except FileNotFoundError:
             pass
         except (OSError, ValidationError) as error:
             _log.warning("the measured choices in %s cannot be read and are measured again: %s", file, error)
-        tuning = tune(program, example)
+        found = measure()
         try:
-            self._keep(file, tuning)
+            self._keep(file, kind.dump_json(found))
         except OSError as error:
             _log.warning("the measured choices cannot be kept in %s: %s", self._folder, error.strerror)
-        return tuning
+        return found
 
-    def _keep(self, file: Path, tuning: Tuning) -> None:
+    def _keep(self, file: Path, content: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".part", delete=False) as part:
-            json.dump(asdict(tuning), part)
+        with tempfile.NamedTemporaryFile("wb", dir=self._folder, suffix=".part", delete=False) as part:
+            part.write(content)
         Path(part.name).replace(file)
 
 

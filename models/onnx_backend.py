@@ -1,0 +1,127 @@
+"""A network that onnxruntime computes: two sessions, the second with its noise as inputs.
+
+The noise is that of (seed, site, pass) that torch's engine draws, so the two agree to rounding. Everything else of a
+run, chunks, stopping, measures, is the engine's.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dropout_core.mc.boundary import Boundary
+from dropout_core.mc.chunks import Seen
+from dropout_core.mc.inputs import Named
+from dropout_core.mc.network import Network, Noise, Part, Planned
+from dropout_core.mc.program import Graph, Site
+from models.onnx_format import OUTPUT, noise_name, size_name
+from models.onnx_sessions import Session
+
+See = Callable[[Mapping[str, Tensor], Named, Mapping[str, int]], Seen]
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The halves of a network in onnxruntime. prefix: None where nothing is computed before the first noise."""
+
+    prefix: Session | None
+    suffix: Session
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the models, which are weights for the most part."""
+        return self.suffix.nbytes + (0 if self.prefix is None else self.prefix.nbytes)
+
+
+@dataclass(frozen=True)
+class OnnxPlan(Planned):
+    """How the sessions run on inputs of some sizes. likes: of the shapes of the sites' inputs, by site.
+
+    late: the sites whose noise is their own where passes branch; the others share it.
+    """
+
+    session: Session
+    sites: tuple[Site, ...]
+    likes: Mapping[str, Tensor]
+    late: frozenset[str]
+
+    def run(
+        self,
+        weights: Mapping[str, Tensor],  # noqa: ARG002 - the session holds them
+        boundary: Boundary,
+        noise: Noise,
+        branches: int,
+        start: int,
+        stop: int,
+    ) -> Tensor:
+        """The passes. Where they branch their noise does, and each is computed from the first site on."""
+        feeds = dict(boundary.values)
+        feeds |= {noise_name(site): self._draws(site, boundary, noise, branches, start, stop) for site in self.sites}
+        feeds |= {size_name(name): torch.zeros(size, dtype=torch.uint8) for name, size in boundary.sizes.items()}
+        return self.session.run(feeds)[OUTPUT].to(boundary.device)
+
+    def _draws(self, site: Site, boundary: Boundary, noise: Noise, branches: int, start: int, stop: int) -> Tensor:
+        like, places = self.likes[site.name], boundary.places.cpu()
+        if branches == 1 or site.name in self.late:
+            return noise.suffix.masks.draws(site, like, start, stop, places)
+        first, last = start // branches, -(-stop // branches)
+        draws = noise.trunk.masks.draws(site, like, first, last, places)
+        if site.rows is None:
+            return draws
+        axis = site.rows.axis + 1
+        return draws.repeat_interleave(branches, axis).narrow(axis, start - first * branches, stop - start)
+
+
+class OnnxNetwork(Network):
+    """The sessions of a graph. see: what a row does to its values, measured elsewhere.
+
+    late: the sites that reach no other one; None where nobody knows them, and passes do not branch.
+    """
+
+    def __init__(self, graph: Graph, sessions: Sessions, see: See, late: frozenset[str] | None) -> None:
+        self.graph = graph
+        self.nbytes = sessions.nbytes
+        self._sessions, self._see = sessions, see
+        self._late = frozenset[str]() if late is None else late
+        given = {spec.name for spec in graph.inputs}
+        self._passed_on = [name for name in sessions.suffix.inputs if name in given]
+        if late is None:
+            self.no_branches = "the passes of a network that came as an ONNX file do not branch; leave branches at 1."
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether some site comes before another."""
+        return len(self.graph.sites) > max(1, len(self._late))
+
+    def prefix(
+        self,
+        weights: Mapping[str, Tensor],  # noqa: ARG002 - the session holds them
+        rows: Named,
+        sizes: Mapping[str, int],
+    ) -> dict[str, Tensor]:
+        """What crosses to the suffix: values of the first session, and inputs that are noisy at once."""
+        found = {name: rows[name] for name in self._passed_on}
+        if self._sessions.prefix is None:
+            return found
+        feeds = {**rows, **{size_name(name): torch.zeros(size, dtype=torch.uint8) for name, size in sizes.items()}}
+        device = next(iter(rows.values())).device
+        return found | {name: value.to(device) for name, value in self._sessions.prefix.run(feeds).items()}
+
+    def plan(
+        self, weights: Mapping[str, Tensor], row: Named, sizes: Mapping[str, int], chunk_bytes: int | None
+    ) -> OnnxPlan:
+        """From what a row does to the values of the network."""
+        seen = self._see(weights, row, sizes)
+        return OnnxPlan(
+            chunks=seen.chunks(chunk_bytes),
+            out_shape=tuple(seen.output.shape[1:]),
+            out_dtype=seen.output.dtype,
+            suffix=Part(),
+            trunk=Part(),
+            head=Part(),
+            session=self._sessions.suffix,
+            sites=self.graph.sites,
+            likes=seen.suffix.likes,
+            late=self._late,
+        )
