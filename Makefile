@@ -13,7 +13,7 @@ EXAMPLES := digits diabetes
 MISSING := $(foreach name,$(EXAMPLES),$(if $(wildcard bundles/$(name)/[0-9]*/manifest.json),,$(name)))
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-CLIENTS := kserve mlserver
+CLIENTS := kserve mlserver web
 
 .PHONY: install serve check test test-clients bench clean
 
@@ -47,6 +47,13 @@ test-clients: install $(CLIENTS:%=.venv-clients/%/.installed)
 .venv-clients/%/.installed: tests/clients/%.txt
 	$(PYTHON) -m venv .venv-clients/$*
 	.venv-clients/$*/bin/python -m pip install -q --disable-pip-version-check --retries 2 --timeout 30 -r $<
+	@touch $@
+
+.venv-clients/web/.installed: tests/clients/web/package.json tests/clients/web/package-lock.json
+	@command -v npm >/dev/null || { echo "the client of exported files in a browser needs Node 20 or newer with npm; install it" >&2; exit 1; }
+	@mkdir -p $(@D)
+	cp $^ $(@D)
+	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 bench: install $(MISSING:%=train-%)

@@ -1,5 +1,6 @@
-"""Clients that need environments of their own, each asking a server: make test-clients."""
+"""Clients that need environments of their own, each asking a server, or an exported file: make test-clients."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from dropout_core.mc.plan import Plan
+from models.exporting import exported
 from models.predictor import Predictor
 from models.publish import publish
 from models.repository import Repository
@@ -21,13 +23,14 @@ _HERE = Path(__file__).parent
 
 
 def main(environments: Path) -> int:
-    """How many checks failed. environments: a folder for each client, with its own python."""
+    """How many checks failed. environments: a folder for each client, with its own python or packages of node."""
     torch.set_num_threads(1)
     passed = failed = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _publish(folder / "bundles")
         _write_wanted(folder)
+        _write_exported(folder)
         with serving(folder / "bundles") as server:
             server.wait_ready()
             for environment in sorted(environments.iterdir()):
@@ -41,6 +44,15 @@ def main(environments: Path) -> int:
 def _publish(root: Path) -> None:
     network = nets.seeded(nets.Classifier, 2)
     publish(network, nets.images(4), name="digits", task="classification", root=root, passes=_PASSES, seed=_SEED)
+    publish(
+        nets.seeded(nets.Regressor, 2),
+        torch.randn(4, 4, generator=torch.Generator().manual_seed(0)),
+        name="readings",
+        task="regression",
+        output="mean_and_log_variance",
+        root=root,
+        output_scaling=((2.0, 0.5), (-1.0, 3.0)),
+    )
 
 
 def _write_wanted(folder: Path) -> None:
@@ -51,12 +63,39 @@ def _write_wanted(folder: Path) -> None:
     np.savez(folder / "wanted.npz", rows=rows.numpy(), **wanted)
 
 
+def _write_exported(folder: Path) -> None:
+    """Models as ONNX files, rows for each, and the engine's answers: enough rows to go in several blocks."""
+    rows = {
+        "digits": nets.images(1000, seed=11),
+        "readings": torch.randn(1000, 4, generator=torch.Generator().manual_seed(1)),
+    }
+    files = []
+    for name, x in rows.items():
+        predictor = Predictor.load(Repository(folder / "bundles"), name, 1)
+        plan = Plan(_PASSES, _SEED, predictor.manifest.scheme)
+        model, estimate = exported(predictor, plan, {}), predictor.predict(x, plan)
+        (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+        measures = {output.name: estimate.measure(output.name) for output in model.graph.output}
+        files.append(
+            {
+                "name": name,
+                "input": model.graph.input[0].name,
+                "shape": list(x.shape),
+                "rows": x.flatten().tolist(),
+                "wanted": {
+                    measure: {"shape": list(values.shape), "values": values.flatten().tolist()}
+                    for measure, values in measures.items()
+                },
+            }
+        )
+    (folder / "exported.json").write_text(json.dumps(files))
+
+
 def _ask(environment: Path, url: str, folder: Path) -> list[str]:
     """The lines that a client's script prints. One that ends without having told why has failed as well."""
-    script = _HERE / f"{environment.name}_asks.py"
-    ended = subprocess.run(
-        [environment / "bin" / "python", script, url, folder], capture_output=True, text=True, check=False
-    )
+    python, script = environment / "bin" / "python", _HERE / f"{environment.name}_asks.py"
+    command = [python, script, url] if python.exists() else ["node", _HERE / environment.name / "asks.mjs", environment]
+    ended = subprocess.run([*command, folder], capture_output=True, text=True, check=False)
     lines = [line for line in ended.stdout.splitlines() if line.startswith(("passed ", "failed "))]
     if ended.returncode and not any(line.startswith("failed ") for line in lines):
         lines.append(f"failed to run: {ended.stderr[-2000:]}")

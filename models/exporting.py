@@ -1,0 +1,74 @@
+"""A bundle as one ONNX file that holds its passes."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import torch
+from onnx import ModelProto
+from torch import Tensor
+
+from dropout_core.mc.inputs import sizes_of
+from dropout_core.mc.plan import Plan
+from dropout_core.mc.scheme import Scheme
+from dropout_core.mc.staged import StagedNetwork
+from models.onnx_export import Wanted, blocks_of, ensemble, refuse_sizes
+from models.onnx_format import Halves
+from models.onnx_halves import halves_of
+from models.onnx_masks import noise_of
+from models.onnx_network import halves_in
+from models.onnx_seen import Seeing
+from models.predictor import Predictor
+from models.repository import Files
+from models.runtime import Runtime
+
+
+def exported(predictor: Predictor, files: Files, plan: Plan, sizes: Mapping[str, int]) -> ModelProto:
+    """Rows in, the measures of the passes of a plan out, in the caller's unit.
+
+    files: of the bundle. sizes: of each free dimension. Raises InvalidInput for sizes or a scheme that no file can have, NotExportable where
+    ONNX lacks an operator.
+    """
+    graph, manifest = predictor.program.graph, predictor.manifest
+    refuse_sizes(graph, sizes)
+    scheme = predictor.engine.allowed(plan.scheme)
+    row = {spec.name: _resized(predictor.probe[spec.name][:1], spec.shape, sizes) for spec in graph.inputs}
+    halves = _halves(predictor, files)
+    see = Seeing(graph, halves, Runtime()) if graph.is_outline else StagedNetwork(predictor.program).see
+    seen = see(predictor.program.weights, row, sizes_of(graph, row))
+    noise = noise_of(graph, seen.suffix.likes, plan.seed, scheme, plan.passes)
+    blocks = blocks_of(
+        seen.prefix.row_bytes(),
+        seen.suffix.row_bytes(),
+        plan.passes,
+        one_pass_at_a_time=bool(predictor.engine.looped),
+    )
+    wanted = Wanted(manifest.output, manifest.output_scaling, _facts(predictor, plan, scheme))
+    return ensemble(halves, graph, noise, wanted, sizes, blocks)
+
+
+def _halves(predictor: Predictor, files: Files) -> Halves:
+    """The two halves of a model's network: those of its bundle, or made anew."""
+    if files.suffix is not None:
+        return halves_in(files.prefix, files.suffix)
+    return halves_of(predictor.program, predictor.probe)
+
+
+def _facts(predictor: Predictor, plan: Plan, scheme: Scheme) -> dict[str, str]:
+    """What the file tells of itself. The manifest is a bundle's, whose own passes and seed may be others."""
+    return {
+        "manifest": predictor.manifest.model_dump_json(by_alias=True),
+        "mcdrop": version("mcdrop"),
+        "version": str(predictor.version),
+        "passes": str(plan.passes),
+        "seed": str(plan.seed),
+        "sampling": scheme.sampling,
+        "branches": str(scheme.branches),
+    }
+
+
+def _resized(row: Tensor, shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> Tensor:
+    """A row whose free dimensions have some sizes: what it has, repeated or cut."""
+    for axis, size in enumerate(shape, 1):
+        if isinstance(size, str):
+            row = row.index_select(axis, torch.arange(sizes[size], device=row.device) % row.shape[axis])
+    return row
