@@ -100,9 +100,10 @@ def predictor_of(
 ) -> Predictor:
     """A model of a folder: a version of it, or the newest that can be served."""
     repository, place = Repository(bundles_folder(bundles)), chosen_device(device)
+    backends = common_settings().backends(place)
     if version is None:
-        return Predictor.newest(repository, name, place, tunings)
-    return Predictor.load(repository, name, version, place, tunings)
+        return Predictor.newest(repository, name, place, tunings, backends)
+    return Predictor.load(repository, name, version, place, tunings, backends)
 
 
 def _question(

@@ -25,7 +25,7 @@ _FEWEST, _MOST = 3, 200
 class Cost:
     """Seconds for so many rows: one deterministic pass, T passes as they are run, and dense and thinned.
 
-    thinned_s: None where the network has nothing to thin.
+    deterministic_s: of one pass with its noise, where only onnxruntime computes. thinned_s: None where the network has nothing to thin.
     """
 
     rows: int
@@ -39,8 +39,8 @@ def bench(predictor: Predictor, rows: int, plan: Plan) -> Cost:
     """The median cost of a prediction, the seed's noise kept from the one before. On the probe's rows, repeated."""
     program, engine = predictor.program, predictor.engine
     inputs = rows_of(predictor.probe, torch.arange(rows) % num_rows(predictor.probe))
-    dense = Engine(program, replace(engine.tuning, thin_rows=NEVER, thin_rows_cold=NEVER))
-    thin = Engine(program, replace(engine.tuning, thin_rows=1, thin_rows_cold=1))
+    dense = engine.tuned(replace(engine.tuning, thin_rows=NEVER, thin_rows_cold=NEVER))
+    thin = engine.tuned(replace(engine.tuning, thin_rows=1, thin_rows_cold=1))
 
     def predicted(by: Engine) -> Tensor:
         return estimated(by, program.weights, inputs, plan, predictor.manifest.output).mean
@@ -50,6 +50,8 @@ def bench(predictor: Predictor, rows: int, plan: Plan) -> Cost:
 
     @torch.inference_mode()
     def deterministic() -> Tensor:
+        if program.graph.is_outline:
+            return next(engine.run(program.weights, inputs, 1, plan.seed)).outputs
         values = {**program.weights, **inputs}
         answer: Tensor = stage.run(values, sizes, program.device, quiet)[program.graph.output]
         return answer

@@ -15,7 +15,8 @@ from typing import Literal
 
 from models.errors import InvalidBundle, UnknownModel
 from models.predictor import Predictor
-from models.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from models.repository import FILES, Repository
+from models.runtime import Backends
 from models.tunings import Tunings
 from service.cost import Cost, cost_of
 from service.errors import Unloaded
@@ -63,7 +64,7 @@ class State:
 class Catalogue:
     """Models by name and version. Safe for many threads; loading happens one at a time.
 
-    max_bytes: of weights in memory; None: any number.
+    max_bytes: of weights in memory; None: any number. backends: who may compute; None: who each bundle says.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Catalogue:
         device: str = "cpu",
         tunings: Tunings | None = None,
         max_bytes: int | None = None,
+        backends: Backends | None = None,
     ) -> None:
         self.repository = repository
-        self._device, self._tunings, self._max_bytes = device, tunings, max_bytes
+        self._device, self._tunings, self._max_bytes, self._backends = device, tunings, max_bytes, backends
         self._loaded: dict[Key, Model] = {}  # the longest unused first
         self._current: dict[str, int] = {}
         self._closed: set[str] = set()
@@ -238,7 +240,7 @@ class Catalogue:
 
     def _read(self, name: str, version: int) -> Model:
         try:
-            predictor = Predictor.load(self.repository, name, version, self._device, self._tunings)
+            predictor = Predictor.load(self.repository, name, version, self._device, self._tunings, self._backends)
         except OSError as error:
             raise InvalidBundle(f"{name}/{version} cannot be read: {error.strerror}.") from error
         if self._max_bytes is not None and predictor.nbytes > self._max_bytes:
@@ -280,7 +282,7 @@ class Catalogue:
 
     def _stamps(self, key: Key) -> tuple[int, ...]:
         folder = self.repository.root / key[0] / str(key[1])
-        return tuple(_stamp(folder / file) for file in (MANIFEST, PROGRAM, WEIGHTS))
+        return tuple(_stamp(folder / file) for file in FILES)
 
 
 def _stamp(path: Path) -> int:

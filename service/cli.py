@@ -17,8 +17,10 @@ from models.repository import Repository
 from service import asking, console, key_commands, logs, ranking
 from service.app import create_app
 from service.catalogue import Catalogue
+from service.exporting import export
 from service.flags import flagged
-from service.local import load_factory, publish_factory
+from service.inserting import add_dropout
+from service.local import Said, publish_factory, publish_file
 from service.memory import leave_to_stay, share_heap
 from service.options import Bundles, Url, Version, bundles_folder, common_settings, read_settings
 from service.serving import run_server
@@ -95,26 +97,40 @@ def train(
 
 @app.command()
 def publish(
-    factory: Annotated[
-        str, typer.Argument(help="package.module:factory, called without arguments; imported from here.")
+    network: Annotated[
+        str,
+        typer.Argument(
+            help="package.module:factory, called without arguments and imported from here; or an ONNX file."
+        ),
     ],
     name: Annotated[str, typer.Option(help="The name to publish under.")],
     task: Annotated[str, typer.Option(help="classification, multilabel or regression.")],
-    example_shape: Annotated[str, typer.Option(help="Shape of one row, such as 1,28,28.")],
+    example_shape: Annotated[
+        str | None, typer.Option(help="Shape of one row, such as 1,28,28; an ONNX file may tell it.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="The trained weights, .safetensors.")] = None,
     output: Annotated[
         str | None, typer.Option(help="logits, probabilities, mean, …; the task's usual one otherwise.")
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Names of the classes, with commas between.")] = None,
+    result: Annotated[str | None, typer.Option(help="The output that is served, where there are several.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Who computes: torch, onnx, or auto, which is who is faster where it is served.")
+    ] = None,
     bundles: Bundles = None,
 ) -> None:
-    """Publish your own network: captured here, checked, and served without your code.
+    """Publish your own network, code or an ONNX file: checked here, and served without your code.
 
     Example: `mcdrop publish net:make --weights net.safetensors --example-shape 28,28 --name net --task classification`
+
+    Example: `mcdrop publish net.onnx --name net --task classification`
     """
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # what torch.export logs at length it also raises
-    network = load_factory(factory, weights)
-    console.published(publish_factory(network, name, task, output, example_shape, labels, bundles_folder(bundles)))
+    said = Said(name, task, output, labels, example_shape, result, bundles_folder(bundles))
+    if network.endswith(".onnx"):
+        console.published(publish_file(Path(network), weights, backend, said))
+    else:
+        console.published(publish_factory(network, weights, backend, said))
 
 
 @app.command()
@@ -152,6 +168,8 @@ def lint(
     Example: `mcdrop lint digits`
     """
     predictor = asking.predictor_of(name, version, bundles)
+    if predictor.program.graph.is_outline:
+        raise InvalidInput(f"{name} came as an ONNX file; advice is given on networks of torch.")
     findings = lint_graph(predictor.program.graph)
     console.findings(findings)
     raise typer.Exit(int(bool(findings)))
@@ -167,5 +185,5 @@ def variants() -> None:
 
 
 app.add_typer(key_commands.app, name="key")
-for command in (asking.predict, ranking.rank, asking.bench, simulate):
+for command in (asking.predict, ranking.rank, asking.bench, simulate, export, add_dropout):
     app.command()(command)

@@ -17,8 +17,8 @@ from dropout_core.layers.variants import Variant
 from dropout_core.lint import Finding
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.tuning import NEVER
+from models.bundle import Published
 from models.predictor import Predictor
-from models.publish import Published
 from models.recipes.training import OnEpoch
 from models.tunings import machine
 from service.bench import Cost

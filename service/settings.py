@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dropout_core.errors import McdropError
+from models.runtime import Backends, Runtime
 
 
 class InvalidConfig(McdropError):
@@ -42,6 +43,13 @@ class CommonSettings(BaseSettings):
     threads: int = Field(
         default=1, ge=1, description="Threads one operator may use; more help only on a quiet machine."
     )
+    backend: Literal["bundle", "torch", "onnx", "auto"] = Field(
+        default="bundle",
+        description="Who computes: bundle (what each says), torch, onnx, or auto (who is faster here, once measured).",
+    )
+    onnx_max_bytes: int | None = Field(
+        default=None, ge=2**20, description="Bytes onnxruntime may use for values, all models together; any otherwise."
+    )
     cache: Path = Field(default=Path("~/.cache/mcdrop"), description="Folder of measured choices.")
     tune: bool = Field(default=True, description="Measure each bundle's fastest way to run when it is first loaded.")
     api_key: SecretStr | None = Field(default=None, description="A key that may do everything; sent by clients too.")
@@ -51,6 +59,11 @@ class CommonSettings(BaseSettings):
     def tunings(self) -> Path | None:
         """Where measured choices are kept; None where nothing is measured."""
         return self.cache.expanduser() / "tunings" if self.tune else None
+
+    def backends(self, device: str) -> Backends:
+        """Who may compute, on a device that was chosen."""
+        wanted = None if self.backend == "bundle" else self.backend
+        return Backends(wanted, Runtime(self.threads, self.onnx_max_bytes, device))
 
     @field_validator("api_key")
     @classmethod

@@ -69,7 +69,8 @@ class State:
         """The parts that settings ask for. Raises InvalidInput where there is no such device."""
         repository = Repository(settings.bundles)
         device, tunings = device_of(settings.device), tunings_at(settings.tunings)
-        return State(settings, Catalogue(repository, device, tunings, settings.max_loaded_bytes))
+        backends = settings.backends(device)
+        return State(settings, Catalogue(repository, device, tunings, settings.max_loaded_bytes, backends))
 
     @property
     def limits(self) -> Limits:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from dropout_core.mc.engine import Engine
 from dropout_core.mc.measures import KINDS, OutputKind
 from dropout_core.mc.plan import Plan, plan_of
 from dropout_core.mc.scheme import Scheme, Sharing, scheme_of
@@ -77,7 +76,7 @@ def of_server(client: Client, name: str, version: int | None, said: Said) -> Mod
 def _steady(predictor: Predictor) -> Predictor:
     """The same, of which a chunk rounds alike whether others ran before it or a run resumes with it."""
     tuning = predictor.engine.tuning
-    engine = Engine(predictor.program, replace(tuning, thin_rows_cold=tuning.thin_rows))
+    engine = predictor.engine.tuned(replace(tuning, thin_rows_cold=tuning.thin_rows))
     return replace(predictor, engine=engine)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.publish import Published
+from models.bundle import Published
 from service import console
 from service.catalogue import Model
 from service.client import Prediction, RankedRows
