@@ -66,7 +66,7 @@ def bench(
     torchs, onnxs = (
         Predictor.load(repository, name, 1, tunings=tunings, backends=Backends(by)) for by in ("torch", "onnx")
     )
-    file = exported(torchs, repository.read(name, 1), _PLAN, {}).SerializeToString(deterministic=True)
+    file = exported(torchs, _PLAN, {}, repository.read(name, 1)).SerializeToString(deterministic=True)
     sessions = {level: session(file, level) for level in _LEVELS}
     few = x[:8]
     wanted = torchs.predict(few, _PLAN)

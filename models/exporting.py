@@ -22,11 +22,12 @@ from models.repository import Files
 from models.runtime import Runtime
 
 
-def exported(predictor: Predictor, files: Files, plan: Plan, sizes: Mapping[str, int]) -> ModelProto:
+def exported(predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: Files | None = None) -> ModelProto:
     """Rows in, the measures of the passes of a plan out, in the caller's unit.
 
-    files: of the bundle. sizes: of each free dimension. Raises InvalidInput for sizes or a scheme that no file can have, NotExportable where
-    ONNX lacks an operator.
+    sizes: of each free dimension. files: of the bundle, which may hold the network in ONNX; a network that came so has
+    no other form. Raises InvalidInput for sizes or a scheme that no file can have, NotExportable where ONNX lacks an
+    operator.
     """
     graph, manifest = predictor.program.graph, predictor.manifest
     refuse_sizes(graph, sizes)
@@ -46,9 +47,9 @@ def exported(predictor: Predictor, files: Files, plan: Plan, sizes: Mapping[str,
     return ensemble(halves, graph, noise, wanted, sizes, blocks)
 
 
-def _halves(predictor: Predictor, files: Files) -> Halves:
+def _halves(predictor: Predictor, files: Files | None) -> Halves:
     """The two halves of a model's network: those of its bundle, or made anew."""
-    if files.suffix is not None:
+    if files is not None and files.suffix is not None:
         return halves_in(files.prefix, files.suffix)
     return halves_of(predictor.program, predictor.probe)
 

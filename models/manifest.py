@@ -147,8 +147,6 @@ class Manifest(_Frozen):
             raise ValueError(
                 f"the inputs name the free dimensions {sorted(named)}; free has {sorted(self.free or {})}."
             )
-        if self.onnx_suffix is None and (self.onnx_prefix is not None or self.backend != "torch"):
-            raise ValueError(f"the backend is {self.backend}, and there is no {SUFFIX} to compute with.")
         if self.labels is not None and len(self.labels) != self.num_outputs:
             raise ValueError(
                 f"there are {len(self.labels)} labels and {self.num_outputs} outputs; give one label for each."
@@ -157,6 +155,12 @@ class Manifest(_Frozen):
             raise ValueError("output scaling is for regression, one pair for each output.")
         if self.digest != digest_of(self.model_dump(by_alias=True, mode="json")):
             raise ValueError("the digest does not match the manifest; it was changed after publishing.")
+        return self
+
+    @model_validator(mode="after")
+    def _computable(self) -> Self:
+        if self.onnx_suffix is None and (self.onnx_prefix is not None or self.backend != "torch"):
+            raise ValueError(f"the backend is {self.backend}, and there is no {SUFFIX} to compute with.")
         return self
 
 

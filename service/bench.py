@@ -25,7 +25,8 @@ _FEWEST, _MOST = 3, 200
 class Cost:
     """Seconds for so many rows: one deterministic pass, T passes as they are run, and dense and thinned.
 
-    deterministic_s: of one pass with its noise, where only onnxruntime computes. thinned_s: None where the network has nothing to thin.
+    deterministic_s: of one pass with its noise, where only onnxruntime computes. thinned_s: None where the network has
+    nothing to thin.
     """
 
     rows: int

@@ -41,7 +41,7 @@ def export(
     manifest = predictor.manifest
     plan = Plan(manifest.passes if passes is None else passes, manifest.seed if seed is None else seed, manifest.scheme)
     files = Repository(bundles_folder(bundles)).read(name, predictor.version)
-    content = exported(predictor, files, plan, sizes).SerializeToString(deterministic=True)
+    content = exported(predictor, plan, sizes, files).SerializeToString(deterministic=True)
     onnx.write_bytes(content)
     _out.print(
         f"wrote {onnx}: {name}/{predictor.version}, {plan.passes} passes of seed {plan.seed}, {len(content)} bytes",

@@ -34,6 +34,9 @@ _CHANGES = {
     "seed": 1,
     "program": sha256(b"another program"),
     "weights": sha256(b"other weights"),
+    "backend": "onnx",
+    "onnx_prefix": sha256(b"another prefix"),
+    "onnx_suffix": sha256(b"another suffix"),
 }
 
 
@@ -178,3 +181,10 @@ def test_a_right_manifest_resealed_is_accepted():
     """The helper that the refusals above rely on makes manifests that are otherwise right."""
     assert Manifest.model_validate_json(_resealed()) == sample_manifest()
     assert Manifest.model_validate_json(_resealed(passes=31)).passes == 31
+
+
+@pytest.mark.parametrize("backend", ["onnx", "auto"])
+def test_onnxruntime_takes_a_suffix_to_compute_with(backend):
+    assert "there is no suffix.onnx to compute with" in _reason(_resealed(backend=backend))
+    assert "there is no suffix.onnx" in _reason(_resealed(onnx_prefix=sha256(b"a prefix alone")))
+    Manifest.model_validate_json(_resealed(backend=backend, onnx_suffix=sha256(b"a suffix")))

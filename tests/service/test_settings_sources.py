@@ -18,6 +18,8 @@ GIVEN = {
     "bundles": ("/some/where", Path("/some/where")),
     "device": ("cuda:1", "cuda:1"),
     "threads": ("2", 2),
+    "backend": ("onnx", "onnx"),
+    "onnx_max_bytes": ("1048576", 2**20),
     "cache": ("/some/where/else", Path("/some/where/else")),
     "tune": ("0", False),
     "api_key": ("secret", SecretStr("secret")),
