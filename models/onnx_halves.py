@@ -100,13 +100,9 @@ class _Exporter:
         return {name: values[name] for name in self._crossing}, dtypes
 
     def _repeated(self) -> list[Folded]:
-        """The crossing values that stand once for each pass. What sites alone read, they repeat themselves."""
-        read = {name for node in self._parts.suffix if isinstance(node, Operation) for name in references(node)}
-        return [
-            Folded(name, rows, self._dims.values[name])
-            for name in self._crossing
-            if name in read and (rows := self._graph.boundary[name]) is not None
-        ]
+        """The crossing values that have rows, which stand once for each pass."""
+        shapes, boundary = self._dims.values, self._graph.boundary
+        return [Folded(name, rows, shapes[name]) for name in self._crossing if (rows := boundary[name]) is not None]
 
     def _place(self, site: Site, dtype: torch.dtype) -> Place:
         value = () if site.rows is None else self._dims.values[site.input.name]

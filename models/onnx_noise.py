@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 import torch
-from onnx import helper
+from onnx import NodeProto, helper
 from onnx_ir.tensor_adapters import from_torch_dtype
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from dropout_core.mc.kinds import KINDS, SELU_FLOOR, alpha_affine
 from dropout_core.mc.program import Rows, Site
 from models.onnx_dims import Shape
 from models.onnx_format import MASKS, PASSES, noise_name
+from models.onnx_graphs import reads
 from models.onnx_nodes import Nodes
 
 _DOMAIN, _OPERATOR = "mcdrop", "Site"
@@ -28,8 +29,10 @@ _DOUBLE = onnx.TensorProto.DOUBLE
 
 @dataclass(frozen=True)
 class Place:
-    """A site in its suffix. value: the shape of its input for b rows. mask: that of one pass of its draws. dtype: the
-    type of its input.
+    """A site in its suffix.
+
+    value, dtype: shape and type of its input, for b rows; no shape is needed of one without rows. mask: the shape of
+    one pass of its draws.
     """
 
     site: Site
@@ -72,20 +75,12 @@ def with_passes(
 
     counted: a value that tells b. repeated: the crossing values whose inputs bear the names `of_all_passes`.
     """
-    writer = _Writer(places, counted)
-    originals = {of_all_passes(folded.name): folded.name for folded in repeated}
-    for folded in repeated:
-        writer.repeat(folded)
+    writer = _Writer(places, counted, repeated)
     for node in model.graph.node:
-        if node.domain == _DOMAIN:
-            index = helper.get_node_attr_value(node, "index")
-            # a site broadcasts its draws over the rows, and so repeats them itself
-            writer.site(index, originals.get(node.input[0], node.input[0]), node.output[0])
-        else:
-            writer.nodes.nodes.append(node)
+        writer.take_over(node)
     for value in model.graph.input:
-        value.name = originals.get(value.name, value.name)
-    model.graph.input.extend(_noise(place, writer.batched) for place in places)
+        value.name = writer.original(value.name)
+    model.graph.input.extend(_noise(place, batched(place.site for place in places)) for place in places)
     model.graph.initializer.extend(writer.nodes.initializers)
     del model.graph.node[:]
     model.graph.node.extend(writer.nodes.nodes)
@@ -93,15 +88,32 @@ def with_passes(
 
 
 class _Writer:
-    """Writes nodes that tell passes from rows."""
+    """Takes nodes over, and writes those that tell passes from rows."""
 
-    def __init__(self, places: Sequence[Place], counted: Folded) -> None:
+    def __init__(self, places: Sequence[Place], counted: Folded, repeated: Sequence[Folded]) -> None:
         self.nodes = Nodes("noise")
-        self.batched = batched(place.site for place in places)
         self._places = {place.site.index: place for place in places}
         self._counted = counted
+        self._folded = {of_all_passes(folded.name): folded for folded in repeated}
+        self._repeated: set[str] = set()
 
-    def repeat(self, folded: Folded) -> None:
+    def original(self, name: str) -> str:
+        """The crossing value that a name stands for, if it stands for one of all passes."""
+        return self._folded[name].name if name in self._folded else name
+
+    def take_over(self, node: NodeProto) -> None:
+        """A node, and before it what it reads for all passes; a site repeats its input itself, by broadcasting."""
+        if (node.domain, node.op_type) == (_DOMAIN, _OPERATOR):
+            self._site(helper.get_node_attr_value(node, "index"), self.original(node.input[0]), node.output[0])
+        elif node.op_type == "Shape" and node.input[0] in self._folded:
+            self._shape(node, self._folded[node.input[0]])
+        else:
+            for name in sorted(self._folded.keys() & set(reads(node)) - self._repeated):
+                self._repeat(self._folded[name])
+                self._repeated.add(name)
+            self.nodes.nodes.append(node)
+
+    def _repeat(self, folded: Folded) -> None:
         """A value with its rows once for each pass, passes outermost."""
         ahead, behind = self._around(folded)
         apart = self._reshaped(folded.name, [*ahead, folded.rows.before, 1, -1, *behind])
@@ -109,7 +121,16 @@ class _Writer:
         spread = self.nodes("Expand", apart, self._vector([self._passes, *ones]))
         self._reshaped(spread, [*ahead, -1, *behind], of_all_passes(folded.name))
 
-    def site(self, index: int, value: str, result: str) -> None:
+    def _shape(self, node: NodeProto, folded: Folded) -> None:
+        """A Shape of a value of all passes, which need not stand there for it."""
+        axis, (ahead, behind) = folded.rows.axis, self._around(folded)
+        rows = self.nodes("Shape", folded.name, start=axis, end=axis + 1)
+        sizes = [*ahead, self.nodes("Mul", self._passes, rows), *behind]
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        made = self._vector(sizes[bounds.get("start") : bounds.get("end")])
+        self.nodes.nodes.append(helper.make_node("Identity", [made], list(node.output)))
+
+    def _site(self, index: int, value: str, result: str) -> None:
         """A site's value under the name `result`."""
         place = self._places[index]
         if place.site.rows is None:
@@ -135,9 +156,9 @@ class _Writer:
     @cached_property
     def _passes(self) -> str:
         """t, as a vector of one."""
-        site = next(iter(self._places.values())).site
-        assert site.rows is not None
-        return self.nodes("Shape", noise_name(site), start=site.rows.axis + 1, end=site.rows.axis + 2)
+        sites = (place.site for place in self._places.values())
+        name, axis = next((noise_name(site), site.rows.axis + 1) for site in sites if site.rows is not None)
+        return self.nodes("Shape", name, start=axis, end=axis + 1)
 
     def _around(self, folded: Folded) -> tuple[list[int | str], list[int | str]]:
         """The sizes before and after the axis of a value's rows: numbers, and vectors of one."""

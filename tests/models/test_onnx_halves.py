@@ -22,7 +22,6 @@ from dropout_core.mc.masks import Masks, quiet
 from dropout_core.mc.program import Program, Stage
 from dropout_core.mc.scheme import Scheme
 from models.architectures.cnn import SmallCNN
-from models.architectures.mlp import GaussianMLP
 from models.errors import NotExportable
 from models.onnx_format import Halves, noise_name, size_name
 from models.onnx_halves import halves_of
@@ -98,6 +97,19 @@ class Tied(nn.Module):
         return self.inner(self.inner(F.dropout(x, 0.5)).relu())
 
 
+class Sized(nn.Module):
+    """What noise reaches first, only a site reads; how many rows there are, others ask."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("hidden", torch.tensor([False, True, False, False]))
+
+    def forward(self, x):
+        hidden = self.hidden.expand(x.shape[0], 4)
+        return self.head(F.dropout(self.body(x), 0.5).masked_fill(hidden, 1.0))
+
+
 @dataclass(frozen=True)
 class Net:
     build: Callable[[], nn.Module]
@@ -132,20 +144,19 @@ def free(kind, length=4):
 
 NETS = {
     "CNN": Net(lambda: SmallCNN((8, 8), 10, 16.0), lambda count: drawn(count, 8, 8)),
-    "MLP": Net(lambda: GaussianMLP(torch.zeros(4), torch.ones(4)), lambda count: drawn(count, 4)),
     "every kind": Net(EveryKind, lambda count: drawn(count, 3, 4)),
     "double": Net(lambda: EveryKind().double(), lambda count: drawn(count, 3, 4).double()),
     "steps folded into rows": twin(nets.FoldedTime),
     "steps before rows": twin(nets.SequenceFirst),
     "views below one another": twin(nets.StackedViews),
     "noise on weights": twin(nets.NoisyWeights),
-    "ViT": foreign("ViT"),
+    "as many as there are rows": Net(Sized, lambda count: drawn(count, 4)),
     "torch's GRU": foreign("GRU"),
     "attention of any length": free(inputs.Attention),
     "steps of any length": free(inputs.Steps),
     "a length that must be told": Net(Told, lambda count: drawn(count, 5, 4), {"dynamic": {"x": {1: "length"}}}),
     "LSTM": sequences(VariationalLSTM, {}),
-    "GRU": sequences(VariationalGRU, {}, {"bias": False}),
+    "GRU": sequences(VariationalGRU, {"bias": False}),
     "RNN": sequences(VariationalRNN, {"nonlinearity": "tanh"}, {"nonlinearity": "relu"}),
     "an input that is dropped itself": Net(Tied, lambda count: drawn(count, 24)),
 }  # fmt: skip
@@ -274,6 +285,19 @@ def test_an_input_that_is_dropped_itself_needs_no_prefix_and_a_weight_is_stored_
     assert shapes(halves.suffix.graph.input) == {"x": ["rows", 24], "noise.0": [1, "passes", "masks", 1, 24]}
     large = [tensor for tensor in halves.suffix.graph.initializer if np.prod(tensor.dims) >= 24 * 24]
     assert [list(tensor.dims) for tensor in large] == [[24, 24]]
+
+
+def test_what_sites_alone_read_is_not_stored_for_each_pass():
+    """Not for its shape either: one Expand is there, that of the network."""
+    _, halves = exported("as many as there are rows")
+    assert [node.op_type for node in halves.suffix.graph.node].count("Expand") == 1
+
+
+@pytest.mark.parametrize("name", ["passes", "masks"])
+def test_a_free_dimension_may_not_have_the_name_of_one_of_ours(name):
+    program = captured(Net(Told, lambda count: drawn(count, 5, 4), {"dynamic": {"x": {1: name}}}))
+    with pytest.raises(NotExportable, match=f"named {name}"):
+        halves_of(program, {"x": drawn(2, 5, 4)})
 
 
 def test_noise_on_weights_runs_one_pass_at_a_time():
