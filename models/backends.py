@@ -18,6 +18,8 @@ def networks_of(files: Files, program: Program, backends: Backends) -> dict[Comp
 
     A server may want "auto" of bundles that have one only; "torch" or "onnx" of a bundle without it is an error.
     """
+    if program.graph.is_outline and files.suffix is None:
+        raise InvalidBundle(f"program.json of {files.manifest.name} is an outline, and no suffix.onnx computes it.")
     wanted = backends.wanted or files.manifest.backend
     found: dict[Computer, Network] = {}
     if wanted != "onnx" and not program.graph.is_outline:

@@ -97,6 +97,8 @@ def _graph(document: Any) -> Graph:
     boundary = {text(name): _rows(rows) for name, rows in document["boundary"].items()}
     positions, output = _positions(document.get("positions", []), free), text(document["output"])
     if document["schema"] == OUTLINE:
+        if any("kind" not in item for item in document["nodes"]):
+            raise InvalidBundle("program.json is an outline and holds an operation; an outline has sites only.")
         sites = tuple(_site(item, index) for index, item in enumerate(document["nodes"]))
         return _checked_outline(Graph(inputs, names, sites, output, boundary, free, positions))
     nodes: list[Node] = []
@@ -118,8 +120,11 @@ def _graph(document: Any) -> Graph:
 
 
 def _checked_outline(graph: Graph) -> Graph:
-    if not graph.nodes or graph.weights or len({site.name for site in graph.sites}) < len(graph.sites):
-        raise InvalidBundle("program.json is an outline, which has sites of different names and no weights.")
+    named = len({site.name for site in graph.sites}) == len(graph.sites)
+    if not graph.nodes or graph.weights or not named or not graph.is_outline:
+        raise InvalidBundle(
+            "program.json is an outline, which has no weights, and sites of different names none of which is its output."
+        )
     return graph
 
 

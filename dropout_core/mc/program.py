@@ -127,7 +127,8 @@ class Graph:
     @property
     def is_outline(self) -> bool:
         """Whether only the sites are told: what is around them is computed by something that does not say how."""
-        return bool(self.nodes) and all(isinstance(node, Site) for node in self.nodes)
+        known = {*self.weights, *(spec.name for spec in self.inputs), *(node.name for node in self.nodes)}
+        return self.output not in known
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -112,12 +112,26 @@ def _site(program):
     return next(node for node in program["nodes"] if "kind" in node)
 
 
+def _sites(program):
+    return [node for node in program["nodes"] if "kind" in node]
+
+
 def _last(program, **changes):
     program["nodes"][-1].update(changes)
 
 
 _PROGRAM_CHANGES = {
-    "schema 2": (lambda p: p.update(schema=2), "schema 2; this version reads 1"),
+    "schema 3": (lambda p: p.update(schema=3), "schema 3; this version reads 1 and 2"),
+    "an outline with operations": (lambda p: p.update(schema=2), "an outline has sites only"),
+    "an outline of nothing": (lambda p: p.update(schema=2, nodes=[]), "an outline, which has no weights"),
+    "an outline whose output is a site": (
+        lambda p: p.update(schema=2, weights=[], nodes=(sites := _sites(p)), output=sites[0]["name"]),
+        "an outline, which has no weights",
+    ),
+    "an outline without its network": (
+        lambda p: p.update(schema=2, weights=[], nodes=_sites(p), output="output"),
+        "no suffix.onnx computes it",
+    ),
     "schema true": (lambda p: p.update(schema=True), "malformed"),
     "no schema": (lambda p: p.pop("schema"), "malformed: KeyError at 'schema'"),
     "no inputs": (lambda p: p.update(inputs=[]), "0 inputs"),

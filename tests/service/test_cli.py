@@ -22,6 +22,7 @@ from tests.service.test_console import cells
 
 X = nets.images(5, seed=4)
 COMMANDS = ["serve", "train", "publish", "models", "lint", "variants", "predict", "rank", "bench", "simulate"]
+COMMANDS += ["export", "add-dropout"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -37,7 +38,7 @@ def test_the_help_of_a_command_shows_an_example_of_options_that_there_are(mcdrop
 
 
 def test_every_command_is_tested():
-    assert [command.callback.__name__ for command in cli.app.registered_commands] == COMMANDS
+    assert [command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands] == COMMANDS
 
 
 def test_without_arguments_the_commands_are_listed(mcdrop):

@@ -112,7 +112,7 @@ REFUSALS = {
     "no tensors": (["own_net:make", "--weights", "text.safetensors"], "text.safetensors does not fit the network"),
     "an unknown task": (
         ["own_net:make", "--task", "sorting"],
-        "the task is 'sorting'; choose classification or multi",
+        "the task is 'sorting'; choose one of classification, multi",
     ),
     "an unknown output": (
         ["own_net:make", "--output", "odds"],
