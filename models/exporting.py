@@ -17,17 +17,22 @@ from models.onnx_halves import halves_of
 from models.onnx_masks import noise_of
 from models.onnx_network import halves_in
 from models.onnx_seen import Seeing
+from models.onnx_thin import thinned
 from models.predictor import Predictor
 from models.repository import Files
 from models.runtime import Runtime
 
+_THINNED_BYTES = "thinned_bytes"
 
-def exported(predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: Files | None = None) -> ModelProto:
+
+def exported(
+    predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: Files | None = None, *, thin: bool = False
+) -> ModelProto:
     """Rows in, the measures of the passes of a plan out, in the caller's unit.
 
     sizes: of each free dimension. files: of the bundle, which may hold the network in ONNX; a network that came so has
-    no other form. Raises InvalidInput for sizes or a scheme that no file can have, NotExportable where ONNX lacks an
-    operator.
+    no other form. thin: whether to compute no unit that is dropped. Raises InvalidInput for sizes or a scheme that no
+    file can have, and where there is nothing to thin; NotExportable where ONNX lacks an operator.
     """
     graph, manifest = predictor.program.graph, predictor.manifest
     refuse_sizes(graph, sizes)
@@ -43,8 +48,15 @@ def exported(predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: 
         plan.passes,
         one_pass_at_a_time=bool(predictor.engine.looped),
     )
-    wanted = Wanted(manifest.output, manifest.output_scaling, _facts(predictor, plan, scheme))
-    return ensemble(halves, graph, noise, wanted, sizes, blocks)
+    thinning = thinned(halves.suffix, graph, noise) if thin else None
+    facts = _facts(predictor, plan, scheme) | {_THINNED_BYTES: str(0 if thinning is None else thinning.nbytes)}
+    wanted = Wanted(manifest.output, manifest.output_scaling, facts)
+    return ensemble(halves, graph, noise, wanted, sizes, blocks, thinning)
+
+
+def thinned_bytes(model: ModelProto) -> int:
+    """What a runtime holds of thinned weights once it has loaded an exported model, beside what is in the file."""
+    return next(int(one.value) for one in model.metadata_props if one.key == _THINNED_BYTES)
 
 
 def _halves(predictor: Predictor, files: Files | None) -> Halves:

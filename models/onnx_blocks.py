@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
 from models.onnx_format import OUTPUT, Halves, size_name
 from models.onnx_masks import Stored, restored
@@ -38,14 +38,23 @@ class Blocked:
         """What `main` and all inside of it reads."""
         return [*self._weights.initializers, *self.main.initializers]
 
-    def moments(self, halves: Halves, sizes: Mapping[str, int], answer: Answer) -> dict[str, Moment]:
-        """Nodes for the moments over all passes of one block of rows. sizes: of the free dimensions."""
+    def moments(
+        self, halves: Halves, sizes: Mapping[str, int], answer: Answer, once: GraphProto | None = None
+    ) -> dict[str, Moment]:
+        """Nodes for the moments over all passes of one block of rows.
+
+        sizes: of the free dimensions. once: makes what the suffix reads in place of noise of the noise of all passes;
+        it runs before any rows come.
+        """
         given = self._crossing(halves, sizes)
+        made = {} if once is None else self.main.take_over(once, "suffix/", self._draws(once), self._weights)
         if self._blocks.passes == self._passes:
-            draws = {name: restored(one, self.main.constant(one.array), self.main) for name, one in self._noise.items()}
+            draws = self._draws(halves.suffix.graph) | made
             return self._moments(self.rows, halves, given, draws, answer)
         inner = Nodes("mcdrop/passes")
-        draws = {name: restored(one, self._some(one, inner), inner) for name, one in self._noise.items()}
+        draws = {name: restored(one, self._some(self.main.constant(one.array), inner), inner)
+                 for name, one in self._read(halves.suffix.graph).items()}  # fmt: skip
+        draws |= {name: self._some(one, inner) for name, one in made.items()}
         each = self._moments(inner, halves, given, draws, answer)
         return pooled(self._looped(inner, each, answer), Arithmetic(self.rows, answer.dtype))
 
@@ -103,9 +112,18 @@ class Blocked:
         on = Arithmetic(nodes, answer.dtype)
         return moments_of(values_of(answer, nodes("Reshape", numbers, shape), on), on)
 
-    def _some(self, one: Stored, nodes: Nodes) -> str:
-        """The stored noise of the present block of passes."""
-        array, length, zero = self.main.constant(one.array), nodes.integers(self._blocks.passes), nodes.integers(0)
+    def _read(self, graph: GraphProto) -> dict[str, Stored]:
+        """The noise that a graph takes."""
+        return {value.name: self._noise[value.name] for value in graph.input if value.name in self._noise}
+
+    def _draws(self, graph: GraphProto) -> dict[str, str]:
+        """The draws of all passes that a graph takes."""
+        noise = self._read(graph)
+        return {name: restored(one, self.main.constant(one.array), self.main) for name, one in noise.items()}
+
+    def _some(self, array: str, nodes: Nodes) -> str:
+        """What there is of the present block of passes."""
+        length, zero = nodes.integers(self._blocks.passes), nodes.integers(0)
         first = nodes("Mul", nodes("Unsqueeze", trip(nodes), zero), length)
         return nodes("Slice", array, first, nodes("Add", first, length), zero)
 

@@ -6,7 +6,7 @@ the number of rows. Where the passes of a single row are too much, they go in bl
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from models.onnx_blocks import Blocked, Blocks
 from models.onnx_format import Halves, noise_name
 from models.onnx_masks import stored
 from models.onnx_measures import Answer, Arithmetic, measures_of, rescaled
+from models.onnx_thin import Thin
 
 OPSET, IR_VERSION = 18, 8
 # The largest value of a block of rows times passes.
@@ -68,19 +69,28 @@ class Wanted:
 
 
 def ensemble(
-    halves: Halves, graph: Graph, noise: Mapping[int, Tensor], wanted: Wanted, sizes: Mapping[str, int], blocks: Blocks
+    halves: Halves,
+    graph: Graph,
+    noise: Mapping[int, Tensor],
+    wanted: Wanted,
+    sizes: Mapping[str, int],
+    blocks: Blocks,
+    thin: Thin | None = None,
 ) -> ModelProto:
     """One model from the network's inputs, of any number of rows, to its measures by name.
 
-    noise: the draws of all passes by site, see `noise_of`. sizes: of the free dimensions. It computes in float32, or in
-    float64 where the network does. Raises InvalidInput where it cannot be.
+    noise: the draws of all passes by site, see `noise_of`. sizes: of the free dimensions. thin: in place of the suffix.
+    It computes in float32, or in float64 where the network does. Raises InvalidInput where it cannot be.
     """
     refuse_sizes(graph, sizes)
     _refuse_others(halves)
     inputs = [_input(spec, sizes) for spec in graph.inputs]
     answer = _answer(halves.suffix, wanted.output, graph.positions_at(sizes))
     blocked = Blocked(inputs, {noise_name(site): stored(site, noise[site.index]) for site in graph.sites}, blocks)
-    moments = blocked.moments(halves, sizes, answer)
+    if thin is None:
+        moments = blocked.moments(halves, sizes, answer)
+    else:
+        moments = blocked.moments(replace(halves, suffix=thin.suffix), sizes, answer, thin.once)
     on = Arithmetic(blocked.rows, answer.dtype)
     if wanted.scaling is not None:
         moments = rescaled(moments, wanted.scaling, on)

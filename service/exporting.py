@@ -25,6 +25,14 @@ def export(
     size: Annotated[
         list[str] | None, typer.Option(help="Of a free dimension, such as length=64; one for each there is.")
     ] = None,
+    thinned: Annotated[
+        bool,
+        typer.Option(
+            "--thinned",
+            help="Compute no unit that is dropped: faster for many rows, slower for one, and once loaded it holds "
+            "each pass's own part of the weights.",
+        ),
+    ] = False,
     version: Version = None,
     bundles: Bundles = None,
 ) -> None:
@@ -34,17 +42,21 @@ def export(
 
     Example: `mcdrop export digits --onnx digits.onnx --passes 32`
     """
-    from models.exporting import exported  # noqa: PLC0415 - serving does without it
+    from models.exporting import exported, thinned_bytes  # noqa: PLC0415 - serving does without it
 
     sizes = _sizes(size or [])
     predictor = predictor_of(name, version, bundles, "cpu")
     manifest = predictor.manifest
     plan = Plan(manifest.passes if passes is None else passes, manifest.seed if seed is None else seed, manifest.scheme)
     files = Repository(bundles_folder(bundles)).read(name, predictor.version)
-    content = exported(predictor, plan, sizes, files).SerializeToString(deterministic=True)
+    model = exported(predictor, plan, sizes, files, thin=thinned)
+    content = model.SerializeToString(deterministic=True)
     onnx.write_bytes(content)
+    taken = f"{len(content)} bytes"
+    if thinned:
+        taken += f", and {thinned_bytes(model)} more for thinned weights once it is loaded"
     _out.print(
-        f"wrote {onnx}: {name}/{predictor.version}, {plan.passes} passes of seed {plan.seed}, {len(content)} bytes",
+        f"wrote {onnx}: {name}/{predictor.version}, {plan.passes} passes of seed {plan.seed}, {taken}",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,65 +1,28 @@
 """The ensemble in one file: the same numbers as the engine's, in every runtime and whatever it optimises."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
-from torch import nn
 
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.engine import Chunk
 from dropout_core.mc.estimate import estimate_of
-from dropout_core.mc.plan import Plan
 from dropout_core.mc.program import ROWS, Free, Graph, Input, Ref, Rows, Site
 from dropout_core.mc.scheme import Scheme
-from models import exporting
-from models.exporting import exported
 from models.manifest import OutputScaling
 from models.onnx_blocks import Blocks
 from models.onnx_export import Wanted, blocks_of, ensemble
 from models.onnx_format import Halves
 from models.onnx_masks import noise_of
-from models.predictor import Predictor, in_callers_unit
-from models.publish import publish
-from models.repository import Repository
+from models.predictor import in_callers_unit
+from tests.models.onnx_answers import answers, assert_are, drawn
 
-LEVELS = ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
-T, CLOSE = 6, 1e-5
+T = 6
 SCALING = OutputScaling(scale=(2.0, 0.5), shift=(-1.0, 3.0))
-
-
-def answers(model, x, level="ORT_ENABLE_ALL"):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    return named(model, session.run(None, fed(model, x)))
-
-
-def reference_answers(model, x):
-    return named(model, ReferenceEvaluator(model).run(None, fed(model, x)))
-
-
-def fed(model, x):
-    return {model.graph.input[0].name: x.numpy()}
-
-
-def named(model, found):
-    return dict(zip((one.name for one in model.graph.output), found, strict=True))
-
-
-def assert_are(found, estimate):
-    assert set(found) <= set(estimate.measures)
-    for name, values in found.items():
-        wanted = estimate.measure(name).numpy()
-        assert values.shape == wanted.shape, name
-        np.testing.assert_allclose(values, wanted, rtol=CLOSE, atol=CLOSE, err_msg=name)
 
 
 def scaled(*features):
@@ -87,10 +50,6 @@ def by_hand(kind, features, draws, blocks, scaling=None, facts=None):
 
 def estimate(kind, x, draws, scaling=None):
     return in_callers_unit(estimate_of([Chunk(0, x * draws.unsqueeze(1))], kind, len(draws), 0, ""), scaling)
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("blocks", [Blocks(2, T), Blocks(3, 2), Blocks(9, 1)], ids=str)
@@ -153,96 +112,6 @@ def test_what_is_not_finite_stays_in_its_row(kind):
     for name, values in found.items():
         assert np.isnan(values[1]).all(), name
         np.testing.assert_array_equal(values[[0, 2]], alone[name], err_msg=name)
-
-
-def convolved():
-    """Feature dropout, a fold, and dropout, one after the other."""
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(16, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3),
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory):
-    root = tmp_path_factory.mktemp("bundles")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        publish(
-            convolved(),
-            drawn(4, 1, 6, 6),
-            name="net",
-            task="classification",
-            root=root,
-            scheme=Scheme("balanced", branches=2),
-        )
-    return Predictor.load(Repository(root), "net", 1)
-
-
-@pytest.fixture(scope="module")
-def halves(predictor):
-    """The halves of the network, exported from torch once: it takes seconds."""
-    found = exporting.halves_of_predictor(predictor)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(exporting, "halves_of_predictor", lambda _: found)
-        yield found
-
-
-@pytest.fixture(scope="module")
-def file(predictor, halves):
-    return exported(predictor, Plan(20, 9, predictor.manifest.scheme), {})
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_a_file_answers_as_the_engine_does_at_every_level(predictor, file, level):
-    x = drawn(7, 1, 6, 6, seed=2)
-
-    assert_are(answers(file, x, level), predictor.predict(x, Plan(20, 9, predictor.manifest.scheme)))
-
-
-@pytest.mark.parametrize("rows", [0, 1, 3])
-def test_a_file_answers_as_the_engine_does_in_the_reference(predictor, file, rows):
-    x = drawn(rows, 1, 6, 6, seed=2)
-
-    assert_are(reference_answers(file, x), predictor.predict(x, Plan(20, 9, predictor.manifest.scheme)))
-
-
-def test_other_seeds_and_passes_answer_otherwise(predictor, file):
-    x = drawn(2, 1, 6, 6)
-    plans = (Plan(20, 10, predictor.manifest.scheme), Plan(19, 9, predictor.manifest.scheme))
-    others = [exported(predictor, plan, {}) for plan in plans]
-
-    assert len({answers(model, x)["mean"].tobytes() for model in (file, *others)}) == 3
-
-
-def test_a_file_says_what_it_is_and_is_the_same_each_time(predictor, file):
-    facts = {one.key: one.value for one in file.metadata_props}
-    operators = {node.op_type for node in every_node(file.graph)}
-
-    onnx.checker.check_model(file, full_check=True)
-    assert (file.ir_version, [(one.domain, one.version) for one in file.opset_import]) == (8, [("", 18)])
-    assert not operators & {"Dropout", "Bernoulli", "RandomUniformLike", "RandomNormalLike"}
-    assert json.loads(facts["manifest"]) == json.loads(predictor.manifest.model_dump_json(by_alias=True))
-    assert {name: facts[name] for name in ("passes", "seed", "sampling", "branches", "version")} == {
-        "passes": "20", "seed": "9", "sampling": "balanced", "branches": "2", "version": "1",
-    }  # fmt: skip
-    again = exported(predictor, Plan(20, 9, predictor.manifest.scheme), {})
-    assert again.SerializeToString(deterministic=True) == file.SerializeToString(deterministic=True)
-
-
-def every_node(graph):
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            yield from every_node(attribute.g)
-
-
-def test_noise_is_a_bit_a_unit(predictor, file):
-    weights = sum(weight.nbytes for weight in predictor.program.weights.values())
-    constants = [numpy_helper.to_array(one) for one in file.graph.initializer]
-
-    assert sorted(one.shape for one in constants if one.ndim == 2 and one.dtype == np.uint8) == [(20, 1), (20, 1)]
-    assert sum(one.nbytes for one in constants if one.dtype == np.float32 and one.ndim) == weights
 
 
 def test_passes_with_noise_on_weights_go_one_by_one():

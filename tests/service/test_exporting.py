@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -30,6 +32,17 @@ def test_export_writes_a_file_that_answers_as_the_bundle_does(mcdrop, here, bund
     assert set(found) == {"mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information"}
     for name, values in found.items():
         np.testing.assert_allclose(values, estimate.measure(name), rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_a_thinned_file_answers_the_same_and_its_weights_are_told(mcdrop, here, bundles, digits):
+    code, out, err = mcdrop("export", "digits", "--onnx", "thin.onnx", "--thinned", "--bundles", bundles)
+
+    plan = Plan(digits.manifest.passes, digits.manifest.seed, digits.manifest.scheme)
+    assert code == 0, err
+    assert re.search(r", \d+ bytes, and \d+ more for thinned weights once it is loaded\n$", out), out
+    np.testing.assert_allclose(
+        answers(here / "thin.onnx", X)["mean"], digits.predict(X, plan).measure("mean"), rtol=1e-5, atol=1e-5
+    )
 
 
 class Reader(nn.Module):
