@@ -11,13 +11,13 @@ from dropout_core.mc.inputs import sizes_of
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.scheme import Scheme
 from dropout_core.mc.staged import StagedNetwork
+from models.onnx.format import Halves
+from models.onnx.halves import halves_of
+from models.onnx.masks import noise_of
+from models.onnx.seen import Seeing
+from models.onnx.thin import thinned
 from models.onnx_export import Wanted, blocks_of, ensemble, refuse_sizes
-from models.onnx_format import Halves
-from models.onnx_halves import halves_of
-from models.onnx_masks import noise_of
 from models.onnx_network import halves_in
-from models.onnx_seen import Seeing
-from models.onnx_thin import thinned
 from models.predictor import Predictor
 from models.repository import Files
 from models.runtime import Runtime

@@ -15,8 +15,8 @@ from dropout_core.mc.chunks import Seen
 from dropout_core.mc.inputs import Named
 from dropout_core.mc.network import Network, Noise, Part, Planned
 from dropout_core.mc.program import Graph, Site
-from models.onnx_format import OUTPUT, noise_name, size_name
-from models.onnx_sessions import Session
+from models.onnx.format import OUTPUT, noise_name, size_name
+from models.onnx.sessions import Session
 
 See = Callable[[Mapping[str, Tensor], Named, Mapping[str, int]], Seen]
 

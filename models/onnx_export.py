@@ -17,11 +17,11 @@ from dropout_core.errors import InvalidInput
 from dropout_core.mc.measures import OutputKind
 from dropout_core.mc.program import ROWS, Graph, Input
 from models.manifest import OutputScaling
-from models.onnx_blocks import Blocked, Blocks
-from models.onnx_format import Halves, noise_name
-from models.onnx_masks import stored
-from models.onnx_measures import Answer, Arithmetic, measures_of, rescaled
-from models.onnx_thin import Thin
+from models.onnx.blocks import Blocked, Blocks
+from models.onnx.format import Halves, noise_name
+from models.onnx.masks import stored
+from models.onnx.measures import Answer, Arithmetic, measures_of, rescaled
+from models.onnx.thin import Thin
 
 OPSET, IR_VERSION = 18, 8
 # The largest value of a block of rows times passes.

@@ -4,11 +4,11 @@ from dropout_core.mc.program import Program
 from dropout_core.mc.staged import StagedNetwork
 from models.errors import InvalidBundle
 from models.manifest import PREFIX, SUFFIX
+from models.onnx.checks import parsed
+from models.onnx.format import OUTPUT, Halves, noise_name, size_name
+from models.onnx.seen import Seeing
+from models.onnx.sessions import Session
 from models.onnx_backend import OnnxNetwork, Sessions
-from models.onnx_checks import parsed
-from models.onnx_format import OUTPUT, Halves, noise_name, size_name
-from models.onnx_seen import Seeing
-from models.onnx_sessions import Session
 from models.runtime import Runtime
 
 

@@ -123,7 +123,7 @@ def _checked_outline(graph: Graph) -> Graph:
     named = len({site.name for site in graph.sites}) == len(graph.sites)
     if not graph.nodes or graph.weights or not named or not graph.is_outline:
         raise InvalidBundle(
-            "program.json is an outline, which has no weights, and sites of different names none of which is its output."
+            "program.json is an outline, which has no weights, and sites of different names, none of them the output."
         )
     return graph
 

@@ -16,9 +16,9 @@ from dropout_core.mc.scheme import DEFAULT, Scheme
 from dropout_core.mc.verify import agree, verify
 from models.bundle import PROBE_ROWS, Published, Told, output_of, write
 from models.errors import NotExportable
-from models.onnx_format import Halves
-from models.onnx_halves import halves_of
-from models.onnx_import import imported
+from models.onnx.format import Halves
+from models.onnx.halves import halves_of
+from models.onnx.importing import imported
 from models.onnx_network import onnx_network
 from models.repository import checked_name
 from models.runtime import Runtime

@@ -22,7 +22,7 @@ def add_dropout(
 
     Example: `mcdrop add-dropout net.onnx --before head --p 0.2 --out net-mc.onnx`
     """
-    from models.onnx_insert import add_dropout as inserted  # noqa: PLC0415 - brings onnx, which few commands need
+    from models.onnx.insert import add_dropout as inserted  # noqa: PLC0415 - brings onnx, which few commands need
 
     if out.exists():
         raise InvalidInput(f"{out} is there already; name another file.")

@@ -109,7 +109,7 @@ def publish_file(path: Path, weights: Path | None, backend: str | None, said: Sa
 
 def read_onnx(path: Path) -> bytes:
     """The content of an ONNX file, bounded before it is read."""
-    from models.onnx_checks import MAX_BYTES  # noqa: PLC0415 - brings onnx, which few commands need
+    from models.onnx.checks import MAX_BYTES  # noqa: PLC0415 - brings onnx, which few commands need
 
     size = path.stat().st_size
     if size >= MAX_BYTES:

@@ -13,11 +13,11 @@ from dropout_core.mc.plan import Plan
 from dropout_core.mc.scheme import Scheme
 from models import exporting
 from models.exporting import exported, thinned_bytes
-from models.onnx_halves import halves_of
+from models.onnx.halves import halves_of
 from models.predictor import Predictor
 from models.publish import publish
 from models.repository import Repository
-from tests.models.onnx_answers import LEVELS, answers, assert_are, drawn, reference_answers
+from tests.models.onnx.answers import LEVELS, answers, assert_are, drawn, reference_answers
 
 
 def convolved():

@@ -14,12 +14,12 @@ from dropout_core.mc.estimate import estimate_of
 from dropout_core.mc.program import ROWS, Free, Graph, Input, Ref, Rows, Site
 from dropout_core.mc.scheme import Scheme
 from models.manifest import OutputScaling
-from models.onnx_blocks import Blocks
+from models.onnx.blocks import Blocks
+from models.onnx.format import Halves
+from models.onnx.masks import noise_of
 from models.onnx_export import Wanted, blocks_of, ensemble
-from models.onnx_format import Halves
-from models.onnx_masks import noise_of
 from models.predictor import in_callers_unit
-from tests.models.onnx_answers import answers, assert_are, drawn
+from tests.models.onnx.answers import answers, assert_are, drawn
 
 T = 6
 SCALING = OutputScaling(scale=(2.0, 0.5), shift=(-1.0, 3.0))

@@ -16,11 +16,11 @@ from dropout_core.errors import CaptureError, CoupledRows
 from dropout_core.mc.expressions import Size
 from dropout_core.mc.program import ROWS, Rows, Site
 from dropout_core.mc.translate import Shape
-from models.onnx_checks import STANDARD
-from models.onnx_format import MASKS, OUTPUT, PASSES, Halves, noise_name
-from models.onnx_graphs import Node, Source, graphs_in, label, needed, reads, writes
-from models.onnx_layout import Layout
-from models.onnx_nodes import Nodes
+from models.onnx.checks import STANDARD
+from models.onnx.format import MASKS, OUTPUT, PASSES, Halves, noise_name
+from models.onnx.graphs import Node, Source, graphs_in, label, needed, reads, writes
+from models.onnx.layout import Layout
+from models.onnx.nodes import Nodes
 
 DATA, NOISE, SIZES, NOISY_SIZES = "data", "noise", "sizes", "noisy sizes"
 _SHAPES = ("Shape", "Size")

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from dropout_core.errors import McdropError
 from models.errors import InvalidBundle
-from models.onnx_import import imported
-from tests.models.onnx_models import built
+from models.onnx.importing import imported
+from tests.models.onnx.models import built
 
 SMALL = built(
     "g (float[n, 4] x) => (float[n, 3] y) { tanh = Tanh(x)  d = Dropout(tanh, p)  y = MatMul(d, w) }",

@@ -23,8 +23,8 @@ from dropout_core.mc.program import Program, Stage
 from dropout_core.mc.scheme import Scheme
 from models.architectures.cnn import SmallCNN
 from models.errors import NotExportable
-from models.onnx_format import Halves, noise_name, size_name
-from models.onnx_halves import halves_of
+from models.onnx.format import Halves, noise_name, size_name
+from models.onnx.halves import halves_of
 from tests import inputs, nets
 from tests.captured import made
 from tests.foreign import FOREIGN
@@ -358,5 +358,5 @@ class Projected(nn.Module):
 @pytest.mark.parametrize(("kind", "operator"), [(Bessel, "bessel_j0"), (Projected, "aten.lstm.input")])
 def test_what_onnx_has_no_counterpart_of_is_refused_with_its_line(kind, operator):
     program = captured(Net(kind, lambda count: drawn(count, 24)))
-    with pytest.raises(NotExportable, match=rf"{operator}.* .*test_onnx_halves.py:\d+"):
+    with pytest.raises(NotExportable, match=rf"{operator}.* .*test_halves.py:\d+"):
         halves_of(program, {"x": drawn(2, 24)})

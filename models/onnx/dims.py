@@ -14,7 +14,7 @@ from dropout_core.mc.masks import mask_shape
 from dropout_core.mc.masks import quiet as off
 from dropout_core.mc.program import ROWS, Graph, Program, Site, Stage
 from models.errors import NotExportable
-from models.onnx_format import MASKS, PASSES
+from models.onnx.format import MASKS, PASSES
 
 Shape = tuple[int | Size, ...]
 _TAKEN = (PASSES, MASKS)

@@ -11,7 +11,7 @@ from dropout_core.layers.rnn_operator import GATES, rnn
 from dropout_core.layers.rnn_steps import Outcome
 from dropout_core.mc.program import Operation
 from models.errors import NotExportable
-from models.onnx_loops import steps
+from models.onnx.loops import steps
 
 _aten = torch.ops.aten
 _TORCHS = {getattr(_aten, cell).input: cell for cell in GATES}

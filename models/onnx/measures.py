@@ -13,7 +13,7 @@ from onnx import helper
 
 from dropout_core.mc.measures import OutputKind
 from models.manifest import OutputScaling
-from models.onnx_nodes import Nodes
+from models.onnx.nodes import Nodes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from dropout_core.mc.masks import Masks
 from dropout_core.mc.scheme import Scheme
-from models.onnx_format import noise_name
+from models.onnx.format import noise_name
 
 
 def built(text, weights=None, *, opset=18, ir=8):

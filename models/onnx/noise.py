@@ -18,10 +18,10 @@ from torch import Tensor
 from dropout_core.mc.expressions import Size
 from dropout_core.mc.kinds import KINDS, SELU_FLOOR, alpha_affine
 from dropout_core.mc.program import Rows, Site
-from models.onnx_dims import Shape
-from models.onnx_format import MASKS, PASSES, noise_name
-from models.onnx_graphs import reads
-from models.onnx_nodes import Nodes
+from models.onnx.dims import Shape
+from models.onnx.format import MASKS, PASSES, noise_name
+from models.onnx.graphs import reads
+from models.onnx.nodes import Nodes
 
 _DOMAIN, _OPERATOR = "mcdrop", "Site"
 _DOUBLE = onnx.TensorProto.DOUBLE

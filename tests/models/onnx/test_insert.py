@@ -9,9 +9,9 @@ from onnx import TensorProto
 
 from dropout_core.errors import CaptureError, InvalidInput, NoSite
 from models.errors import InvalidBundle
-from models.onnx_import import imported
-from models.onnx_insert import add_dropout
-from tests.models.onnx_models import built, draws, ran, replayed, sampled
+from models.onnx.importing import imported
+from models.onnx.insert import add_dropout
+from tests.models.onnx.models import built, draws, ran, replayed, sampled
 
 _TEXT = """g (float[n, 4] x) => (float[n, 3] y) {
     [first] h = Gemm(x, w, b)  r = Relu(h)  [last] m = MatMul(r, v)  y = Softmax(m) }"""

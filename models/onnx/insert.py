@@ -5,9 +5,9 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dropout_core.errors import InvalidInput
-from models.onnx_checks import check, parsed
-from models.onnx_graphs import all_nodes, label, needed, reads, writes
-from models.onnx_prepare import opset_of, upgraded
+from models.onnx.checks import check, parsed
+from models.onnx.graphs import all_nodes, label, needed, reads, writes
+from models.onnx.prepare import opset_of, upgraded
 
 HEAD = "head"
 _PRODUCTS = ("Gemm", "MatMul")

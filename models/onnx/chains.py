@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, TensorProto
 
-from models.onnx_graphs import reads
+from models.onnx.graphs import reads
 
 # Element by element: they may run on the kept units alone, in any order of axes. Gelu and the like are made of these.
 _POINTWISE = {

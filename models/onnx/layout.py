@@ -21,9 +21,9 @@ from dropout_core.mc.probe import NUM_ROWS, perturbed
 from dropout_core.mc.program import ROWS, Input, Rows, Site
 from dropout_core.mc.translate import Shape
 from models.errors import InvalidBundle
-from models.onnx_graphs import Source, label
-from models.onnx_nodes import Nodes
-from models.onnx_sessions import Session
+from models.onnx.graphs import Source, label
+from models.onnx.nodes import Nodes
+from models.onnx.sessions import Session
 from models.runtime import Runtime
 
 

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper
 from dropout_core.errors import InvalidInput, NotTheModel
 from dropout_core.mc.expressions import Size
 from dropout_core.mc.program import Free, Rows
-from models import onnx_import
-from models.onnx_import import imported
-from models.onnx_split import halves
+from models.onnx import importing
+from models.onnx.importing import imported
+from models.onnx.split import halves
 from tests.models.nets import seeded
-from tests.models.onnx_models import Attention, built, convolutions, draws, exported, replayed, sampled
+from tests.models.onnx.models import Attention, built, convolutions, draws, exported, replayed, sampled
 
 
 def _rows(*shape, dtype=torch.float32):
@@ -297,6 +297,6 @@ def test_halves_that_are_not_the_model_are_refused(monkeypatch):
         node.attribute.append(helper.make_attribute("alpha", 1.01))
         return found
 
-    monkeypatch.setattr(onnx_import, "halves", wrong)
+    monkeypatch.setattr(importing, "halves", wrong)
     with pytest.raises(NotTheModel, match="with its noise off the halves"):
         imported(MLP())

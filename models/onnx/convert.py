@@ -20,8 +20,8 @@ from dropout_core.errors import McdropError
 from dropout_core.mc.expressions import Size
 from dropout_core.mc.program import Node, Operation
 from models.errors import NotExportable
-from models.onnx_dims import Shape
-from models.onnx_loops import with_loops
+from models.onnx.dims import Shape
+from models.onnx.loops import with_loops
 
 # What runtimes have read since 2022.
 _OPSET, _IR_VERSION = 18, 8

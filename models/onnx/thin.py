@@ -1,6 +1,6 @@
 """A suffix whose dropped units are not computed: what each pass keeps of a layer's weight is made once, of its masks.
 
-A chain (models.onnx_chains) takes the units that a pass keeps, [t, k, b], and multiplies each pass by its own part of
+A chain (models.onnx.chains) takes the units that a pass keeps, [t, k, b], and multiplies each pass by its own part of
 the weight, [t, m, k], padded with columns of zeros to the most units that any pass keeps. The parts are made of
 constants, so that a runtime that folds constants makes them when it loads the file, and any other once a run: the file
 is no larger, the memory is t·m·k numbers a layer. Exact but for rounding.
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.program import Graph, Rows
-from models.onnx_chains import Chain, Link, chains_in
-from models.onnx_format import PASSES, noise_name
-from models.onnx_graphs import needed, reads
-from models.onnx_nodes import Nodes
+from models.onnx.chains import Chain, Link, chains_in
+from models.onnx.format import PASSES, noise_name
+from models.onnx.graphs import needed, reads
+from models.onnx.nodes import Nodes
 
 # Of the multiplications that a chain leaves of a dense one's. Measured with onnxruntime on a CPU, 512 · 512 units, 32
 # passes, 32 and 256 rows: with 0.29 of them it is 2 times as fast, with 0.61 1.2 to 1.3 times, with 0.86 as fast.

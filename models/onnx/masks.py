@@ -14,7 +14,7 @@ from dropout_core.mc.masks import Masks
 from dropout_core.mc.nested import split_last
 from dropout_core.mc.program import Graph, Site, split
 from dropout_core.mc.scheme import Scheme
-from models.onnx_nodes import Array, Nodes
+from models.onnx.nodes import Array, Nodes
 
 _BYTE = 8
 

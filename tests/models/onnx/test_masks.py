@@ -11,8 +11,8 @@ from dropout_core.mc.kinds import KINDS
 from dropout_core.mc.masks import Masks
 from dropout_core.mc.program import Graph, Input, Ref, Rows, Site
 from dropout_core.mc.scheme import Scheme
-from models.onnx_masks import noise_of, restored, stored
-from models.onnx_nodes import Nodes
+from models.onnx.masks import noise_of, restored, stored
+from models.onnx.nodes import Nodes
 from tests.captured import captured
 from tests.nets import NoisyWeights
 

@@ -14,14 +14,14 @@ from dropout_core.errors import InvalidInput
 from dropout_core.mc.engine import Chunk
 from dropout_core.mc.estimate import estimate_of
 from dropout_core.mc.program import Graph, Input, Ref, Rows, Site
-from models.onnx_blocks import Blocks
-from models.onnx_chains import chains_in
+from models.onnx.blocks import Blocks
+from models.onnx.chains import chains_in
+from models.onnx.format import noise_name
+from models.onnx.importing import imported
+from models.onnx.thin import thinned
 from models.onnx_export import Wanted, ensemble
-from models.onnx_format import noise_name
-from models.onnx_import import imported
-from models.onnx_thin import thinned
-from tests.models.onnx_answers import LEVELS, answers, assert_are, drawn, reference_answers
-from tests.models.onnx_models import built, ran
+from tests.models.onnx.answers import LEVELS, answers, assert_are, drawn, reference_answers
+from tests.models.onnx.models import built, ran
 
 T, B, N = 5, 4, 20
 HALF = {"p": np.array(0.5, np.float32)}

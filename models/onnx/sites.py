@@ -13,8 +13,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dropout_core.errors import CaptureError, NoSite, UnknownRandomness
 from dropout_core.mc.program import Ref, Site
-from models.onnx_graphs import Node, Source, all_nodes, graphs_in, label, reads
-from models.onnx_nodes import Nodes
+from models.onnx.graphs import Node, Source, all_nodes, graphs_in, label, reads
+from models.onnx.nodes import Nodes
 
 RANDOM = ("Dropout", "Bernoulli", "RandomUniformLike", "RandomNormalLike", "RandomUniform", "RandomNormal")
 _UNKNOWN = ("Multinomial",)

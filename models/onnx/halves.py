@@ -13,11 +13,11 @@ from dropout_core.mc.masks import quiet
 from dropout_core.mc.probe import two_rows
 from dropout_core.mc.program import ROWS, Graph, Node, Operation, Program, Site, Stage, references, size_names, split
 from models.errors import NotExportable
-from models.onnx_convert import Function, Half, Port, converted
-from models.onnx_dims import Shape, dims_of, free_dims
-from models.onnx_format import OUTPUT, PASSES, Halves, size_name
-from models.onnx_noise import Folded, Place, batched, of_all_passes, placed, with_passes
-from models.onnx_recurrent import exportable
+from models.onnx.convert import Function, Half, Port, converted
+from models.onnx.dims import Shape, dims_of, free_dims
+from models.onnx.format import OUTPUT, PASSES, Halves, size_name
+from models.onnx.noise import Folded, Place, batched, of_all_passes, placed, with_passes
+from models.onnx.recurrent import exportable
 
 _ROWS = 2  # more than one, so that torch.export does not take it for a constant
 _CPU = torch.device("cpu")

@@ -9,11 +9,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from dropout_core.errors import CaptureError, CoupledRows, InvalidInput, NoSite, UnknownRandomness
-from models import onnx_checks
 from models.errors import InvalidBundle
-from models.onnx_checks import parsed
-from models.onnx_import import imported
-from tests.models.onnx_models import built
+from models.onnx import checks
+from models.onnx.checks import parsed
+from models.onnx.importing import imported
+from tests.models.onnx.models import built
 
 HALF = np.array(0.5, np.float32)
 WEIGHTS = {"w": (4, 3), "p": HALF}
@@ -262,7 +262,7 @@ def test_files_that_are_refused(name):
 )  # fmt: skip
 def test_limits(monkeypatch, limit, says):
     parsed(SMALL)
-    monkeypatch.setattr(onnx_checks, limit, 1 if limit in {"MAX_AXES", "MAX_WEIGHTS"} else 2)
+    monkeypatch.setattr(checks, limit, 1 if limit in {"MAX_AXES", "MAX_WEIGHTS"} else 2)
     with pytest.raises(InvalidBundle, match=says):
         parsed(SMALL)
 

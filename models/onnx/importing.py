@@ -16,14 +16,14 @@ from dropout_core.mc.probe import NUM_ROWS, probe_rows
 from dropout_core.mc.program import ROWS, Free, Graph, Input, Rows, Site
 from dropout_core.mc.scheme import Scheme
 from models.errors import InvalidBundle
-from models.onnx_checks import check, parsed
-from models.onnx_format import MASKS, OUTPUT, PASSES, Halves, noise_name
-from models.onnx_graphs import Source
-from models.onnx_layout import Layout, Quiet, laid_out, ran
-from models.onnx_prepare import prepared
-from models.onnx_sessions import Session
-from models.onnx_sites import source_of
-from models.onnx_split import KINDS, halves, parted
+from models.onnx.checks import check, parsed
+from models.onnx.format import MASKS, OUTPUT, PASSES, Halves, noise_name
+from models.onnx.graphs import Source
+from models.onnx.layout import Layout, Quiet, laid_out, ran
+from models.onnx.prepare import prepared
+from models.onnx.sessions import Session
+from models.onnx.sites import source_of
+from models.onnx.split import KINDS, halves, parted
 from models.runtime import Runtime
 
 TOLERANCE = 1e-5

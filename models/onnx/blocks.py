@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
-from models.onnx_format import OUTPUT, Halves, size_name
-from models.onnx_masks import Stored, restored
-from models.onnx_measures import Answer, Arithmetic, Moment, moments_of, pooled, values_of
-from models.onnx_nodes import Nodes, Weights, trip
+from models.onnx.format import OUTPUT, Halves, size_name
+from models.onnx.masks import Stored, restored
+from models.onnx.measures import Answer, Arithmetic, Moment, moments_of, pooled, values_of
+from models.onnx.nodes import Nodes, Weights, trip
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from models.errors import InvalidBundle
-from models.onnx_graphs import all_nodes, graphs_in
+from models.onnx.graphs import all_nodes, graphs_in
 
 # A protobuf message has fewer bytes than this.
 MAX_BYTES = 2**31

@@ -14,8 +14,8 @@ from onnx import helper as make
 
 from dropout_core.errors import CaptureError, InvalidInput
 from models.errors import InvalidBundle
-from models.onnx_checks import CLASSICAL, MAX_NODES, STANDARD, check, shortened
-from models.onnx_graphs import IR_VERSION, OPSET, all_nodes, graphs_in, label, needed, rename, writes
+from models.onnx.checks import CLASSICAL, MAX_NODES, STANDARD, check, shortened
+from models.onnx.graphs import IR_VERSION, OPSET, all_nodes, graphs_in, label, needed, rename, writes
 
 OUTPUT = "output"
 # Names of what a half of a network adds to its graph.

@@ -11,8 +11,8 @@ from torch import Tensor
 from dropout_core.mc.chunks import Observed, Seen
 from dropout_core.mc.inputs import Named
 from dropout_core.mc.program import Graph
-from models.onnx_format import OUTPUT, Halves, noise_name
-from models.onnx_sessions import Session
+from models.onnx.format import OUTPUT, Halves, noise_name
+from models.onnx.sessions import Session
 from models.runtime import Runtime
 
 
