@@ -39,7 +39,7 @@ _ROWS = (1, 32, 256)
 _MEASURES = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information")
 _LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
 _REFERENCE = ("mlp",)  # of the others, it takes minutes
-_MOST_S = 20.0  # of one network at one number of rows
+_MOST_S = 8.0  # of one network at one number of rows
 
 
 def main(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto, helper
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
@@ -46,7 +46,7 @@ def refuse_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
     """Raise InvalidInput unless there is a size that may be for each free dimension, and no other."""
     wanted = {free.name for free in graph.free}
     if set(sizes) != wanted:
-        example = ", ".join(f"{free.name}={max(free.least, 64)}" for free in graph.free) or "none"
+        example = ", ".join(f"{free.name}={max(free.least, min(64, free.most or 64))}" for free in graph.free) or "none"
         raise InvalidInput(
             f"sizes came for {', '.join(sorted(sizes)) or 'nothing'}; the free dimensions of this model are "
             f"{', '.join(sorted(wanted)) or 'none'}. The masks in a file are for one size of each: give {example}."
@@ -83,7 +83,7 @@ def ensemble(
     It computes in float32, or in float64 where the network does. Raises InvalidInput where it cannot be.
     """
     refuse_sizes(graph, sizes)
-    _refuse_others(halves)
+    opsets = _opsets(halves)
     inputs = [_input(spec, sizes) for spec in graph.inputs]
     answer = _answer(halves.suffix, wanted.output, graph.positions_at(sizes))
     blocked = Blocked(inputs, {noise_name(site): stored(site, noise[site.index]) for site in graph.sites}, blocks)
@@ -96,14 +96,19 @@ def ensemble(
         moments = rescaled(moments, wanted.scaling, on)
     names = blocked.finish(measures_of(answer, moments, on), answer)
     outputs = [_output(name, answer) for name in names]
-    return _model(blocked, inputs, outputs, wanted.facts)
+    return _model(blocked, inputs, outputs, wanted.facts, opsets)
 
 
-def _refuse_others(halves: Halves) -> None:
-    for half in (halves.prefix, halves.suffix):
-        versions = {one.domain: one.version for one in half.opset_import} if half is not None else {"": OPSET}
-        if versions != {"": OPSET}:
-            raise InvalidInput(f"a half of the network is of the operator sets {versions}; only {OPSET} can be joined.")
+def _opsets(halves: Halves) -> list[OperatorSetIdProto]:
+    """The operator sets of the halves: one version of each. What is written around them is the same in all newer."""
+    models = [half for half in (halves.prefix, halves.suffix) if half is not None]
+    versions = {(one.domain, one.version) for half in models for one in half.opset_import}
+    standard = [version for domain, version in versions if not domain]
+    if len(standard) != 1 or standard[0] < OPSET or len(dict(versions)) < len(versions):
+        raise InvalidInput(
+            f"the halves of the network are of the operator sets {sorted(versions)}; one of {OPSET} or newer is wanted."
+        )
+    return [helper.make_opsetid(domain, version) for domain, version in sorted(versions)]
 
 
 def _input(spec: Input, sizes: Mapping[str, int]) -> ValueInfoProto:
@@ -126,13 +131,18 @@ def _answer(suffix: ModelProto, output: OutputKind, positions: tuple[int, ...]) 
 
 
 def _model(
-    blocked: Blocked, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto], facts: Mapping[str, str]
+    blocked: Blocked,
+    inputs: list[ValueInfoProto],
+    outputs: list[ValueInfoProto],
+    facts: Mapping[str, str],
+    opsets: list[OperatorSetIdProto],
 ) -> ModelProto:
     taken = {value.name for value in inputs} & {value.name for value in outputs}
     if taken:
         raise InvalidInput(f"the input {taken.pop()} has the name of a measure; give the network's input another.")
     graph = helper.make_graph(blocked.main.nodes, "mcdrop", inputs, outputs, blocked.constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    version = max(IR_VERSION, helper.find_min_ir_version_for(opsets, ignore_unknown=True))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=version)
     model.producer_name = "mcdrop"
     helper.set_model_props(model, dict(facts))
     if model.ByteSize() > _LARGEST_FILE:

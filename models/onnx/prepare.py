@@ -34,7 +34,8 @@ def prepared(model: ModelProto, result: str | None) -> ModelProto:
     nodes = list(needed(graph.node, [name]))
     for node in nodes:
         _infer(node, {read for other in nodes for read in other.input})
-    opsets = [one for one in model.opset_import if one.domain == CLASSICAL]
+    classical = any(node.domain == CLASSICAL for node in nodes)
+    opsets = [one for one in model.opset_import if one.domain == CLASSICAL and classical]
     opsets.append(make.make_opsetid(STANDARD, opset_of(model)))
     small = _model(graph, nodes, [onnx.ValueInfoProto(name=name)], opsets)
     newer = upgraded(small)

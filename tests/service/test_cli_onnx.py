@@ -139,10 +139,17 @@ def test_a_factory_is_published_for_both(tmp_path, monkeypatch, mcdrop):
     assert_refused(mcdrop("publish", "own_twice:make", *OPTIONS), "give --example-shape")
 
 
-def test_what_came_as_onnx_leaves_as_one_file_with_its_passes(files, mcdrop):
+@pytest.mark.parametrize("opset", [13, 18, 21])
+def test_what_came_as_onnx_leaves_as_one_file_with_its_passes(opset, files, mcdrop):
+    model = network(0.5)
+    model.opset_import[0].version = opset
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))  # as converters declare it, used or not
+    model.ir_version = 10
+    onnx.save(model, "net.onnx")
     assert mcdrop("publish", "net.onnx", *OPTIONS)[0] == 0
     ended = mcdrop("export", "net", "--onnx", "ensemble.onnx", "--passes", 32, "--seed", 7, "--bundles", "bundles")
     assert ended[0] == 0
     x = RANDOM.standard_normal((5, 4)).astype(np.float32)
     (found,) = onnxruntime.InferenceSession("ensemble.onnx").run(["mean"], {"x": x})
     np.testing.assert_allclose(found, mean(x, 7), atol=1e-6)
+    assert [(one.domain, one.version) for one in onnx.load("ensemble.onnx").opset_import] == [("", max(opset, 18))]
