@@ -79,6 +79,8 @@ class OnnxNetwork(Network):
     late: the sites that reach no other one; None where nobody knows them, and passes do not branch.
     """
 
+    computer = "onnx"
+
     def __init__(self, graph: Graph, sessions: Sessions, see: See, late: frozenset[str] | None) -> None:
         self.graph = graph
         self.nbytes = sessions.nbytes

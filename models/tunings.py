@@ -43,7 +43,7 @@ class Tunings:
         """
         if network is None:
             return self._known(f"{digest} {machine(program.device)}", _TUNING, lambda: tune(program, example))
-        by = f"{digest} {machine(program.device)}, {type(network).__name__}"
+        by = f"{digest} {machine(program.device)}, {network.computer}"
         return self._known(by, _TUNING, lambda: tune(program, example, network))
 
     def fastest(self, digest: str, program: Program, example: Named, engines: Mapping[Computer, Engine]) -> Computer:

@@ -220,7 +220,8 @@ def ranking(ranked: Ranked) -> None:
 def costs(predictor: Predictor, found: Sequence[Cost], plan: Plan) -> None:
     """What predictions cost, and how the engine runs them."""
     tuning = predictor.engine.tuning
-    _out.print(f"{predictor.manifest.name} {predictor.version}: {machine(predictor.program.device)}")
+    by = f"computed by {predictor.engine.network.computer}"
+    _out.print(f"{predictor.manifest.name} {predictor.version}, {by}: {machine(predictor.program.device)}")
     if predictor.engine.looped:
         _out.print(f"passes run one by one: {predictor.engine.looped}")
     if found and found[0].thinned_s is not None:

@@ -80,11 +80,12 @@ class Planned(ABC):
 class Network(ABC):
     """The halves of a network. One serves many threads.
 
-    no_branches: why its passes cannot branch, or an empty string. nbytes: of weights of its own, beside those that it
-    is given.
+    computer: who computes it, in a word. no_branches: why its passes cannot branch, or an empty string. nbytes: of
+    weights of its own, beside those that it is given.
     """
 
     graph: Graph
+    computer: str
     no_branches: str = ""
     nbytes: int = 0
 

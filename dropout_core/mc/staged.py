@@ -41,6 +41,8 @@ class StagedPlan(Planned):
 class StagedNetwork(Network):
     """The stages of a Program's graph, on weights given with each call."""
 
+    computer = "torch"
+
     def __init__(self, program: Program) -> None:
         self.graph: Graph = program.graph
         self._split = split(program.graph)

@@ -60,6 +60,7 @@ def _describe(predictor: Predictor, shared: State) -> ModelDescription:
         branches=manifest.branches,
         noise=manifest.noise,
         sites=[SiteDescription(module=site.module, kind=site.kind, rate=site.rate) for site in manifest.sites],
+        computed_by=predictor.engine.network.computer,
         looped=predictor.engine.looped,
         metrics=manifest.metrics,
         digest=manifest.digest,

@@ -176,6 +176,7 @@ class ModelDescription(BaseModel):
     branches: int
     noise: int
     sites: list[SiteDescription]
+    computed_by: str = Field(description="torch or onnx, which is onnxruntime.")
     looped: str = Field(description="Why passes run one by one; empty where they are batched.")
     metrics: dict[str, float]
     digest: str

@@ -50,7 +50,7 @@ def loaded(repository, name, wanted, **more):
 
 
 def computer(predictor):
-    return type(predictor.engine.network).__name__
+    return predictor.engine.network.computer
 
 
 @pytest.mark.parametrize("kind", SHAPES, ids=lambda kind: kind.__name__)
@@ -59,7 +59,7 @@ def test_every_measure_is_that_of_torch(kind, scheme, both):
     if kind is WeightDropout and scheme.branches > 1:
         pytest.skip("noise on weights runs pass by pass, and does not branch")
     torchs, onnxs = (loaded(both, kind.__name__.lower(), wanted) for wanted in ("torch", "onnx"))
-    assert [computer(torchs), computer(onnxs)] == ["StagedNetwork", "OnnxNetwork"]
+    assert [computer(torchs), computer(onnxs)] == ["torch", "onnx"]
     for rows, passes, seed in ((0, 3, 0), (1, 1, 1), (7, 21, 2), (300, 5, 3)):
         x = rows_for(kind(), SHAPES[kind], rows)
         wanted, found = (one.predict(x, Plan(passes, seed, scheme), keep_draws=True) for one in (torchs, onnxs))
@@ -80,27 +80,27 @@ def test_a_tolerance_stops_each_row_where_it_does_for_torch(kind, both):
 
 
 def test_the_bundle_says_who_computes_and_a_server_may_say_otherwise(both):
-    assert computer(Predictor.load(both, "tokens", 1)) == "StagedNetwork"  # auto, and nothing was measured
-    assert computer(loaded(both, "tokens", "onnx")) == "OnnxNetwork"
-    assert computer(loaded(both, "tokens", "torch")) == "StagedNetwork"
+    assert computer(Predictor.load(both, "tokens", 1)) == "torch"  # auto, and nothing was measured
+    assert computer(loaded(both, "tokens", "onnx")) == "onnx"
+    assert computer(loaded(both, "tokens", "torch")) == "torch"
 
 
-@pytest.mark.parametrize(("torch_s", "onnx_s", "wanted"), [(1.0, 2.0, "StagedNetwork"), (2.0, 1.0, "OnnxNetwork")])
+@pytest.mark.parametrize(("torch_s", "onnx_s", "wanted"), [(1.0, 2.0, "torch"), (2.0, 1.0, "onnx")])
 def test_who_is_faster_is_measured_once(torch_s, onnx_s, wanted, both, tmp_path, monkeypatch):
     measured = []
 
     def seconds(engine, program, example, count):
-        measured.append((type(engine.network).__name__, count))
-        return torch_s if measured[-1][0] == "StagedNetwork" else onnx_s
+        measured.append((engine.network.computer, count))
+        return torch_s if measured[-1][0] == "torch" else onnx_s
 
     monkeypatch.setattr(tunings, "seconds", seconds)
     for _ in range(2):
         assert computer(loaded(both, "tokens", "auto", tunings=Tunings(tmp_path))) == wanted
-    assert sorted(measured) == [(name, count) for name in ("OnnxNetwork", "StagedNetwork") for count in (1, 32)]
+    assert sorted(measured) == [(name, count) for name in ("onnx", "torch") for count in (1, 32)]
 
 
 def test_a_bundle_without_onnx_is_computed_by_torch_or_refused(published):
-    assert computer(loaded(Repository(published), "net", "auto")) == "StagedNetwork"
+    assert computer(loaded(Repository(published), "net", "auto")) == "torch"
     with pytest.raises(InvalidBundle, match="torch only, and onnx is wanted"):
         loaded(Repository(published), "net", "onnx")
 
@@ -113,7 +113,7 @@ def test_a_number_that_a_table_has_no_row_for_is_an_error_of_the_input(both):
 def test_without_onnxruntime_gpu_the_processor_computes_and_says_so(both, caplog):
     with caplog.at_level(logging.WARNING):
         predictor = Predictor.load(both, "convnet", 1, backends=Backends("onnx", Runtime(device="cuda:0")))
-    assert computer(predictor) == "OnnxNetwork"
+    assert computer(predictor) == "onnx"
     assert "install onnxruntime-gpu" in caplog.text
 
 

@@ -97,6 +97,7 @@ def test_a_description_has_what_a_caller_needs(server, digits):
         "branches": 1,
         "noise": 1,
         "sites": [{"module": "layers.3", "kind": "dropout", "rate": 0.5}],
+        "computed_by": "torch",
         "looped": "",
         "metrics": {"accuracy": 0.5},
         "digest": digits.manifest.digest,

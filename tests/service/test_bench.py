@@ -27,7 +27,7 @@ def test_bench_prints_a_row_for_each_number_of_rows(mcdrop, bundles, measuring):
     code, out, _ = mcdrop("bench", "digits", "--rows", 1, "--rows", 3, "--passes", 16, "--bundles", bundles)
     header, *rows = cells(out)
     assert code == 0
-    assert out.startswith("digits 2: ")
+    assert out.startswith("digits 2, computed by torch: ")
     assert "thinned from 5 rows on where the seed was used before, never on where it is new" in " ".join(out.split())
     assert header[:2] == ["rows", "T = 16, ms"]
     assert [row[0] for row in rows] == ["1", "3"]

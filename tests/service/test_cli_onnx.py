@@ -64,6 +64,7 @@ def test_a_network_of_onnx_is_published_and_answers_over_http_without_a_capture(
     with Served(Settings(bundles=files / "bundles")) as server:
         body = {"inputs": x.tolist(), "seed": 7, "outputs": ["mean", "mutual_information"]}
         answer = server.post("/v1/models/net/predict", body).json()
+        assert server.get("/v1/models/net").json()["computed_by"] == "onnx"
         assert server.post("/v1/models/net/rank", {"inputs": x.tolist(), "k": 2}).status_code == 200
         refused = server.post("/v1/models/net/rank", {"inputs": x.tolist(), "k": 2, "selector": "k_centre"})
     assert (refused.status_code, "came as an ONNX file" in refused.text) == (422, True)
