@@ -14,6 +14,8 @@ from dropout_core.errors import InvalidInput
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.scheme import Scheme
 from models import tunings
+from models.architectures.cnn import SmallCNN
+from models.architectures.mlp import GaussianMLP
 from models.errors import InvalidBundle
 from models.manifest import PREFIX, SUFFIX, digest_of, sha256
 from models.predictor import Predictor
@@ -21,6 +23,7 @@ from models.publish import publish
 from models.repository import MANIFEST, Repository
 from models.runtime import Backends, Runtime
 from models.tunings import Tunings
+from tests.foreign import FOREIGN
 from tests.models.nets import ConvNet, Mlp, Recurrent, Tokens, Transformer, WeightDropout, rows_for, seeded
 
 SHAPES = {ConvNet: (1, 6, 6), Recurrent: (5, 4), Tokens: (5,), Transformer: (5, 4), WeightDropout: (4,)}
@@ -66,6 +69,37 @@ def test_every_measure_is_that_of_torch(kind, scheme, both):
         torch.testing.assert_close(found.samples, wanted.samples, rtol=0, atol=1e-5)
         for name in ("mean", "variance", "predictive_entropy", "mutual_information"):
             torch.testing.assert_close(found.measure(name), wanted.measure(name), rtol=0, atol=1e-5)
+
+
+def _bert():
+    """Of up to eight tokens, and how many there are is free."""
+    bert, length = FOREIGN["BERT"], torch.export.Dim("length", max=8)
+    free = {name: {1: length} for name in bert.inputs}
+    return bert.build(), dict(bert.inputs), {"result": bert.result, "dynamic": free}
+
+
+def _wide():
+    x = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+    said = {"task": "regression", "output": "mean_and_log_variance", "output_scaling": ([30.0], [150.0])}
+    return GaussianMLP(x.mean(0), x.std(0)), x, said
+
+
+def _images():
+    return SmallCNN((8, 8), 10, 16.0), torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0)), {}
+
+
+@pytest.mark.parametrize("make", [_images, _wide, _bert], ids=["SmallCNN", "GaussianMLP", "BERT"])
+def test_the_architectures_and_a_transformer_answer_as_with_torch(make, tmp_path):
+    torch.manual_seed(0)
+    network, rows, said = make()
+    said = {"task": "classification", **said}
+    publish(network.eval(), rows, name="net", root=tmp_path, backend="auto", **said)
+    torchs, onnxs = (loaded(Repository(tmp_path), "net", wanted) for wanted in ("torch", "onnx"))
+    plan = Plan(20, 4, Scheme("balanced"))
+    wanted, found = (one.predict(rows, plan) for one in (torchs, onnxs))
+    for name in wanted.measures:
+        scale = max(1.0, float(wanted.measure(name).abs().max()))
+        torch.testing.assert_close(found.measure(name), wanted.measure(name), rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("kind", [ConvNet, Recurrent], ids=lambda kind: kind.__name__)
@@ -123,6 +157,7 @@ from dropout_core.mc.plan import Plan
 from models.predictor import Predictor
 from models.repository import Repository
 from models.runtime import Backends, Runtime
+from tests.foreign import FOREIGN
 from tests.models.nets import ConvNet, rows_for
 torch.set_num_threads(1)
 x = rows_for(ConvNet(), (1, 6, 6), 5000)
