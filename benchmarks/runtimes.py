@@ -24,13 +24,14 @@ from onnx.reference import ReferenceEvaluator
 from timing import interleaved
 from torch import Tensor
 
+from dropout_core.errors import InvalidInput
 from dropout_core.mc.estimate import Estimate
 from dropout_core.mc.plan import Plan
 from dropout_core.mc.scheme import DEFAULT
 from models.exporting import exported
 from models.predictor import Predictor
 from models.publish import publish
-from models.repository import Repository
+from models.repository import Files, Repository
 from models.runtime import Backends
 from models.tunings import Tunings
 
@@ -68,6 +69,7 @@ def bench(
     )
     file = exported(torchs, _PLAN, {}, repository.read(name, 1)).SerializeToString(deterministic=True)
     sessions = {level: session(file, level) for level in _LEVELS}
+    thinned = thinned_session(torchs, repository.read(name, 1))
     few = x[:8]
     wanted = torchs.predict(few, _PLAN)
     row: dict[str, object] = {"net": name, "backend": difference(wanted, asked(onnxs.predict(few, _PLAN)))}
@@ -87,12 +89,23 @@ def bench(
             "onnx": lambda rows=rows: onnxs.predict(rows, _PLAN).mutual_information,
             "file": lambda rows=rows: answer(sessions["ENABLE_ALL"], rows),
         }
+        if thinned is not None:
+            methods["thinned"] = lambda rows=rows: answer(thinned, rows)
         once = sum(interleaved(methods, 1).values())
         row_s = once / count
         seconds = interleaved(methods, max(1, min(rounds, int(_MOST_S / once))))
-        case: dict[str, object] = {"net": name, "rows": count, **{by: 1e3 * s for by, s in seconds.items()}}
+        case: dict[str, object] = {"net": name, "rows": count, "thinned": "–"}
+        case |= {by: 1e3 * s for by, s in seconds.items()}
         case |= {"torch/onnx": seconds["torch"] / seconds["onnx"], "torch/file": seconds["torch"] / seconds["file"]}
         costs.append({**case, "weights MB": weights / 1e6, "halves MB": halves / 1e6, "file MB": len(file) / 1e6})
+
+
+def thinned_session(predictor: Predictor, files: Files) -> onnxruntime.InferenceSession | None:
+    """The file that leaves dropped units out, where there is something to leave out."""
+    try:
+        return session(exported(predictor, _PLAN, {}, files, thin=True).SerializeToString(), "ENABLE_ALL")
+    except InvalidInput:
+        return None
 
 
 def session(content: bytes, level: str) -> onnxruntime.InferenceSession:
