@@ -121,9 +121,11 @@ def _graph(document: Any) -> Graph:
 
 def _checked_outline(graph: Graph) -> Graph:
     named = len({site.name for site in graph.sites}) == len(graph.sites)
-    if not graph.nodes or graph.weights or not named or not graph.is_outline:
+    fits = all(site.rows == graph.boundary.get(site.input.name, site.rows) for site in graph.sites)
+    if not graph.nodes or graph.weights or not named or not graph.is_outline or not fits:
         raise InvalidBundle(
-            "program.json is an outline, which has no weights, and sites of different names, none of them the output."
+            "program.json is an outline, which has no weights, and sites of different names, none of them the output, "
+            "whose rows lie where the boundary says."
         )
     return graph
 

@@ -48,7 +48,9 @@ class CommonSettings(BaseSettings):
         description="Who computes: bundle (what each says), torch, onnx, or auto (who is faster here, once measured).",
     )
     onnx_max_bytes: int | None = Field(
-        default=None, ge=2**20, description="Bytes onnxruntime may use for values, all models together; any otherwise."
+        default=None,
+        ge=2**20,
+        description="Bytes onnxruntime may use, all models together, half of them for weights; any otherwise.",
     )
     cache: Path = Field(default=Path("~/.cache/mcdrop"), description="Folder of measured choices.")
     tune: bool = Field(default=True, description="Measure each bundle's fastest way to run when it is first loaded.")

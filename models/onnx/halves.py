@@ -37,11 +37,18 @@ def halves_of(program: Program, example: Named) -> Halves:
     return halves
 
 
+def _refuse_names(graph: Graph) -> None:
+    taken = [spec.name for spec in graph.inputs if spec.name == OUTPUT or spec.name.startswith(("noise.", "size."))]
+    if taken:
+        raise NotExportable(f"an input is called {taken[0]!r}, as a value of the ONNX files is; give it another name.")
+
+
 class _Exporter:
     """One Program on its way to ONNX: its parts, and the shapes of what enters and leaves them."""
 
     def __init__(self, program: Program, example: Named) -> None:
         self._graph, self._example = program.graph, example
+        _refuse_names(program.graph)
         self._weights = {name: weight.detach().cpu() for name, weight in program.weights.items()}
         self._parts = split(program.graph)
         self._crossing = [name for name in self._parts.crossing if name not in self._weights]

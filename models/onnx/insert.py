@@ -14,6 +14,8 @@ _PRODUCTS = ("Gemm", "MatMul")
 _SHOWN = 20
 # The first opset whose Dropout takes its ratio as an input.
 _OPSET = 12
+# The first version whose initializers need not be inputs as well.
+_IR_VERSION = 4
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.UNDEFINED)
 
 
@@ -49,6 +51,7 @@ def add_dropout(content: bytes, before: str, rate: float) -> bytes:
     graph.initializer.append(numpy_helper.from_array(np.array(True), mode))
     node.input[list(node.input).index(value)] = name
     graph.node.insert(place, helper.make_node("Dropout", [value, ratio, mode], [name], name=name))
+    model.ir_version = max(model.ir_version, _IR_VERSION)
     check(model)
     found: bytes = model.SerializeToString(deterministic=True)
     return found

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor
 
 from dropout_core.mc.chunks import Observed, Seen
@@ -24,7 +24,7 @@ class Seeing:
 
     def __call__(
         self,
-        weights: Mapping[str, Tensor],  # noqa: ARG002 - the models hold them
+        _weights: Mapping[str, Tensor],
         row: Named,
         sizes: Mapping[str, int],  # noqa: ARG002 - those of the row
     ) -> Seen:
@@ -39,8 +39,11 @@ class Seeing:
             if count == 2:
                 suffix.given = {name: values[name].nbytes for name in self._graph.boundary}
             values |= self._run(self._halves.suffix, {**values, **still}, suffix)
+        weights = {one.name: one for one in self._halves.suffix.graph.initializer}
         for site in self._graph.sites:
-            suffix.noise(site, values[site.input.name])
+            name = site.input.name  # a weight, where noise is on weights
+            drawn = values[name] if name in values else torch.from_numpy(numpy_helper.to_array(weights[name]).copy())
+            suffix.noise(site, drawn)
         crossing = [values[name].nbytes for name, where in self._graph.boundary.items() if where is not None]
         return Seen(prefix, suffix, values[OUTPUT], sum(crossing))
 

@@ -7,6 +7,7 @@ tries half as many rows), and a number that a table has no row for.
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnxruntime
@@ -20,9 +21,17 @@ from models.runtime import Runtime
 
 _log = logging.getLogger(__name__)
 _ERRORS = tuple(error for error in vars(states).values() if isinstance(error, type) and issubclass(error, Exception))
-_NO_MEMORY = ("Failed to allocate memory", "Available memory of", "out of memory", "CUDA failure 2")
+_NO_MEMORY = (
+    "Failed to allocate memory",
+    "Available memory of",
+    "out of memory",
+    "CUDA failure 2",
+    "bad_alloc",
+    "bad allocation",
+)
 _NO_ENTRY = "indices element out of data bounds"
 _registered: set[int] = set()
+_held: WeakKeyDictionary["Session", int] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -39,6 +48,7 @@ class Session:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if runtime.max_bytes is not None:
             _register(runtime.max_bytes)
+            self._hold(len(content), runtime.max_bytes, name)
             options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=_providers(runtime.device))
@@ -47,6 +57,20 @@ class Session:
         self.nbytes = len(content)
         self.inputs = tuple(one.name for one in self._session.get_inputs())
         self.outputs = tuple(one.name for one in self._session.get_outputs())
+
+    def _hold(self, nbytes: int, max_bytes: int, name: str) -> None:
+        """Count the weights of a model, which onnxruntime takes from the same bytes without asking.
+
+        Raises InvalidBundle where all of them would leave less than half: past the bound, there would be none.
+        """
+        with _lock:
+            held = sum(_held.values()) + nbytes
+            if held > max_bytes // 2:
+                raise InvalidBundle(
+                    f"{name} has {nbytes} bytes, and with what is loaded {held} of the {max_bytes} that onnxruntime "
+                    "may use; at most half may be weights. Raise MCDROP_ONNX_MAX_BYTES, or load fewer models."
+                )
+            _held[self] = nbytes
 
     def run(self, values: Mapping[str, Tensor], wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The outputs of some inputs, by name. Raises InvalidInput, IndexError, or torch.OutOfMemoryError."""

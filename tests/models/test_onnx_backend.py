@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper
+from torch import nn
 
 from dropout_core.errors import InvalidInput
 from dropout_core.mc.plan import Plan
@@ -16,7 +17,7 @@ from dropout_core.mc.scheme import Scheme
 from models import tunings
 from models.architectures.cnn import SmallCNN
 from models.architectures.mlp import GaussianMLP
-from models.errors import InvalidBundle
+from models.errors import InvalidBundle, NotExportable
 from models.manifest import PREFIX, SUFFIX, digest_of, sha256
 from models.predictor import Predictor
 from models.publish import publish
@@ -179,6 +180,35 @@ def test_within_few_bytes_fewer_rows_go_at_once_and_the_answer_is_the_same(both)
         answers.append(json.loads(answer))
     assert int(rows) > 64
     torch.testing.assert_close(torch.tensor(answers[1]), torch.tensor(answers[0]), rtol=1e-6, atol=0)
+
+
+def test_weights_that_fill_the_bound_are_refused(both):
+    """In a process of its own, as above."""
+    assert both.versions("convnet") == [1]
+    filled = "import models.onnx.sessions as s; s.other = type('Other', (), {}); s._held[s.other] = 2**19 - 100"
+    program = _BOUNDED.replace("5000", "1").replace("predictor = ", filled + "\npredictor = ", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", program, both.root, str(2**20)], capture_output=True, text=True, check=False
+    )
+    assert "InvalidBundle: prefix.onnx has" in done.stderr
+    assert "at most half may be weights" in done.stderr
+
+
+class Named(nn.Module):
+    """[B, 4] → [B, 3], by an input with a name of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.rest = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
+
+    def forward(self, output):
+        return self.rest(output)
+
+
+def test_an_input_may_not_have_the_name_of_a_value_of_ours(tmp_path):
+    with pytest.raises(NotExportable, match="an input is called 'output'"):
+        publish(Named(), torch.ones(4, 4), name="net", task="classification", root=tmp_path, backend="onnx")
+    assert publish(Named(), torch.ones(4, 4), name="net", task="classification", root=tmp_path).version == 1
 
 
 def tampered(both, tmp_path, change):

@@ -154,3 +154,26 @@ def test_what_came_as_onnx_leaves_as_one_file_with_its_passes(opset, files, mcdr
     (found,) = onnxruntime.InferenceSession("ensemble.onnx").run(["mean"], {"x": x})
     np.testing.assert_allclose(found, mean(x, 7), atol=1e-6)
     assert [(one.domain, one.version) for one in onnx.load("ensemble.onnx").opset_import] == [("", max(opset, 18))]
+
+
+def test_noise_on_weights_is_published_and_served(files, mcdrop):
+    model = network(None)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "rate"))
+    model.graph.node.insert(0, helper.make_node("Dropout", ["V", "rate"], ["dropped"], name="drop"))
+    model.graph.node[-1].input[1] = "dropped"
+    onnx.save(model, "connect.onnx")
+    assert mcdrop("publish", "connect.onnx", *OPTIONS)[0] == 0
+    x = torch.from_numpy(RANDOM.standard_normal((5, 4)).astype(np.float32))
+    found = Predictor.load(Repository("bundles"), "net", 1).predict(x, Plan(32, 3), keep_draws=True)
+    assert (len(found.samples.unique(dim=0)), found.samples.shape) == (32, (32, 5, 3))
+
+
+def test_an_old_file_is_given_a_dropout_too(files, mcdrop):
+    model = network(None)
+    model.ir_version, model.opset_import[0].version = 3, 9
+    model.graph.input.extend(
+        helper.make_tensor_value_info(one.name, TensorProto.FLOAT, one.dims) for one in model.graph.initializer
+    )
+    onnx.save(model, "old.onnx")
+    assert mcdrop("add-dropout", "old.onnx", "--before", "head", "--p", 0.5, "--out", "given.onnx")[0] == 0
+    assert mcdrop("publish", "given.onnx", *OPTIONS)[0] == 0
