@@ -18,12 +18,11 @@ from dropout_core.mc.measures import OutputKind
 from dropout_core.mc.program import ROWS, Graph, Input
 from models.manifest import OutputScaling
 from models.onnx.blocks import Blocked, Blocks
-from models.onnx.format import Halves, noise_name
+from models.onnx.format import IR_VERSION, OPSET, Halves, noise_name
 from models.onnx.masks import stored
 from models.onnx.measures import Answer, Arithmetic, measures_of, rescaled
 from models.onnx.thin import Thin
 
-OPSET, IR_VERSION = 18, 8
 # The largest value of a block of rows times passes.
 _BLOCK_BYTES = 2**22
 _LARGEST_FILE = 2**31 - 1  # of protobuf

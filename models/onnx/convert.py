@@ -21,10 +21,10 @@ from dropout_core.mc.expressions import Size
 from dropout_core.mc.program import Node, Operation
 from models.errors import NotExportable
 from models.onnx.dims import Shape
+from models.onnx.format import IR_VERSION, OPSET
 from models.onnx.loops import with_loops
 
 # What runtimes have read since 2022.
-_OPSET, _IR_VERSION = 18, 8
 
 Function = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Sequence[Tensor]]
 
@@ -64,7 +64,7 @@ def converted(half: Half) -> onnx.ModelProto:
             exported = torch.export.export(
                 module, (examples,), dynamic_shapes=(dynamic,), prefer_deferred_runtime_asserts_over_guards=True
             )
-            program = torch.onnx.export(exported, dynamo=True, opset_version=_OPSET, verbose=False)
+            program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, verbose=False)
     except McdropError:
         raise
     except Exception as error:
@@ -158,8 +158,8 @@ def _tidied(model: onnx.ModelProto, half: Half) -> onnx.ModelProto:
         for made, (name, shape) in zip(graph.output, half.outputs, strict=True)
     ]
     tidy = helper.make_graph(nodes, "half", inputs, outputs, list(graph.initializer))
-    opset = helper.make_opsetid("", _OPSET)
-    return helper.make_model(tidy, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="mcdrop")
+    opset = helper.make_opsetid("", OPSET)
+    return helper.make_model(tidy, opset_imports=[opset], ir_version=IR_VERSION, producer_name="mcdrop")
 
 
 def _renamed(graph: onnx.GraphProto, names: dict[str, str]) -> list[onnx.NodeProto]:

@@ -11,6 +11,8 @@ import onnx
 from dropout_core.mc.program import Site
 
 PASSES, MASKS, OUTPUT = "passes", "masks", "output"
+# Old enough for most runtimes, and new enough for operators on bits.
+OPSET, IR_VERSION = 18, 8
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetI
 from onnx import helper as make
 
 from dropout_core.mc.program import Site
+from models.onnx.format import IR_VERSION
 
 Node = NodeProto | Site
 Some = TypeVar("Some", bound=Node)
 # What most runtimes read.
-OPSET, IR_VERSION = 18, 8
 
 
 @dataclass(frozen=True)

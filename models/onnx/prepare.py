@@ -15,7 +15,8 @@ from onnx import helper as make
 from dropout_core.errors import CaptureError, InvalidInput
 from models.errors import InvalidBundle
 from models.onnx.checks import CLASSICAL, MAX_NODES, STANDARD, check, shortened
-from models.onnx.graphs import IR_VERSION, OPSET, all_nodes, graphs_in, label, needed, rename, writes
+from models.onnx.format import IR_VERSION, OPSET
+from models.onnx.graphs import all_nodes, graphs_in, label, needed, rename, writes
 
 OUTPUT = "output"
 # Names of what a half of a network adds to its graph.
