@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 from rounds import Round, Rounds, labels_to
 from served import free_port, served
 
-from models.publish import publish
-from service.client import Client
+from mcdrop.client import Client
+from mcdrop_models.publishing.torch import publish
 
 NAME, BATCH = "mnist", 10
 WAYS: Mapping[str, Mapping[str, Any]] = {

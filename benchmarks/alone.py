@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from wire import rows_of
 
-from dropout_core.mc.plan import Plan
-from models.predictor import Predictor
-from models.repository import Repository
-from models.tunings import tunings_at
-from service.query import Query, measures_of, run_predict
+from dropout_core.engine.plan import Plan
+from mcdrop.inference.query import Query, measures_of, run_predict
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.loading.tunings import tunings_at
 
 
 def _answer() -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from dropout_core import predict
 from dropout_core.layers.base import RateLayer
-from models.architectures.cnn import SmallCNN
-from models.recipes.digits import test_images
+from mcdrop_models.architectures.cnn import SmallCNN
+from mcdrop_models.recipes.digits import test_images
 
 _PASSES = 32
 

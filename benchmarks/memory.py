@@ -23,9 +23,9 @@ import torch
 import typer
 from machine import report
 
-from dropout_core.mc.plan import Plan
-from models.repository import Repository
-from service.catalogue import Catalogue
+from dropout_core.engine.plan import Plan
+from mcdrop.inference.catalogue import Catalogue
+from mcdrop_models.bundle.repository import Repository
 
 _PASSES = (10, 1000)
 _ALLOCATORS = {"default": {}, "exact": {"MALLOC_MMAP_THRESHOLD_": "65536"}}

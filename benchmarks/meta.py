@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from dropout_core.layers import ConcreteDropout
-from dropout_core.meta import RateLearner, SharedRates, logits_of
+from dropout_core.training.learned_rates import RateLearner, SharedRates, logits_of
 
 LR, STEPS, EARLIER, NEW = 1e-3, 400, 5, 7
 Split = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -32,11 +32,11 @@ from machine import report
 from nets import mlp
 from torch import nn
 
-from models.predictor import Predictor
-from models.publish import publish
-from models.repository import Repository
-from service.pool.model import Said, of_bundle
-from service.pool.ranking import Files, Question
+from mcdrop.pool.job import Files, RankJob
+from mcdrop.pool.model import Said, of_bundle
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.publishing.torch import publish
 
 _PASSES, _WIDTH, _PICKS, _BATCH, _PART = 32, 784, 100, 256, 10_000
 Picks = Callable[[Path], list[int]]
@@ -93,7 +93,7 @@ def _methods() -> dict[str, Picks]:
 
 def _ours(folder: Path) -> list[int]:
     model = of_bundle(Predictor.newest(Repository(folder), "mlp"), Said(None, None, None))
-    question = Question(model, Files(folder / "pool.npy"), {"k": _PICKS, "score": "mutual_information"})
+    question = RankJob(model, Files(folder / "pool.npy"), {"k": _PICKS, "score": "mutual_information"})
     ranked = question.answer(folder / f"ranked-{time.time_ns()}.npz", lambda *_: None, resume=False)
     return list(ranked.indices.tolist())
 

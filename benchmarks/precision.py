@@ -41,9 +41,9 @@ from timing import interleaved
 from torch import Tensor, nn
 
 from dropout_core import predict
-from models.architectures.cnn import SmallCNN
-from models.recipes import digits
-from models.recipes.training import fit
+from mcdrop_models.architectures.cnn import SmallCNN
+from mcdrop_models.recipes import digits
+from mcdrop_models.recipes.training import fit
 
 ROWS, PASSES, LOOP_PASSES = 256, (16, 32, 64), (16, 32, 64, 128)
 MEASURES = ("mean", "mutual_information")

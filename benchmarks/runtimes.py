@@ -24,16 +24,16 @@ from onnx.reference import ReferenceEvaluator
 from timing import interleaved
 from torch import Tensor
 
+from dropout_core.engine.plan import Plan
+from dropout_core.engine.scheme import DEFAULT
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.estimate import Estimate
-from dropout_core.mc.plan import Plan
-from dropout_core.mc.scheme import DEFAULT
-from models.exporting import exported
-from models.predictor import Predictor
-from models.publish import publish
-from models.repository import Files, Repository
-from models.runtime import Backends
-from models.tunings import Tunings
+from dropout_core.estimate.estimate import Estimate
+from mcdrop_models.bundle.repository import Files, Repository
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.loading.tunings import Tunings
+from mcdrop_models.onnx.runtime.options import Backends
+from mcdrop_models.publishing.export import exported
+from mcdrop_models.publishing.torch import publish
 
 _PLAN = Plan(32, 0, DEFAULT)
 _ROWS = (1, 32, 256)

@@ -1,6 +1,6 @@
 """Claim: with shared masks, balanced passes have a smaller error of every measure than iid ones, in the same time.
 
-For T of 16, 32 and 64 passes, each scheme (sampling/masks/branches, see dropout_core.mc.scheme) and three trained
+For T of 16, 32 and 64 passes, each scheme (sampling/masks/branches, see dropout_core.engine.scheme) and three trained
 networks of digits: the squared error of each measure over rows, columns and seeds, as a multiple of that of iid passes
 with shared masks at the same T; the CPU time of a prediction likewise, and their product: the time to equal error where
 errors fall as 1 / T. The bias. Of a batch, the error of its mean mutual information, and how well its rows are ordered.
@@ -37,16 +37,16 @@ from sklearn.model_selection import train_test_split
 from timing import interleaved
 from torch import Tensor, nn
 
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
-from dropout_core.mc.estimate import Estimate, estimated
-from dropout_core.mc.measures import kind_of
-from dropout_core.mc.moments import Moments
-from dropout_core.mc.plan import Plan
-from dropout_core.mc.program import Program
-from dropout_core.mc.scheme import Sampling, Scheme, Sharing
-from models.recipes import digits
-from models.recipes.training import fit
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
+from dropout_core.engine.plan import Plan
+from dropout_core.engine.scheme import Sampling, Scheme, Sharing
+from dropout_core.estimate.estimate import Estimate, estimated
+from dropout_core.graph.program import Program
+from dropout_core.measures.measures import output_kind
+from dropout_core.measures.moments import Moments
+from mcdrop_models.recipes import digits
+from mcdrop_models.recipes.training import fit
 
 ROWS, PASSES, INTERVAL_PASSES, BRANCHES = 96, (16, 32, 64), (32, 64, 128, 256), (1, 2, 4, 8)
 MEASURES = {
@@ -159,7 +159,7 @@ def _enumerated(subject: Subject) -> Truth:
                 h = h * mask.unsqueeze(1) / (1 - layer.p)
             else:
                 h = layer(h)
-    kind = kind_of("logits")
+    kind = output_kind("logits")
     statistics = {name: _weighted(probability, values.double()) for name, values in kind.values(h).items()}
     return {measure: kind.measures[measure](statistics) for measure in MEASURES.values()}
 

@@ -14,7 +14,7 @@ from served import Server, free_port, served
 from serving_nets import NETS, seeded
 from wire import Form, oip_json, plain_json
 
-from models.publish import publish
+from mcdrop_models.publishing.torch import publish
 
 _HERE = Path(__file__).parent
 _PEERS: dict[str, tuple[str, Form]] = {

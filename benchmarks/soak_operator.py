@@ -16,7 +16,7 @@ from soak_forms import Sent
 from soak_judge import Judge
 from soak_truth import POOL, Question
 
-from models.publish import publish
+from mcdrop_models.publishing.torch import publish
 
 _FLOOD, _PAUSE_S, _HEARD_S = 40, 1.0, 10.0
 

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from service import computing
-from service.app import create_app
-from service.batching.plan import Slice
-from service.memory import share_heap
-from service.serving import run_server
-from service.settings import Settings
+from mcdrop.inference import batch as computing
+from mcdrop.inference.scheduler import Slice
+from mcdrop.server.app import create_app
+from mcdrop.server.memory import share_heap
+from mcdrop.server.run import run_server
+from mcdrop.settings import Settings
 
 _run = computing.run
 

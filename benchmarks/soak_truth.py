@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from serving_nets import NETS
 from wire import Rows, rows_of
 
+from dropout_core.engine.plan import Plan
 from dropout_core.errors import McdropError
-from dropout_core.mc.plan import Plan
-from models.predictor import Predictor
-from models.repository import Repository
-from service.query import Query, measures_of, run_predict
+from mcdrop.inference.query import Query, measures_of, run_predict
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.loading.predictor import Predictor
 
 POOL = 512
 # Of the output's scale: what is promised whatever else is in a batch.

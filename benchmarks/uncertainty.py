@@ -12,10 +12,10 @@ import torch
 import typer
 from machine import report
 
-from dropout_core.mc.plan import Plan
-from models.recipes.digits import test_images
-from models.repository import Repository
-from service.catalogue import Catalogue
+from dropout_core.engine.plan import Plan
+from mcdrop.inference.catalogue import Catalogue
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.recipes.digits import test_images
 
 
 def main(

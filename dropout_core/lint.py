@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from dropout_core.capture.capture import capture
 from dropout_core.errors import CoupledRows, NoSite
-from dropout_core.mc.capture import capture
-from dropout_core.mc.program import GETITEM, Graph, Node, Operation, Site, references
+from dropout_core.graph.program import GETITEM, Graph, Node, Operation, Site, references
 
 _CONVOLUTIONS = {"convolution", *(f"{kind}{rank}d" for kind in ("conv", "conv_transpose") for rank in (1, 2, 3))}
 _PRODUCTS = {"linear", "addmm", "mm", "bmm", "matmul", "baddbmm", "einsum", "scaled_dot_product_attention"}

@@ -9,22 +9,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dropout_core.capture.arguments import Inputs, bind, call
+from dropout_core.capture.capture import capture, clone, preserved_randomness, stochastic, weights_of
+from dropout_core.capture.dynamic import Dynamic, free_axes
+from dropout_core.capture.live import Live, look
+from dropout_core.capture.outputs import Result, classes_last, is_tensor, pick
+from dropout_core.engine.embedding import embeddings
+from dropout_core.engine.engine import Chunk, Engine
+from dropout_core.engine.plan import plan_of
+from dropout_core.engine.scheme import Sampling, Sharing, scheme_of
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.arguments import Inputs, bind, call
-from dropout_core.mc.capture import capture, clone, preserved_randomness, stochastic, weights_of
-from dropout_core.mc.embedding import embeddings
-from dropout_core.mc.engine import Chunk, Engine
-from dropout_core.mc.estimate import Estimate, estimate_of, estimated
-from dropout_core.mc.free import Dynamic, free_axes
-from dropout_core.mc.inputs import Named
-from dropout_core.mc.measures import OutputKind, kind_of
-from dropout_core.mc.outputs import Result, classes_last, is_tensor, pick
-from dropout_core.mc.plan import plan_of
-from dropout_core.mc.precision import Tolerance
-from dropout_core.mc.program import Program
-from dropout_core.mc.scheme import Sampling, Sharing, scheme_of
-from dropout_core.mc.verify import is_the_model, verify
-from dropout_core.structure import Live, look
+from dropout_core.estimate.estimate import Estimate, estimate_of, estimated
+from dropout_core.graph.inputs import NamedTensors
+from dropout_core.graph.program import Program
+from dropout_core.measures.measures import OutputKind, output_kind
+from dropout_core.measures.precision import Tolerance
+from dropout_core.verify import is_the_model, verify
 
 Method = Literal["captured", "loop"]
 _EXAMPLE_ROWS = 4
@@ -35,7 +35,7 @@ _MAX_CAPTURES = 8
 class _Asked:
     """Inputs by name, and how a network takes and answers them."""
 
-    inputs: Named
+    inputs: NamedTensors
     output: str
     dynamic: Dynamic | None
     result: Result
@@ -85,7 +85,8 @@ def predict(  # noqa: PLR0913 - what a prediction is of
 
     model: takes and returns tensors, rows first; it and its modes are left as they are. x: [B, *F], a tuple of the
     first arguments of forward, or a mapping by their names. output: what the network's numbers are (see
-    dropout_core.mc.measures). result: the name or the place of the output that matters, where forward returns several.
+    dropout_core.measures.measures). result: the name or the place of the output that matters, where forward returns
+    several.
     class_axis: of that output, the axis of its classes or targets; the last, [B, L, C], where nothing is said, and to
     be said where several axes are positions, as 1 in [B, C, H, W]. An answer has it last. keep_draws: hold all numbers
     of all passes, for `samples` and `quantiles`.
@@ -97,7 +98,7 @@ def predict(  # noqa: PLR0913 - what a prediction is of
     passes: T; 32 where nothing is said. tolerance: stop a row as soon as the Monte Carlo standard error of its every
     mean is at most this, or of the measures named, as in {"mutual_information": 0.01}; then passes is the most it may
     take (1024 where nothing is said) and min_passes the fewest (32). sampling, masks, branches: how passes draw their
-    noise, see dropout_core.mc.scheme; balanced and shared where nothing is said.
+    noise, see dropout_core.engine.scheme; balanced and shared where nothing is said.
 
     method: "captured" runs one sampled network for each pass, shared by all rows, so that (model, seed, row) decides
     an answer. "loop" calls the model itself T times in torch's own randomness, each row with noise of its own: slower,
@@ -105,7 +106,7 @@ def predict(  # noqa: PLR0913 - what a prediction is of
 
     Raises CaptureError or VerificationError when the network cannot be captured, InvalidInput for wrong arguments.
     """
-    kind_of(output)
+    output_kind(output)
     if method not in ("captured", "loop"):
         raise InvalidInput(f"the method is {method!r}; choose 'captured' or 'loop'.")
     asked = _Asked(bind(model, x), output, dynamic, result, class_axis)

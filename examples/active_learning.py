@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from dropout_core.layers import Dropout
-from models.publish import publish
-from service.client import Client
+from mcdrop.client import Client
+from mcdrop_models.publishing.torch import publish
 
 NAME, TESTED_ON, EPOCHS = "digits-labelled", 497, 300
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from models.recipes import RECIPES
-from tests.processes import mcdrop, serving
+from mcdrop_models.recipes import RECIPES
+from tests.support.processes import mcdrop, serving
 
 torch.set_num_threads(1)
 os.environ.pop("COLUMNS", None)  # rich reads it for good where it is set, as it is beside other test processes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import serving
+from tests.support.processes import serving
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -4,16 +4,16 @@
 anyone who has an array of them. `choose` is the decision without a network, for those who drive one their own way.
 """
 
-from dropout_core.acquire.asked import Asked as Asked
 from dropout_core.acquire.batch_epig import batch_epig as batch_epig
 from dropout_core.acquire.choose import Ranking as Ranking
 from dropout_core.acquire.choose import choose as choose
+from dropout_core.acquire.constraints import Constraints as Constraints
 from dropout_core.acquire.epig import epig as epig
 from dropout_core.acquire.joint import JointChoice as JointChoice
 from dropout_core.acquire.joint import batchbald as batchbald
-from dropout_core.acquire.limits import Limits as Limits
 from dropout_core.acquire.need import Need as Need
 from dropout_core.acquire.need import joined as joined
+from dropout_core.acquire.options import RankOptions as RankOptions
 from dropout_core.acquire.pointwise import epistemic_variance as epistemic_variance
 from dropout_core.acquire.pointwise import expected_entropy as expected_entropy
 from dropout_core.acquire.pointwise import gaussian_mutual_information as gaussian_mutual_information
@@ -27,7 +27,7 @@ from dropout_core.acquire.pointwise import thompson as thompson
 from dropout_core.acquire.pointwise import upper_confidence_bound as upper_confidence_bound
 from dropout_core.acquire.pointwise import variance as variance
 from dropout_core.acquire.pointwise import vote_variation_ratio as vote_variation_ratio
-from dropout_core.acquire.pool import rank as rank
+from dropout_core.acquire.rank import rank as rank
 from dropout_core.acquire.select import badge as badge
 from dropout_core.acquire.select import k_centre as k_centre
 from dropout_core.acquire.select import power as power

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dropout_core.acquire.configurations import Configurations, entropy_terms
+from dropout_core.acquire.constraints import NO_LIMITS, Constraints, OpenRows, open_rows
 from dropout_core.acquire.epig import checked_targets
 from dropout_core.acquire.joint import JointChoice, check_sizes, first_best, joint_choice
-from dropout_core.acquire.limits import NO_LIMITS, Limits, Open, open_rows
 from dropout_core.acquire.probabilities import doubled
 
 _DOUBLE = 8
@@ -26,7 +26,7 @@ def batch_epig(
     *,
     seed: int = 0,
     num_samples: int = 320,
-    limits: Limits = NO_LIMITS,
+    limits: Constraints = NO_LIMITS,
     max_bytes: int = 2**24,
 ) -> JointChoice:
     """The k rows, greedily, whose labels together tell most about a target's: argmax mean over y* of I(y_1 … y_k; y*).
@@ -49,7 +49,7 @@ def batch_epig(
     num_rows = probs.shape[1]
     limits.check(num_rows)
     costs = probs.new_ones(num_rows, dtype=torch.float64) if limits.costs is None else limits.costs.to(probs.device)
-    still = Open(open_rows(num_rows, limits.exclude).to(probs.device), limits)
+    still = OpenRows(open_rows(num_rows, limits.exclude).to(probs.device), limits)
     told = _Told(Configurations(probs, seed, num_samples), doubled(target_probs), max_bytes)
     scores: list[float] = []
     while len(scores) < k and bool(still.keep.any()):

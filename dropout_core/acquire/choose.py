@@ -13,17 +13,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dropout_core.acquire.asked import Asked
 from dropout_core.acquire.batch_epig import batch_epig
+from dropout_core.acquire.constraints import Constraints
 from dropout_core.acquire.epig import epig
 from dropout_core.acquire.joint import SATURATION, batchbald
-from dropout_core.acquire.limits import Limits
 from dropout_core.acquire.need import EMBEDDINGS, SAMPLES, Arrays, Need
+from dropout_core.acquire.options import RankOptions
 from dropout_core.acquire.pointwise import reduce
 from dropout_core.acquire.select import badge, k_centre, power, softmax, softrank, top_k
 from dropout_core.acquire.vocabulary import EPIG, RANDOM, SCORES, THOMPSON, Score, parts_of, predicted_classes
 from dropout_core.errors import InvalidInput
-from dropout_core.noise import uniform
+from dropout_core.noise.philox import uniform
 
 Choice = Generator[Need, Arrays, "Ranking"]
 
@@ -65,7 +65,7 @@ class Ranking:
         return self.shares is not None and bool((self.shares > SATURATION).any())
 
 
-def choose(asked: Asked) -> Choice:
+def choose(asked: RankOptions) -> Choice:
     """Yield what must be known next, be sent it, and return the Ranking.
 
     Raises InvalidInput where what is sent cannot be ranked: NaN or infinity in a row that is not excluded.
@@ -86,7 +86,7 @@ def choose(asked: Asked) -> Choice:
     return (yield from _with_parts(asked, ranking, known))
 
 
-def _no_choice(asked: Asked) -> Ranking:
+def _no_choice(asked: RankOptions) -> Ranking:
     nothing = torch.zeros(0, dtype=torch.float64)
     scores = None if asked.score is None else nothing
     return Ranking(nothing.long(), asked.score, scores, shares=nothing if asked.selector == "batchbald" else None)
@@ -98,20 +98,20 @@ class _Known:
 
     arrays: Arrays
     rows: Tensor
-    limits: Limits
+    limits: Constraints
 
     @property
     def scores(self) -> Tensor:
         return self.arrays[_SCORE]
 
 
-def _by_chance(asked: Asked, rows: Tensor) -> Ranking:
+def _by_chance(asked: RankOptions, rows: Tensor) -> Ranking:
     drawn = _drawn(asked)
     picks = top_k(drawn, asked.k, asked.seed, asked.limits)
     return Ranking(picks, asked.score, drawn[picks], considered=len(rows))
 
 
-def _of_pool(asked: Asked, score: Score, rows: Tensor, targets: Tensor | None) -> Generator[Need, Arrays, _Known]:
+def _of_pool(asked: RankOptions, score: Score, rows: Tensor, targets: Tensor | None) -> Generator[Need, Arrays, _Known]:
     """The score of each row that may be chosen, and what else is a few numbers a row and costs nothing then."""
     alone = asked.score == THOMPSON
     parts = () if alone else parts_of(asked.output)
@@ -130,7 +130,7 @@ def _of_pool(asked: Asked, score: Score, rows: Tensor, targets: Tensor | None) -
     return _Known(arrays, rows, limits)
 
 
-def _kept(asked: Asked, score: Score, parts: tuple[str, ...], targets: Tensor | None, arrays: Arrays) -> Arrays:
+def _kept(asked: RankOptions, score: Score, parts: tuple[str, ...], targets: Tensor | None, arrays: Arrays) -> Arrays:
     """One number of each kind for each row of a chunk."""
     if targets is not None:
         values = epig(arrays[SAMPLES].movedim(1, 0), targets.to(arrays[SAMPLES].device))
@@ -142,13 +142,13 @@ def _kept(asked: Asked, score: Score, parts: tuple[str, ...], targets: Tensor | 
     return kept | ({_PREDICTED: predicted_classes(arrays["mean"])} if asked.by_class else {})
 
 
-def _one_by_one(asked: Asked, known: _Known, urgency: Tensor) -> Ranking:
+def _one_by_one(asked: RankOptions, known: _Known, urgency: Tensor) -> Ranking:
     sharpness = {} if asked.beta is None else {"beta": asked.beta}
     picks = _BY_SCORE[asked.selector](urgency, asked.k, asked.seed, limits=known.limits, **sharpness)
     return Ranking(picks, asked.score, known.scores[picks], considered=len(known.rows))
 
 
-def _jointly(asked: Asked, known: _Known, targets: Tensor | None) -> Generator[Need, Arrays, Ranking]:
+def _jointly(asked: RankOptions, known: _Known, targets: Tensor | None) -> Generator[Need, Arrays, Ranking]:
     """The best candidates by their score alone, equal ones in drawn order; of these, those that tell most together."""
     most = asked.most_candidates
     rows = top_k(known.scores, most, asked.seed, known.limits.scaled(most // asked.k))
@@ -165,7 +165,7 @@ def _jointly(asked: Asked, known: _Known, targets: Tensor | None) -> Generator[N
     return Ranking(picks, asked.score, choice.scores.cpu(), shares=choice.shares.cpu(), considered=len(rows))
 
 
-def _spread(asked: Asked, rows: Tensor) -> Generator[Need, Arrays, Ranking]:
+def _spread(asked: RankOptions, rows: Tensor) -> Generator[Need, Arrays, Ranking]:
     """k_centre and badge, of all rows that may be chosen or of as many drawn ones as are considered."""
     limits = asked.limits
     if asked.by_class:
@@ -188,7 +188,7 @@ def _spread(asked: Asked, rows: Tensor) -> Generator[Need, Arrays, Ranking]:
     return (yield from _with_parts(asked, ranking, None))
 
 
-def _with_parts(asked: Asked, ranking: Ranking, known: _Known | None) -> Generator[Need, Arrays, Ranking]:
+def _with_parts(asked: RankOptions, ranking: Ranking, known: _Known | None) -> Generator[Need, Arrays, Ranking]:
     """The parts of the chosen rows: as they are known, or asked for."""
     names, picks = parts_of(asked.output), ranking.indices
     arrays: Arrays = {} if known is None else {name: values[picks] for name, values in known.arrays.items()}
@@ -219,7 +219,7 @@ def _classes(arrays: Arrays) -> Arrays:
     return {_PREDICTED: predicted_classes(arrays["mean"])}
 
 
-def _reduced_parts(asked: Asked, arrays: Arrays) -> Arrays:
+def _reduced_parts(asked: RankOptions, arrays: Arrays) -> Arrays:
     reduced = {name: _reduced(asked, SCORES.get(name), values) for name, values in arrays.items()}
     return reduced | {_NUMBERS: torch.stack([_numbers(values) for values in arrays.values()]).amax(0)} if arrays else {}
 
@@ -229,7 +229,7 @@ def _numbers(values: Tensor) -> Tensor:
     return torch.full((len(values),), math.prod(values.shape[1:]))
 
 
-def _reduced(asked: Asked, score: Score | None, values: Tensor) -> Tensor:
+def _reduced(asked: RankOptions, score: Score | None, values: Tensor) -> Tensor:
     """One number for each row, [b], in its own sign; the largest are those where to label first."""
     how, fraction = asked.reduction or "mean", asked.fraction
     return reduce(values, how, fraction) if score is None else score.own(reduce(score.urgency(values), how, fraction))
@@ -246,5 +246,5 @@ def _over_pool(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
     return every
 
 
-def _drawn(asked: Asked) -> Tensor:
+def _drawn(asked: RankOptions) -> Tensor:
     return uniform(asked.seed, _RANDOM_SITE, torch.zeros(1, dtype=torch.int64), (asked.num_rows,))[0]

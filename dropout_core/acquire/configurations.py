@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dropout_core.acquire.probabilities import doubled
-from dropout_core.noise import uniform
+from dropout_core.noise.philox import uniform
 
 # a counter site of its own: a network's sites count from 0
 _SITE = 2**32 - 2

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dropout_core.acquire.configurations import Configurations, entropy_terms
-from dropout_core.acquire.limits import NO_LIMITS, Limits, Open, open_rows, within_quotas
+from dropout_core.acquire.constraints import NO_LIMITS, Constraints, OpenRows, open_rows, within_quotas
 from dropout_core.acquire.probabilities import checked_probabilities, doubled
 from dropout_core.errors import InvalidInput
 
@@ -60,7 +60,7 @@ def batchbald(
     seed: int = 0,
     num_samples: int = 10_000,
     candidates: int | None = None,
-    limits: Limits = NO_LIMITS,
+    limits: Constraints = NO_LIMITS,
     max_bytes: int = 2**24,
 ) -> JointChoice:
     """The k rows, greedily, whose labels together inform most about the passes: argmax I(y_1 … y_k; t).
@@ -93,7 +93,7 @@ def batchbald(
     rows = culled(limits.per_cost(gains), k, candidates, limits)
     costs = torch.ones_like(gains) if limits.costs is None else limits.costs.to(gains)
     state = Configurations(probs, seed, num_samples)
-    still = Open(open_rows(num_rows, limits.exclude).to(probs.device), limits)
+    still = OpenRows(open_rows(num_rows, limits.exclude).to(probs.device), limits)
     pool = _Pool(probs, rows, gains[rows], costs[rows], max_bytes)
     scores: list[float] = []
     while len(scores) < k and bool(still.keep[rows].any()):
@@ -115,7 +115,7 @@ def joint_choice(picks: list[int], scores: list[float], most: float, device: tor
     return JointChoice(torch.tensor(picks, dtype=torch.int64, device=device), found, shares)
 
 
-def culled(keys: Tensor, k: int, candidates: int | None, limits: Limits) -> Tensor:
+def culled(keys: Tensor, k: int, candidates: int | None, limits: Constraints) -> Tensor:
     """The rows of the largest keys [B] that are not excluded, so many of them: the lower index first among equals.
 
     Of a group with a quota at most `candidates` / k times as many, so that k rows remain where there are any.

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.measures import kind_of
-from dropout_core.mc.moments import Moments, moments_of
-from dropout_core.noise import words
+from dropout_core.measures.measures import output_kind
+from dropout_core.measures.moments import Moments, moments_of
+from dropout_core.noise.philox import words
 
 Reduction = Literal["mean", "max", "top_fraction"]
 
@@ -71,12 +71,12 @@ def variance(means: Tensor, variances: Tensor | None = None) -> Tensor:
     statistics = {"value": _moments(means)}
     if variances is not None:
         statistics["aleatoric"] = _variance_moments(means, variances)
-    return kind_of("mean").measures["variance"](statistics)
+    return output_kind("mean").measures["variance"](statistics)
 
 
 def epistemic_variance(means: Tensor) -> Tensor:
     """Var μ over passes, the population's: what more labels lower. Source: Kendall, Gal 2017, arXiv 1703.04977."""
-    return kind_of("mean").measures["epistemic_variance"]({"value": _moments(means)})
+    return output_kind("mean").measures["epistemic_variance"]({"value": _moments(means)})
 
 
 def gaussian_mutual_information(means: Tensor, variances: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def gaussian_mutual_information(means: Tensor, variances: Tensor) -> Tensor:
         raise InvalidInput("a predicted variance is 0, of which there is no logarithm; variances above 0 are wanted.")
     statistics = {"value": _moments(means), "aleatoric": _variance_moments(means, variances)}
     statistics["log_aleatoric"] = Moments.of(variances.double().log())
-    return kind_of("mean_and_log_variance").measures["gaussian_mutual_information"](statistics)
+    return output_kind("mean_and_log_variance").measures["gaussian_mutual_information"](statistics)
 
 
 def upper_confidence_bound(means: Tensor, beta: float) -> Tensor:
@@ -156,7 +156,7 @@ def _class_measure(name: str, probs: Tensor) -> Tensor:
         raise InvalidInput("a probability lies outside 0 … 1; probabilities, not logits, are wanted.")
     if probs.shape[-1] > 1 and ((probs.double().sum(-1) - 1.0).abs() > _SUM_TOLERANCE).any():
         raise InvalidInput("the probabilities of a row do not sum to 1; those of all classes are wanted.")
-    kind = kind_of("probabilities")
+    kind = output_kind("probabilities")
     return kind.measures[name](moments_of(kind.values(probs)))
 
 

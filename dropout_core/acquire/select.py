@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dropout_core.acquire.limits import NO_LIMITS, Limits, Open, drawn_order, open_rows, within_quotas
+from dropout_core.acquire.constraints import NO_LIMITS, Constraints, OpenRows, drawn_order, open_rows, within_quotas
 from dropout_core.errors import InvalidInput
-from dropout_core.noise import uniform
+from dropout_core.noise.philox import uniform
 
 # a counter site of its own: a network's sites count from 0
 _GUMBEL_SITE = 2**32 - 3
@@ -25,13 +25,13 @@ _ROUNDING = 1e-6
 _CHUNK_ELEMENTS = 2**22
 
 
-def top_k(scores: Tensor, k: int, seed: int, limits: Limits = NO_LIMITS) -> Tensor:
+def top_k(scores: Tensor, k: int, seed: int, limits: Constraints = NO_LIMITS) -> Tensor:
     """The k largest scores. On a pool with near copies it picks the copies, and random does better."""
     values, left = _scored(scores, k, seed, limits)
     return within_quotas(_ordered(values, left), k, limits)
 
 
-def power(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Limits = NO_LIMITS) -> Tensor:
+def power(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Constraints = NO_LIMITS) -> Tensor:
     """The k largest β log s + Gumbel noise: without replacement, each pick with a probability proportional to s^β.
 
     scores: at least 0. Rows of score 0 follow all others, in random order. beta: at least 0; 0 is a random choice,
@@ -43,7 +43,7 @@ def power(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Limits =
     return within_quotas(_ordered(logs + _gumbel(seed, 0, values), left), k, limits)
 
 
-def softmax(scores: Tensor, k: int, seed: int, beta: float = 4.0, limits: Limits = NO_LIMITS) -> Tensor:
+def softmax(scores: Tensor, k: int, seed: int, beta: float = 4.0, limits: Constraints = NO_LIMITS) -> Tensor:
     """The k largest β s + Gumbel noise: without replacement, each pick with a probability proportional to e^(β s).
 
     beta: at least 0, in the reciprocal unit of the scores. Scores of less than a nat want more than 1, which is close
@@ -54,7 +54,7 @@ def softmax(scores: Tensor, k: int, seed: int, beta: float = 4.0, limits: Limits
     return within_quotas(_ordered(keys, left), k, limits)
 
 
-def softrank(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Limits = NO_LIMITS) -> Tensor:
+def softrank(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Constraints = NO_LIMITS) -> Tensor:
     """The k largest −β log rank + Gumbel noise: without replacement, each pick with a probability ~ rank^−β.
 
     The rank is 1 for the largest score of the rows not excluded; equal scores get ranks one after the other. The size
@@ -67,7 +67,7 @@ def softrank(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Limit
     return within_quotas(_ordered(keys, left), k, limits)
 
 
-def k_centre(embeddings: Tensor, labelled: Tensor | None, k: int, seed: int, limits: Limits = NO_LIMITS) -> Tensor:
+def k_centre(embeddings: Tensor, labelled: Tensor | None, k: int, seed: int, limits: Constraints = NO_LIMITS) -> Tensor:
     """Farthest first: each pick is the row farthest from all labelled rows and all picks. No scores are needed.
 
     embeddings: [B, D]. labelled: [L, D]; without any, the first pick is drawn. Distances are Euclidean, in float64, in
@@ -90,7 +90,7 @@ def k_centre(embeddings: Tensor, labelled: Tensor | None, k: int, seed: int, lim
     return _spread(left, k, limits, nearest, to, lambda _, distances: distances)
 
 
-def badge(probs: Tensor, embeddings: Tensor, k: int, seed: int, limits: Limits = NO_LIMITS) -> Tensor:
+def badge(probs: Tensor, embeddings: Tensor, k: int, seed: int, limits: Constraints = NO_LIMITS) -> Tensor:
     """BADGE: k-means++ on the gradients g = (p − onehot(argmax p)) ⊗ h of the last layer, as if its guess were right.
 
     probs: [B, C], their mean over passes, one column being that of the second of two classes. embeddings h: [B, D].
@@ -118,7 +118,7 @@ def badge(probs: Tensor, embeddings: Tensor, k: int, seed: int, limits: Limits =
     return _spread(left, k, limits, torch.full_like(sizes, math.inf), to, drawn)
 
 
-def _scored(scores: Tensor, k: int, seed: int, limits: Limits) -> tuple[Tensor, Tensor]:
+def _scored(scores: Tensor, k: int, seed: int, limits: Constraints) -> tuple[Tensor, Tensor]:
     """The scores, or scores per cost, [B] float64; and the rows to choose from, in the order that settles ties."""
     if scores.dim() != 1:
         raise InvalidInput(f"the scores have shape {list(scores.shape)}; [B] is wanted.")
@@ -130,7 +130,7 @@ def _scored(scores: Tensor, k: int, seed: int, limits: Limits) -> tuple[Tensor, 
     return limits.per_cost(values), left
 
 
-def _rows(rows: Tensor, name: str, k: int, seed: int, limits: Limits) -> Tensor:
+def _rows(rows: Tensor, name: str, k: int, seed: int, limits: Constraints) -> Tensor:
     if rows.dim() != 2:
         raise InvalidInput(f"the {name} have shape {list(rows.shape)}; [B, D] is wanted.")
     if limits.costs is not None:
@@ -154,7 +154,7 @@ def _gumbel(seed: int, number: int, like: Tensor) -> Tensor:
 def _spread(
     left: Tensor,
     k: int,
-    limits: Limits,
+    limits: Constraints,
     nearest: Tensor,
     to: Callable[[int], Tensor],
     keys: Callable[[int, Tensor], Tensor],
@@ -165,7 +165,7 @@ def _spread(
     a pick and the distances. Equal keys: the first of `left`.
     """
     picks: list[int] = []
-    still = Open(open_rows(len(nearest), limits.exclude).to(left.device), limits)
+    still = OpenRows(open_rows(len(nearest), limits.exclude).to(left.device), limits)
     for number in range(min(k, len(left))):
         left = left[still.keep[left]]
         if not len(left):

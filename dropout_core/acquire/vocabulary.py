@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput, UnknownMeasure
-from dropout_core.mc.measures import OutputKind, Task, kind_of
+from dropout_core.measures.measures import OutputKind, Task, output_kind
 
 RANDOM, EPIG, THOMPSON, BOUND = "random", "epig", "thompson", "upper_confidence_bound"
 Selector = Literal["top_k", "power", "softmax", "softrank", "k_centre", "badge", "batchbald"]
@@ -99,7 +99,7 @@ _PARTS: Mapping[Task, tuple[str, ...]] = {
 
 def scores_of(output: OutputKind) -> tuple[str, ...]:
     """The names of the scores an output kind has."""
-    kind = kind_of(output)
+    kind = output_kind(output)
     return tuple(
         name for name, score in SCORES.items() if kind.task in score.tasks and set(score.measures) <= set(kind.measures)
     )
@@ -107,13 +107,13 @@ def scores_of(output: OutputKind) -> tuple[str, ...]:
 
 def parts_of(output: OutputKind) -> tuple[str, ...]:
     """The measures that say what a row's uncertainty is made of: the total, its aleatoric and its epistemic part."""
-    kind = kind_of(output)
+    kind = output_kind(output)
     return tuple(name for name in _PARTS[kind.task] if name in kind.measures)
 
 
 def usual_score(output: OutputKind) -> str:
     """The score where none is named: mutual information, or for regression the variance."""
-    return "variance" if kind_of(output).task == "regression" else "mutual_information"
+    return "variance" if output_kind(output).task == "regression" else "mutual_information"
 
 
 def exact_score(name: str, output: OutputKind) -> str:
@@ -123,7 +123,7 @@ def exact_score(name: str, output: OutputKind) -> str:
         return exact
     means = f"; it may mean {_AMBIGUOUS[name]}" if name in _AMBIGUOUS else ""
     raise UnknownMeasure(
-        f"there is no score {name!r} for {kind_of(output).task} from {output}{means}. There are {', '.join(known)}."
+        f"there is no score {name!r} for {output_kind(output).task} from {output}{means}. There are {', '.join(known)}."
     )
 
 

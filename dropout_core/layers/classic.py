@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.base import RateLayer, unscaled_mask
-from dropout_core.layers.reading import Network, reads, traced
+from dropout_core.layers.weight_readers import TracedNetwork, has_readable_weight, trace_network
 
 
 def classic_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -64,7 +64,7 @@ def _keep_rates(model: nn.Module) -> dict[nn.Module, float]:
     """The factor of each module whose weights read a ClassicDropout."""
     if isinstance(model, ClassicDropout):
         _refuse("", "its value is the network's output")
-    network = traced(model, ClassicDropout)
+    network = trace_network(model, ClassicDropout)
     for path, outer in network.untraced(ClassicDropout):
         _refuse(path, f"{outer} is not traced")
     keeps: dict[nn.Module, float] = {}
@@ -75,7 +75,7 @@ def _keep_rates(model: nn.Module) -> dict[nn.Module, float]:
     return keeps
 
 
-def _readers(network: Network, dropout: fx.Node) -> Iterator[nn.Module]:
+def _readers(network: TracedNetwork, dropout: fx.Node) -> Iterator[nn.Module]:
     """The modules whose weights read the value of a dropout, and nothing else."""
     path = str(dropout.target)
     try:
@@ -84,7 +84,7 @@ def _readers(network: Network, dropout: fx.Node) -> Iterator[nn.Module]:
         _refuse(path, str(error))
     for node in reached:
         module: Any = network.called(node)
-        if reads(module):
+        if has_readable_weight(module):
             _refuse_unless_used_once(network, node, path)
             yield module
         elif getattr(module, "inplace", False):
@@ -92,7 +92,7 @@ def _readers(network: Network, dropout: fx.Node) -> Iterator[nn.Module]:
             module.inplace = False
 
 
-def _refuse_unless_used_once(network: Network, node: fx.Node, path: str) -> None:
+def _refuse_unless_used_once(network: TracedNetwork, node: fx.Node, path: str) -> None:
     module: Any = network.called(node)
     weight = module._parameters.get("weight")
     if weight is None:

@@ -12,10 +12,10 @@ from dropout_core.layers.base import checked_rate
 from dropout_core.surgery.attention import drop_attention
 from dropout_core.surgery.changes import Beside, Kind, Side, beside, built, joined, move, named
 from dropout_core.surgery.flow import Flow
+from dropout_core.surgery.fx_trace import traced
 from dropout_core.surgery.places import Place, activations, heads, space_of, usual
 from dropout_core.surgery.report import Notes, Report, described
-from dropout_core.surgery.running import ran
-from dropout_core.surgery.tracing import traced
+from dropout_core.surgery.run_trace import ran
 
 Where = Literal["head", "activations", "attention"]
 

@@ -3,8 +3,8 @@
 from torch import fx, nn
 
 from dropout_core.errors import InvalidInput
+from dropout_core.surgery.fx_trace import function_of, is_leaf, line_of, trace
 from dropout_core.surgery.report import Notes
-from dropout_core.surgery.tracing import function_of, is_leaf, line_of, trace
 
 
 def note_functions(model: nn.Module, notes: Notes) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.base import checked_rate
-from dropout_core.selection import rates_of
+from dropout_core.layers.selection import rates_of
 from dropout_core.surgery.changes import RateChange, joined, paths_of
 from dropout_core.surgery.functions import note_functions
 from dropout_core.surgery.report import Notes, Report, described

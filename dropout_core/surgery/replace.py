@@ -9,7 +9,7 @@ from dropout_core.layers.classic import ClassicDropout
 from dropout_core.layers.embedding import WordDropout
 from dropout_core.layers.graph import DropEdge
 from dropout_core.layers.path import DropPath
-from dropout_core.selection import rates_of
+from dropout_core.layers.selection import rates_of
 from dropout_core.surgery.changes import Instead, Kind, built, move, named, paths_of, slots_of, within
 from dropout_core.surgery.functions import note_functions
 from dropout_core.surgery.report import Change, Notes, Report, described

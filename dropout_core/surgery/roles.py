@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
-from dropout_core.selection import is_ours
+from dropout_core.layers.selection import is_ours
 
 Role = Literal["weights", "activation", "dropout"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dropout_core.mc.plan import Plan
-from models.exporting import exported
-from models.predictor import Predictor
-from models.publish import publish
-from models.repository import Repository
-from tests.processes import serving
-from tests.service import nets
+from dropout_core.engine.plan import Plan
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.publishing.export import exported
+from mcdrop_models.publishing.torch import publish
+from tests.support import service_nets as nets
+from tests.support.processes import serving
 
 _NAMES = ("mean", "mutual_information", "passes_used")
 _PASSES, _SEED = 40, 5

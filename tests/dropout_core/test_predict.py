@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from dropout_core import predict
+from dropout_core.engine.plan import Plan
+from dropout_core.engine.scheme import DEFAULT
 from dropout_core.errors import (
     CoupledRows,
     DataDependent,
@@ -16,12 +18,10 @@ from dropout_core.errors import (
     NoVariance,
     UnknownMeasure,
 )
-from dropout_core.mc.estimate import estimated
-from dropout_core.mc.plan import Plan
-from dropout_core.mc.scheme import DEFAULT
-from tests import refused
-from tests.captured import captured, classifier, made
-from tests.nets import AlwaysOn, BatchNorm, FoldedTime, NoisyWeights, OwnLaw, StochasticDepth, TwoSites
+from dropout_core.estimate.estimate import estimated
+from tests.support import refused
+from tests.support.captured import captured, classifier, made
+from tests.support.nets import AlwaysOn, BatchNorm, FoldedTime, NoisyWeights, OwnLaw, StochasticDepth, TwoSites
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 SHARED = classifier()  # captured once, by the first test that asks

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from dropout_core import predict
+from dropout_core.capture.capture import capture
 from dropout_core.layers import VariationalGRU
-from dropout_core.mc.capture import capture
-from tests.captured import captured, classifier, made
-from tests.inputs import Steps, network
-from tests.nets import BatchNorm, LastLayer
+from tests.support.captured import captured, classifier, made
+from tests.support.inputs import Steps, network
+from tests.support.nets import BatchNorm, LastLayer
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from models.recipes import digits
-from service.client import Client
-from tests.processes import mcdrop, serving
+from mcdrop.client import Client
+from mcdrop_models.recipes import digits
+from tests.support.processes import mcdrop, serving
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from dropout_core.mc.plan import Plan
-from dropout_core.mc.scheme import DEFAULT
-from models.predictor import Predictor
-from models.publish import publish
-from models.repository import Repository
-from service.client import Client, ServerError
-from tests.processes import PATIENCE_S, serving
-from tests.service import nets
+from dropout_core.engine.plan import Plan
+from dropout_core.engine.scheme import DEFAULT
+from mcdrop.client import Client, ServerError
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.publishing.torch import publish
+from tests.support import service_nets as nets
+from tests.support.processes import PATIENCE_S, serving
 
 X = nets.images(4, seed=5)
 KEY = "k3y"

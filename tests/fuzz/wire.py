@@ -21,19 +21,24 @@ import atheris
 import numpy as np
 
 with atheris.instrument_imports(include=["service"]):
-    from service import arrays, forms, framing, inflate, reading
-    from service.codec import parse_json, to_inputs
-    from service.oip.asking import question_of
-    from service.problems import status_of
-    from service.query import Limits
+    from mcdrop.api.oip.decode import question_of
+    from mcdrop.api.v1.predict import request as reading
+    from mcdrop.http import compression as inflate
+    from mcdrop.http import media_types as forms
+    from mcdrop.http.problems import status_of
+    from mcdrop.inference.inputs import to_inputs
+    from mcdrop.inference.query import RequestLimits
+    from mcdrop.wire import npy as arrays
+    from mcdrop.wire import oip_frame as framing
+    from mcdrop.wire.json import parse_json
 
-from models.predictor import Predictor
-from models.publish import publish
-from models.repository import Repository
-from tests.service import nets
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.publishing.torch import publish
+from tests.support import service_nets as nets
 
 _MAX_BYTES = 2**20
-_LIMITS = Limits(max_passes=64, max_samples=2**16, max_length=64)
+_LIMITS = RequestLimits(max_passes=64, max_samples=2**16, max_length=64)
 
 
 @cache

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.errors import InvalidBundle
-from models.predictor import Predictor
-from models.publish import publish
-from models.repository import Repository
-from tests.models.attacker import Bundle
-from tests.models.nets import ConvNet, Mlp, Recurrent, rows_for, seeded
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.errors import InvalidBundle
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.publishing.torch import publish
+from tests.support.program_nets import ConvNet, Mlp, Recurrent, rows_for, seeded
+from tests.support.tamper import Bundle
 
 
 @pytest.fixture(scope="session")

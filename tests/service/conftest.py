@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.predictor import Predictor
-from models.publish import publish
-from models.repository import Repository
-from service import cli
-from service.app import create_app
-from service.settings import Settings
-from tests.service import nets
-from tests.service.asgi import Served, listening
-from tests.service.gated import CHEAP, Place
+from mcdrop.cli import main as cli
+from mcdrop.server.app import create_app
+from mcdrop.settings import Settings
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.publishing.torch import publish
+from tests.support import service_nets as nets
+from tests.support.asgi import Served, listening
+from tests.support.gated_server import CHEAP, Place
 
 LABELS = ("nought", "one", "two")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

@@ -5,9 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 import dropout_core
-import models
-import service
-from service.settings import CommonSettings, Settings, is_loopback
+import mcdrop
+import mcdrop_models
+from mcdrop.settings import CommonSettings, Settings, is_loopback
 
 LOOPBACK = ["127.0.0.1", "127.8.9.1", "::1", "localhost"]
 OPEN = ["0.0.0.0", "::", "192.168.1.4", "2001:db8::1", "example.org", "localhost.example.org", ""]
@@ -135,7 +135,7 @@ def test_settings_do_not_change():
 
 
 def test_no_other_file_reads_the_environment():
-    roots = [Path(package.__file__).parent for package in (dropout_core, models, service)]
+    roots = [Path(package.__file__).parent for package in (dropout_core, mcdrop_models, mcdrop)]
     readers = {
         path.name for root in roots for path in root.rglob("*.py") if re.search(r"environ|getenv", path.read_text())
     }

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from service import cli
-from service.flags import default_of
-from service.settings import CommonSettings, Settings
-from tests import settings_table
+from mcdrop.cli import main as cli
+from mcdrop.cli.flags import default_of
+from mcdrop.settings import CommonSettings, Settings
 from tests.service.conftest import assert_refused
+from tests.support import settings_table
 
 # What is written in a variable, and what it means: never the default.
 GIVEN = {
@@ -223,4 +223,4 @@ def test_the_help_and_the_page_list_the_settings(mcdrop):
         told = f"{field.description} MCDROP_{name.upper()}{f', or {default}' if default else ''}.".replace("`", "")
         flag = rf"--{name.replace('_', '-')} [^.]*?"
         assert (re.search(flag + re.escape(told), helped) is None) == (name in SECRETS), name
-    assert settings_table.shown() == settings_table.table(), "refresh it: python -m tests.settings_table"
+    assert settings_table.shown() == settings_table.table(), "refresh it: python -m tests.support.settings_table"

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dropout_core.acquire.batch_epig import batch_epig
+from dropout_core.acquire.constraints import Constraints
 from dropout_core.acquire.epig import epig
 from dropout_core.acquire.joint import batchbald
-from dropout_core.acquire.limits import Limits
 from dropout_core.errors import InvalidInput
 
 
@@ -126,14 +126,14 @@ def test_costs_quotas_and_excluded_rows():
     probs, targets = pool(5, 6, 3, seed=3), pool(5, 3, 3, seed=4)
     costs = [1.0, 5.0, 2.0, 0.5, 3.0, 1.0]
 
-    per_cost = batch_epig(probs, targets, 3, limits=Limits(costs=torch.tensor(costs)))
+    per_cost = batch_epig(probs, targets, 3, limits=Constraints(costs=torch.tensor(costs)))
     assert per_cost.indices.tolist() == greedy(probs, targets, 3, costs)[0]
 
     first = int(batch_epig(probs, targets, 1).indices)
     rest = [row for row in range(6) if row != first]
-    without = batch_epig(probs, targets, 2, limits=Limits(exclude=[first]))
+    without = batch_epig(probs, targets, 2, limits=Constraints(exclude=[first]))
     assert without.indices.tolist() == [rest[row] for row in batch_epig(probs[:, rest], targets, 2).indices]
-    quota = batch_epig(probs, targets, 6, limits=Limits(groups=[0, 0, 0, 1, 1, 1], quotas=1))
+    quota = batch_epig(probs, targets, 6, limits=Constraints(groups=[0, 0, 0, 1, 1, 1], quotas=1))
     assert sorted(row // 3 for row in quota.indices.tolist()) == [0, 1]
     assert int(quota.indices[0]) == first
 
@@ -163,4 +163,4 @@ def test_what_is_refused():
     with pytest.raises(InvalidInput, match="k is 0"):
         batch_epig(pool(3, 4, 2), pool(3, 4, 2), 0)
     with pytest.raises(InvalidInput, match="not among the 4 rows"):
-        batch_epig(pool(3, 4, 2), pool(3, 4, 2), 1, limits=Limits(exclude=[4]))
+        batch_epig(pool(3, 4, 2), pool(3, 4, 2), 1, limits=Constraints(exclude=[4]))

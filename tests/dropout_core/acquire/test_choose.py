@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dropout_core.acquire import (
-    Asked,
-    Limits,
+    Constraints,
+    RankOptions,
     badge,
     batch_epig,
     batchbald,
@@ -21,8 +21,8 @@ from dropout_core.acquire import (
     top_k,
 )
 from dropout_core.errors import InvalidInput
-from tests.dropout_core.acquire.driver import Driver
 from tests.dropout_core.acquire.test_select import assert_law
+from tests.support.choice_driver import Driver
 
 CLASS_SCORES = {
     name: getattr(pointwise, name)
@@ -412,7 +412,7 @@ def test_candidates_of_batchbald_leave_enough_rows_of_every_group():
 
 def test_batchbald_per_cost():
     probs, costs = probabilities(5, 20, 3), numbers(20, seed=3).exp()
-    expected = batchbald(probs, 4, limits=Limits(costs=costs)).indices
+    expected = batchbald(probs, 4, limits=Constraints(costs=costs)).indices
 
     ranking = Driver({"pool": probs}).choose(k=4, selector="batchbald", costs=costs)
 
@@ -470,7 +470,7 @@ def test_classes_of_positions_have_no_quota():
 
 
 def test_a_driver_that_sends_other_rows_than_were_needed_is_told():
-    choice = choose(Asked("probabilities", 6, 2, exclude=[0]))
+    choice = choose(RankOptions("probabilities", 6, 2, exclude=[0]))
     need = next(choice)
     sent = need.kept({name: torch.zeros(6, dtype=torch.float64) for name in need.measures})
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropout_core.acquire import select
-from dropout_core.acquire.limits import Limits
+from dropout_core.acquire.constraints import Constraints
 from dropout_core.acquire.select import badge, k_centre
 from dropout_core.errors import InvalidInput
 from tests.dropout_core.acquire.test_select import assert_law
@@ -181,7 +181,7 @@ def test_diverse_choices_are_fixed_by_their_seed_cut_by_k_and_never_excluded(nam
     if name != "k_centre from labels":
         assert not torch.equal(SPREAD[name](probs, rows, 30, 2), every)
     out = every[:5].tolist()
-    assert sorted([*SPREAD[name](probs, rows, 30, 1, Limits(exclude=out)).tolist(), *out]) == list(range(30))
+    assert sorted([*SPREAD[name](probs, rows, 30, 1, Constraints(exclude=out)).tolist(), *out]) == list(range(30))
 
 
 @pytest.mark.parametrize("name", SPREAD)
@@ -189,12 +189,12 @@ def test_diverse_choices_keep_to_quotas(name):
     probs, rows = pool(12, 4, 1)
     groups = [number % 3 for number in range(12)]
 
-    chosen = SPREAD[name](probs, rows, 7, 1, Limits(groups=groups, quotas={0: 2, 1: 0})).tolist()
+    chosen = SPREAD[name](probs, rows, 7, 1, Constraints(groups=groups, quotas={0: 2, 1: 0})).tolist()
 
     # a full group is as good as excluded: group 1 from the beginning, group 0 after its second row
     assert len(chosen) == len(set(chosen)) == 6
     assert sorted(row % 3 for row in chosen) == [0, 0, 2, 2, 2, 2]
-    free = SPREAD[name](probs, rows, 12, 1, Limits(exclude=range(1, 12, 3))).tolist()
+    free = SPREAD[name](probs, rows, 12, 1, Constraints(exclude=range(1, 12, 3))).tolist()
     third = [place for place, row in enumerate(free) if row % 3 == 0][2]
     assert chosen[:third] == free[:third]
 
@@ -215,12 +215,12 @@ def test_diverse_choices_of_nothing_and_of_broken_rows(name):
 
     assert SPREAD[name](probs[:0], rows[:0], 3, 0).tolist() == []
     assert SPREAD[name](probs[:1], rows[:1], 3, 0).tolist() == [0]
-    assert SPREAD[name](probs, rows, 3, 0, Limits(exclude=range(6))).tolist() == []
+    assert SPREAD[name](probs, rows, 3, 0, Constraints(exclude=range(6))).tolist() == []
     broken = rows.clone()
     broken[5, 1] = math.nan
     with pytest.raises(InvalidInput, match="embeddings have NaN"):
         SPREAD[name](probs, broken, 3, 0)
-    assert sorted(SPREAD[name](probs, broken, 9, 0, Limits(exclude=[5])).tolist()) == [0, 1, 2, 3, 4]
+    assert sorted(SPREAD[name](probs, broken, 9, 0, Constraints(exclude=[5])).tolist()) == [0, 1, 2, 3, 4]
 
 
 ONES = torch.ones(4, 2)
@@ -233,9 +233,9 @@ ONES = torch.ones(4, 2)
         (lambda: k_centre(ONES, torch.ones(1, 3), 1, 0), r"shape \[1, 3\]; \[L, 2\]"),
         (lambda: k_centre(ONES, torch.full((1, 2), math.nan), 1, 0), "labelled rows have NaN"),
         (lambda: k_centre(ONES, None, 0, 0), "k is 0"),
-        (lambda: k_centre(ONES, None, 1, 0, Limits(exclude=[4])), "not among the 4 rows"),
-        (lambda: k_centre(ONES, None, 1, 0, Limits(costs=torch.ones(4))), "leave the costs out"),
-        (lambda: badge(ONES / 2, ONES, 1, 0, Limits(costs=torch.ones(4))), "leave the costs out"),
+        (lambda: k_centre(ONES, None, 1, 0, Constraints(exclude=[4])), "not among the 4 rows"),
+        (lambda: k_centre(ONES, None, 1, 0, Constraints(costs=torch.ones(4))), "leave the costs out"),
+        (lambda: badge(ONES / 2, ONES, 1, 0, Constraints(costs=torch.ones(4))), "leave the costs out"),
         (lambda: badge(torch.ones(4), ONES, 1, 0), r"shape \[4\]; \[4, C\]"),
         (lambda: badge(torch.ones(3, 2), ONES, 1, 0), r"shape \[3, 2\]; \[4, C\]"),
         (lambda: badge(torch.ones(4, 0), ONES, 1, 0), r"shape \[4, 0\]; \[4, C\]"),

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
+from dropout_core.acquire.constraints import Constraints
 from dropout_core.acquire.joint import SATURATION, batchbald
-from dropout_core.acquire.limits import Limits
 from dropout_core.errors import InvalidInput
 
 # three rows of batchbald_redux issue 16, two passes, four classes: rows 0 and 1 are the same
@@ -228,7 +228,7 @@ def test_only_the_best_candidates_are_considered():
     assert not torch.equal(culled.indices, batchbald(probs, 4).indices)
     # a quota of the picks leaves as many times as many candidates to pick from
     twelve = batchbald(probs, 4, candidates=12).indices
-    one_group = Limits(groups=[0] * 40, quotas=4)
+    one_group = Constraints(groups=[0] * 40, quotas=4)
     assert torch.equal(batchbald(probs, 4, candidates=12, limits=one_group).indices, twelve)
     assert set(twelve.tolist()) != set(batchbald(probs, 4, candidates=4).indices.tolist())
 
@@ -239,7 +239,7 @@ def test_a_pick_is_the_row_that_adds_most_per_cost(seed):
     likeness = pool(4, 1, 2, seed)
     probs = torch.cat([0.99 * likeness + 0.01 * pool(4, 80, 2, seed), pool(4, 20, 2, seed + 9)], dim=1)
     costs = (2 * torch.randn(100, generator=torch.Generator().manual_seed(seed))).exp().double()
-    choice = batchbald(probs, 3, limits=Limits(costs=costs))
+    choice = batchbald(probs, 3, limits=Constraints(costs=costs))
     picks, scores = greedy(probs, 3, costs.tolist())
     assert choice.indices.tolist() == picks
     assert choice.scores.tolist() == pytest.approx(scores, abs=1e-12)
@@ -248,11 +248,11 @@ def test_a_pick_is_the_row_that_adds_most_per_cost(seed):
 def test_excluded_rows_are_as_if_they_were_not_there():
     probs, out = pool(5, 20, 3), batchbald(pool(5, 20, 3), 3).indices.tolist()
     rest = torch.tensor([row for row in range(20) if row not in out])
-    choice = batchbald(probs, 4, limits=Limits(exclude=out))
+    choice = batchbald(probs, 4, limits=Constraints(exclude=out))
     alone = batchbald(probs[:, rest], 4)
     assert torch.equal(choice.indices, rest[alone.indices])
     assert torch.equal(choice.scores, alone.scores)
-    assert batchbald(probs, 4, limits=Limits(exclude=range(20))).indices.tolist() == []
+    assert batchbald(probs, 4, limits=Constraints(exclude=range(20))).indices.tolist() == []
 
 
 @pytest.mark.parametrize("candidates", [None, 8])
@@ -260,7 +260,7 @@ def test_a_full_group_gives_no_more_rows(candidates):
     probs, groups = pool(5, 20, 3), [row % 2 for row in range(20)]
     free = batchbald(probs, 20).indices.tolist()
     first = free[0] % 2
-    choice = batchbald(probs, 4, candidates=candidates, limits=Limits(groups=groups, quotas={first: 1}))
+    choice = batchbald(probs, 4, candidates=candidates, limits=Constraints(groups=groups, quotas={first: 1}))
     assert choice.indices[0] == free[0]
     # all others are of the other group: as they are picked where only the first row of this one is there
     kept = [row for row in range(20) if row % 2 != first or row == free[0]]

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropout_core.acquire import pointwise
+from dropout_core.engine.engine import Chunk
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.engine import Chunk
-from dropout_core.mc.estimate import estimate_of
+from dropout_core.estimate.estimate import estimate_of
 
 CLASSIFICATION = {
     name: getattr(pointwise, name)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dropout_core.acquire.limits import Limits
+from dropout_core.acquire.constraints import Constraints
 from dropout_core.acquire.select import power, softmax, softrank, top_k
 from dropout_core.errors import InvalidInput
 
@@ -128,17 +128,17 @@ def test_to_exclude_a_row_changes_nothing_else(name):
     every = SELECTORS[name](scores, 30, 1).tolist()
     out = [every[0], every[3], every[3], every[20]]
 
-    chosen = SELECTORS[name](scores, 30, 1, limits=Limits(exclude=torch.tensor(out))).tolist()
+    chosen = SELECTORS[name](scores, 30, 1, limits=Constraints(exclude=torch.tensor(out))).tolist()
 
     assert chosen == [row for row in every if row not in out]
-    assert SELECTORS[name](scores, 30, 1, limits=Limits(exclude=out)).tolist() == chosen
+    assert SELECTORS[name](scores, 30, 1, limits=Constraints(exclude=out)).tolist() == chosen
 
 
 def test_softrank_ranks_the_rows_that_are_left():
     # with the two best away, rows 0 and 1 have ranks 1 and 2
     scores = torch.tensor([0.2, 0.1, 0.9, 0.8])
 
-    counts = Counter(int(softrank(scores, 1, seed, limits=Limits(exclude=[2, 3]))[0]) for seed in range(SEEDS))
+    counts = Counter(int(softrank(scores, 1, seed, limits=Constraints(exclude=[2, 3]))[0]) for seed in range(SEEDS))
 
     assert_law(counts, {0: 2 / 3, 1: 1 / 3}, SEEDS)
 
@@ -150,7 +150,7 @@ def test_a_score_that_is_not_finite_is_refused_unless_excluded(name, value):
 
     with pytest.raises(InvalidInput, match="NaN or infinity"):
         SELECTORS[name](scores, 1, 0)
-    assert sorted(SELECTORS[name](scores, 3, 0, limits=Limits(exclude=[1])).tolist()) == [0, 2]
+    assert sorted(SELECTORS[name](scores, 3, 0, limits=Constraints(exclude=[1])).tolist()) == [0, 2]
 
 
 @pytest.mark.parametrize("name", SELECTORS)
@@ -159,9 +159,9 @@ def test_costs_make_scores_per_cost(name):
     costs = torch.rand(20, dtype=torch.float64, generator=generator(6)) * 9 + 1
 
     for seed in range(5):
-        chosen = SELECTORS[name](scores, 8, seed, limits=Limits(costs=costs))
+        chosen = SELECTORS[name](scores, 8, seed, limits=Constraints(costs=costs))
         assert torch.equal(chosen, SELECTORS[name](scores / costs, 8, seed))
-    assert not torch.equal(top_k(scores, 8, 0), top_k(scores, 8, 0, Limits(costs=costs)))
+    assert not torch.equal(top_k(scores, 8, 0), top_k(scores, 8, 0, Constraints(costs=costs)))
 
 
 @settings(deadline=None, max_examples=40)
@@ -181,7 +181,7 @@ def test_quotas_keep_the_best_choice_there_is(groups, quotas, k, seed):
     ]
     best = max(allowed, key=lambda rows: sum(scores[row].item() for row in rows))
 
-    chosen = top_k(scores, k, seed, Limits(groups=groups, quotas=quotas)).tolist()
+    chosen = top_k(scores, k, seed, Constraints(groups=groups, quotas=quotas)).tolist()
 
     assert chosen == sorted(best, key=lambda row: -scores[row].item())
 
@@ -192,7 +192,7 @@ def test_quotas_walk_down_the_order_of_the_selector(name):
     every = SELECTORS[name](scores, 12, 2).tolist()
     expected = [row for row in every if row % 3 == 2][:1] + [row for row in every if row % 3 == 1]
 
-    chosen = SELECTORS[name](scores, 12, 2, limits=Limits(groups=groups, quotas={0: 0, 2: 1})).tolist()
+    chosen = SELECTORS[name](scores, 12, 2, limits=Constraints(groups=groups, quotas={0: 0, 2: 1})).tolist()
 
     assert sorted(chosen) == sorted(expected)
     assert chosen == [row for row in every if row in expected]
@@ -202,18 +202,18 @@ def test_quotas_walk_down_the_order_of_the_selector(name):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (Limits(exclude=[4]), "not among the 4 rows"),
-        (Limits(exclude=[-1]), "not among the 4 rows"),
-        (Limits(exclude=SCORES > 0.2), "torch.bool; their indices"),
-        (Limits(exclude=[0.5]), "their indices"),
-        (Limits(costs=torch.ones(3)), r"shape \[3\]; \[4\] is wanted"),
-        (Limits(costs=torch.tensor([1.0, 0, 1, 1])), "a cost"),
-        (Limits(costs=torch.tensor([1.0, math.inf, 1, 1])), "a cost"),
-        (Limits(costs=torch.tensor([1.0, math.nan, 1, 1])), "a cost"),
-        (Limits(groups=[0, 0, 1, 1]), "not both"),
-        (Limits(quotas={0: 1}), "not both"),
-        (Limits(groups=[0, 0, 1], quotas={0: 1}), "3 groups"),
-        (Limits(groups=[0, 0, 1, 1], quotas={0: -1}), "at least 0"),
+        (Constraints(exclude=[4]), "not among the 4 rows"),
+        (Constraints(exclude=[-1]), "not among the 4 rows"),
+        (Constraints(exclude=SCORES > 0.2), "torch.bool; their indices"),
+        (Constraints(exclude=[0.5]), "their indices"),
+        (Constraints(costs=torch.ones(3)), r"shape \[3\]; \[4\] is wanted"),
+        (Constraints(costs=torch.tensor([1.0, 0, 1, 1])), "a cost"),
+        (Constraints(costs=torch.tensor([1.0, math.inf, 1, 1])), "a cost"),
+        (Constraints(costs=torch.tensor([1.0, math.nan, 1, 1])), "a cost"),
+        (Constraints(groups=[0, 0, 1, 1]), "not both"),
+        (Constraints(quotas={0: 1}), "not both"),
+        (Constraints(groups=[0, 0, 1], quotas={0: 1}), "3 groups"),
+        (Constraints(groups=[0, 0, 1, 1], quotas={0: -1}), "at least 0"),
     ],
 )
 def test_limits_that_are_refused(name, limits, message):
@@ -230,7 +230,7 @@ def test_calls_that_are_refused(name):
     with pytest.raises(InvalidInput, match="seed"):
         SELECTORS[name](SCORES, 1, -1)
     with pytest.raises(InvalidInput, match="score per cost needs scores of at least 0"):
-        SELECTORS[name](-SCORES, 1, 0, limits=Limits(costs=torch.ones(4)))
+        SELECTORS[name](-SCORES, 1, 0, limits=Constraints(costs=torch.ones(4)))
     if name != "top_k":
         for beta in (-1.0, math.inf, math.nan):
             with pytest.raises(InvalidInput, match="beta is"):
@@ -240,11 +240,11 @@ def test_calls_that_are_refused(name):
 def test_power_refuses_negative_scores_and_counts_none_that_is_excluded():
     with pytest.raises(InvalidInput, match="power needs scores of at least 0"):
         power(torch.tensor([0.5, -0.5]), 1, 0)
-    assert power(torch.tensor([0.5, -0.5]), 2, 0, limits=Limits(exclude=[1])).tolist() == [0]
+    assert power(torch.tensor([0.5, -0.5]), 2, 0, limits=Constraints(exclude=[1])).tolist() == [0]
 
 
 @pytest.mark.parametrize("name", SELECTORS)
 def test_nothing_left_is_no_choice(name):
     assert SELECTORS[name](SCORES[:0], 3, 0).tolist() == []
-    assert SELECTORS[name](SCORES, 3, 0, limits=Limits(exclude=range(4))).tolist() == []
+    assert SELECTORS[name](SCORES, 3, 0, limits=Constraints(exclude=range(4))).tolist() == []
     assert SELECTORS[name](SCORES[:1], 3, 0).tolist() == [0]

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.layers import AttentionDropout, MultiheadAttention
 from dropout_core.layers.attention import attention_dropout, guided_keep
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
-from tests import moments
+from tests.support import moments
 
 ROWS = st.lists(st.one_of(st.just(0.0), st.floats(1e-9, 1.0)), min_size=1, max_size=12).filter(any)
 RATES = st.floats(0.001, 0.999)

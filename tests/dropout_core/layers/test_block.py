@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import DropBlock1d, DropBlock2d, block
 from dropout_core.layers.block import drop_block, window_product
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
 
 ROWS = 4000
 

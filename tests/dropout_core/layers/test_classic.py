@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import (
     AlphaDropout,
@@ -18,8 +20,6 @@ from dropout_core.layers import (
     fold_keep_rate,
 )
 from dropout_core.layers.classic import classic_dropout
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
 
 NUMBERS = torch.Generator().manual_seed(0)
 

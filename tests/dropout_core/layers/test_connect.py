@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import DropConnectConv1d, DropConnectConv2d, DropConnectLinear
 from dropout_core.layers.connect import linear_by_row, noisy_moments
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
 
 CONVOLUTIONS = {
     "strided, in groups": (DropConnectConv2d, nn.Conv2d, {"stride": 2, "groups": 2}, (2, 6, 5)),

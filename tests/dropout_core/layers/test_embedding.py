@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import EmbeddingDropout, WordDropout
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
 
 TOKENS = torch.randint(0, 50, (8, 40), generator=torch.Generator().manual_seed(0))
 

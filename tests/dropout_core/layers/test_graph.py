@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import CaptureError, InvalidInput
 from dropout_core.layers import DropEdge, drop_edge_index, normalize_adjacency
 from dropout_core.layers.graph import drop_edge
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
-from dropout_core.mc.verify import is_the_model, verify
-from tests import moments
+from dropout_core.verify import is_the_model, verify
+from tests.support import moments
 
 P = 0.3
 PAIRS = ((0, 1), (0, 2), (1, 2))

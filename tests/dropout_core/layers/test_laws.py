@@ -1,4 +1,4 @@
-"""What is true of every variant: one test a law, over every row of tests/cases.py."""
+"""What is true of every variant: one test a law, over every row of tests/support/cases.py."""
 
 import copy
 import math
@@ -7,11 +7,11 @@ import random
 import pytest
 import torch
 
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.engine import Engine
-from dropout_core.mc.verify import is_the_model, verify
-from tests.captured import captured_layer
-from tests.cases import CASES
+from dropout_core.verify import is_the_model, verify
+from tests.support.captured import captured_layer
+from tests.support.cases import CASES
 
 P = 0.3
 SAMPLES = 4000

@@ -6,12 +6,12 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import AttentionDropout, MultiheadAttention
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
-from dropout_core.mc.verify import is_the_model, verify
-from tests import moments
+from dropout_core.verify import is_the_model, verify
+from tests.support import moments
 
 ROWS = st.lists(st.one_of(st.just(0.0), st.floats(1e-9, 1.0)), min_size=1, max_size=12).filter(any)
 RATES = st.floats(0.001, 0.999)

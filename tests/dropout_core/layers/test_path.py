@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import DropPath, StochasticDepth, linear_depth_rates
 from dropout_core.layers.path import drop_path
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
-from dropout_core.mc.verify import is_the_model, verify
+from dropout_core.verify import is_the_model, verify
 
 DRAWS = 2000
 

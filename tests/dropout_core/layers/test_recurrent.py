@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import VariationalLSTM, VariationalRNN
 from dropout_core.layers.recurrent import RecurrentMasks, variational_rnn
-from tests.recurrent import (
+from tests.support.recurrent import (
     CELLS,
     F64,
     LENGTHS,

@@ -9,17 +9,17 @@ from torch import nn
 from torch.export import Dim
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from dropout_core.capture.capture import capture
+from dropout_core.engine.engine import Engine
 from dropout_core.errors import CaptureError
+from dropout_core.graph.program import Operation
 from dropout_core.layers import VariationalGRU, VariationalLSTM
 from dropout_core.layers.recurrent import RecurrentMasks
-from dropout_core.mc.capture import capture
-from dropout_core.mc.engine import Engine
-from dropout_core.mc.program import Operation
-from dropout_core.mc.verify import is_the_model, verify
 from dropout_core.predict import predict
-from tests.captured import made
-from tests.moments import Padded, Sequences, padded
-from tests.recurrent import CELLS, F64, RATES, each_cell, numbers, seeded, slow_rnn
+from dropout_core.verify import is_the_model, verify
+from tests.support.captured import made
+from tests.support.moments import Padded, Sequences, padded
+from tests.support.recurrent import CELLS, F64, RATES, each_cell, numbers, seeded, slow_rnn
 
 
 class States(nn.Module):

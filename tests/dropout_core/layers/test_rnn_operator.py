@@ -7,7 +7,7 @@ from dropout_core.errors import InvalidInput
 from dropout_core.layers import rnn_operator
 from dropout_core.layers.rnn_operator import rnn
 from dropout_core.layers.rnn_steps import stepped
-from tests.recurrent import F64, LENGTHS, assert_same, drawn_masks, each_cell, either_way, numbers, pair, states
+from tests.support.recurrent import F64, LENGTHS, assert_same, drawn_masks, each_cell, either_way, numbers, pair, states
 
 _PER_ROW = {"x": 0, "lengths": 0, "mask": 0, "h0": 1, "c0": 1}
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from dropout_core import layers
 from dropout_core.layers.variants import VARIANTS
-from tests.cases import CASES
+from tests.support.cases import CASES
 
 NAMES = [name for variant in VARIANTS for name in variant.names.split(", ")]
 CLASSES = {name for name, value in vars(layers).items() if inspect.isclass(value) and issubclass(value, nn.Module)}

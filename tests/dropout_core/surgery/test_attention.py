@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from dropout_core import predict
+from dropout_core.capture.capture import capture
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import AttentionDropout, Dropout, MultiheadAttention
-from dropout_core.mc.capture import capture
 from dropout_core.surgery import add_dropout
-from tests.captured import made
-from tests.dropout_core.surgery.nets import Encoder, anatomy, entries, mlp, rows
+from tests.support.captured import made
+from tests.support.surgery_nets import Encoder, anatomy, entries, mlp, rows
 
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dropout_core.capture.capture import capture
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import ConcreteDropout, GaussianDropout, LockedDropout
-from dropout_core.mc.capture import capture
 from dropout_core.surgery import add_dropout
-from tests.dropout_core.surgery.nets import mlp, rows
+from tests.support.surgery_nets import mlp, rows
 
 
 def test_in_training_the_head_reads_dropped_units_and_in_eval_mode_all_of_them():

@@ -9,9 +9,9 @@ from dropout_core import predict
 from dropout_core.errors import InvalidInput, NoSite
 from dropout_core.layers import Dropout, SpatialDropout1d, SpatialDropout2d
 from dropout_core.surgery import add_dropout
-from tests import references
-from tests.captured import made
-from tests.dropout_core.surgery.nets import (
+from tests.support import references
+from tests.support.captured import made
+from tests.support.surgery_nets import (
     Cnn,
     Encoder,
     Functions,

@@ -3,11 +3,11 @@ import torch
 from torch import nn
 
 from dropout_core import layers
+from dropout_core.capture.capture import capture
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.capture import capture
 from dropout_core.surgery import add_dropout, set_rates
-from tests.captured import made
-from tests.dropout_core.surgery.nets import Functions, anatomy, entries, mlp, rows
+from tests.support.captured import made
+from tests.support.surgery_nets import Functions, anatomy, entries, mlp, rows
 
 
 class Many(nn.Module):

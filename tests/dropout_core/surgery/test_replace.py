@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from dropout_core import layers
+from dropout_core.capture.capture import capture
 from dropout_core.errors import InvalidInput
-from dropout_core.mc.capture import capture
 from dropout_core.surgery import replace_dropout
-from tests.captured import made
-from tests.dropout_core.surgery.nets import Encoder, Functions, Untraceable, anatomy, entries, rows
+from tests.support.captured import made
+from tests.support.surgery_nets import Encoder, Functions, Untraceable, anatomy, entries, rows
 
 
 def test_every_dropout_becomes_the_kind_at_its_own_rate():

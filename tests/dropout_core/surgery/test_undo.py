@@ -7,7 +7,7 @@ from torch import nn
 from dropout_core import layers
 from dropout_core.errors import InvalidInput
 from dropout_core.surgery import add_dropout, replace_dropout, set_rates
-from tests.dropout_core.surgery.nets import anatomy, mlp
+from tests.support.surgery_nets import anatomy, mlp
 
 SURGERIES = {
     "add": lambda net: add_dropout(net, 0.3),

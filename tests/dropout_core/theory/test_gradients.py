@@ -13,7 +13,7 @@ from dropout_core.theory import (
     monte_carlo_variance,
     squared_error_gradient_moments,
 )
-from tests.dropout_core.theory.enumerated import assert_mean, expectation, randn
+from tests.support.enumeration import assert_mean, expectation, randn
 
 each_rate = pytest.mark.parametrize("p", [0.0, 0.25, 0.7])
 X, Y, WEIGHT = randn(4, 5), randn(4, 2, seed=1), randn(2, 5, seed=2)

@@ -13,7 +13,7 @@ from dropout_core.theory import (
     mask_variance,
     monte_carlo_variance,
 )
-from tests.dropout_core.theory.enumerated import assert_mean, expectation, factor, randn
+from tests.support.enumeration import assert_mean, expectation, factor, randn
 
 LAYERS = {"inverted": layers.Dropout, "classic": layers.ClassicDropout}
 each_form = pytest.mark.parametrize("form", LAYERS)

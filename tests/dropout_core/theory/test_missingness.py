@@ -7,7 +7,7 @@ import torch
 from dropout_core import layers
 from dropout_core.errors import InvalidInput
 from dropout_core.theory import missing_completely_at_random, missingness_dependence
-from tests.dropout_core.theory.enumerated import masks_of, randn
+from tests.support.enumeration import masks_of, randn
 
 ROWS = 4000
 VALUES = randn(ROWS, 3)

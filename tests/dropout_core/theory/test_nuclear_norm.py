@@ -10,7 +10,7 @@ from dropout_core.theory import (
     nuclear_norm_penalty,
     nuclear_norm_shrinkage,
 )
-from tests.dropout_core.theory.enumerated import expectation, masks_of, randn
+from tests.support.enumeration import expectation, masks_of, randn
 
 P = 0.4
 

@@ -7,7 +7,7 @@ from torch import nn
 from dropout_core import layers
 from dropout_core.errors import InvalidInput
 from dropout_core.theory import expected_active_depth, last_rate_for_depth, recurrent_attenuation
-from tests.dropout_core.theory.enumerated import assert_mean, expectation, masks_of, randn
+from tests.support.enumeration import assert_mean, expectation, masks_of, randn
 
 RATES = [0.0, 0.1, 0.25, 0.4, 0.5, 1.0]
 

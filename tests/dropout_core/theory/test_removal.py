@@ -8,7 +8,7 @@ from torch import nn
 from dropout_core import layers
 from dropout_core.errors import InvalidInput
 from dropout_core.theory import co_adaptation, dropout_least_squares
-from tests.dropout_core.theory.enumerated import randn
+from tests.support.enumeration import randn
 
 X, CLASSES = randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 

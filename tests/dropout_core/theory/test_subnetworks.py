@@ -8,7 +8,7 @@ from torch import nn
 from dropout_core import layers
 from dropout_core.errors import InvalidInput
 from dropout_core.theory import geometric_mean_of_subnetworks, num_subnetworks, subnetworks
-from tests.dropout_core.theory.enumerated import masks_of, randn
+from tests.support.enumeration import masks_of, randn
 
 
 def geometric_mean(network, x, p):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dropout_core.errors import InvalidInput
-from service.pool.checkpoint import Checkpoint
+from mcdrop.pool.checkpoint import Checkpoint
 
 TOLD = {"the bundle": "sha256:1", "the passes": "32"}
 FIRST = {"score": torch.tensor([0.5, 0.25], dtype=torch.float64), "numbers": torch.tensor([1, 1])}

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from service import console
+from mcdrop.cli import console
 
 
 def drawn(monkeypatch, *, terminal):

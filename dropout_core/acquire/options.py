@@ -1,0 +1,201 @@
+"""What a choice is asked for, checked whole before any network runs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dropout_core.acquire.constraints import Constraints, check_quotas, open_rows
+from dropout_core.acquire.pointwise import Reduction, checked_reduction
+from dropout_core.acquire.vocabulary import (
+    BOUND,
+    EPIG,
+    RANDOM,
+    SCORES,
+    THOMPSON,
+    Score,
+    exact_score,
+    exact_selector,
+    usual_score,
+)
+from dropout_core.engine.scheme import Sharing
+from dropout_core.errors import InvalidInput
+from dropout_core.measures.measures import OutputKind, output_kind
+from dropout_core.noise.philox import MAX_SEED
+
+PREDICTED: Literal["predicted_class"] = "predicted_class"
+_SPREADING = ("k_centre", "badge")
+# of embeddings that are held at once: 100 MB of 512 numbers each
+_MOST_EMBEDDINGS = 50_000
+_LEAST_CANDIDATES = 1_000
+_CANDIDATES_A_PICK = 20
+# which selectors have a parameter
+_TAKEN_BY = {
+    "beta": ("power", "softmax", "softrank"),
+    "candidates": ("batchbald", *_SPREADING),
+    "num_samples": ("batchbald",),
+}
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """A question to a pool: which k of its rows to label next.
+
+    output: what the network's numbers are. num_rows: of the pool. score: an exact name or an alias, held as the exact
+    one; None for the usual one, and None of k_centre and badge, which have none. selector: see `select`; "batchbald"
+    picks for what labels tell together, about the passes, or with the score "epig" about the labels of targets.
+
+    beta: of power, softmax and softrank. deviations: how many standard deviations up a bound is. candidates: how
+    many rows batchbald considers, the best by their score alone, or k_centre and badge, drawn by the seed. num_samples:
+    of batchbald, see there. reduction: how the numbers of a row, where it has several, become one. fraction: of the
+    reduction top_fraction.
+
+    exclude, costs, groups, quotas: see Limits. groups may be "predicted_class", and quotas one number for all.
+    num_labelled: rows that k_centre keeps away from. num_targets: rows that "epig" asks about. masks: of the passes.
+
+    Raises UnknownMeasure for a score that the task has not, and InvalidInput for all else that means nothing.
+    """
+
+    output: OutputKind
+    num_rows: int
+    k: int
+    score: str | None = None
+    selector: str = "top_k"
+    seed: int = 0
+    beta: float | None = None
+    deviations: float | None = None
+    candidates: int | None = None
+    num_samples: int | None = None
+    reduction: Reduction | None = None
+    fraction: float | None = None
+    exclude: Sequence[int] | Tensor = ()
+    costs: Tensor | None = None
+    groups: Sequence[Any] | Tensor | Literal["predicted_class"] | None = None
+    quotas: Mapping[Any, int] | int | None = None
+    num_labelled: int = 0
+    num_targets: int = 0
+    masks: Sharing = "shared"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise InvalidInput(f"k is {self.k}; ask for at least 1 row.")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InvalidInput(f"the seed is {self.seed}; it must lie between 0 and 2^63 - 1.")
+        exact_selector(self.selector)
+        object.__setattr__(self, "score", self._checked_score())
+        self._check_parameters()
+        self._check_sizes()
+        self._check_selector()
+        self._check_company()
+        self._check_limits()
+
+    @property
+    def limits(self) -> Constraints:
+        """The limits; groups by predicted class are not known yet."""
+        if self.by_class:
+            return Constraints(self.exclude, self.costs)
+        return Constraints(self.exclude, self.costs, self.groups, self.quotas)
+
+    @property
+    def by_class(self) -> bool:
+        """Whether quotas are of the classes that the network predicts."""
+        return isinstance(self.groups, str)
+
+    @property
+    def of_score(self) -> Score | None:
+        """What the score is."""
+        return None if self.score is None else SCORES[self.score]
+
+    @property
+    def most_candidates(self) -> int:
+        """How many rows a selector that looks at few rows considers."""
+        if self.candidates is not None:
+            return self.candidates
+        if self.selector in _SPREADING:
+            return max(_MOST_EMBEDDINGS, self.k)
+        each = _CANDIDATES_A_PICK * self.k
+        return each if self.score == EPIG else max(each, _LEAST_CANDIDATES)
+
+    def open_rows(self) -> Tensor:
+        """The rows that may be chosen, int64, ascending."""
+        return open_rows(self.num_rows, self.exclude).nonzero()[:, 0]
+
+    def _checked_score(self) -> str | None:
+        if self.selector in _SPREADING:
+            if self.score is not None:
+                raise InvalidInput(f"{self.selector} picks without a score; leave {self.score!r} out.")
+            return None
+        if self.score is None:
+            return EPIG if self.selector == "batchbald" and self.num_targets else usual_score(self.output)
+        return exact_score(self.score, self.output)
+
+    def _check_parameters(self) -> None:
+        for name, selectors in _TAKEN_BY.items():
+            if getattr(self, name) is not None and self.selector not in selectors:
+                raise InvalidInput(f"{name} belongs to {', '.join(selectors)}; {self.selector} has none. Leave it out.")
+        if self.deviations is not None and self.score != BOUND:
+            raise InvalidInput(f"deviations belong to the score {BOUND}; leave them out.")
+        checked_reduction(self.reduction or "mean", self.fraction)
+
+    def _check_sizes(self) -> None:
+        for name in ("beta", "deviations"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < math.inf:
+                raise InvalidInput(f"{name} is {value}; a finite number of at least 0 is wanted.")
+        if self.candidates is not None and self.candidates < self.k:
+            raise InvalidInput(
+                f"candidates is {self.candidates} with k = {self.k}; at least k rows must be considered."
+            )
+        if self.num_samples is not None and self.num_samples < 1:
+            raise InvalidInput(f"num_samples is {self.num_samples}; at least 1 is wanted.")
+
+    def _check_selector(self) -> None:
+        """Whether task and score are the selector's."""
+        task = output_kind(self.output).task
+        if self.selector in ("badge", "batchbald") and task != "classification":
+            raise InvalidInput(f"{self.selector} is of classes, one for each row; {self.output} is {task}.")
+        if self.selector == "batchbald" and self.score not in ("mutual_information", EPIG):
+            raise InvalidInput(
+                f"batchbald picks by mutual_information, or with targets by epig, not by {self.score!r}."
+            )
+        if self.score == RANDOM and self.selector != "top_k":
+            raise InvalidInput(f"random is a choice of its own; ask for it without {self.selector}.")
+        if self.selector == "power" and self.of_score is not None and self.of_score.signed:
+            raise InvalidInput(f"{self.score} can be below 0, and power needs scores of at least 0; choose softrank.")
+        if self.masks != "shared" and (self.selector == "batchbald" or self.score in (EPIG, THOMPSON)):
+            raise InvalidInput(
+                "with masks of its own for each row a row and its copy look independent; "
+                f"{self.score} of {self.selector} needs shared masks."
+            )
+
+    def _check_company(self) -> None:
+        """Whether there are the targets and labelled rows that are needed, and no others."""
+        if self.score == EPIG and not self.num_targets:
+            raise InvalidInput("epig asks about targets, inputs from where the model will be used; send some.")
+        if self.num_targets and self.score != EPIG:
+            raise InvalidInput(f"targets are for epig; {self.score or self.selector} takes none. Leave them out.")
+        if self.num_labelled and self.selector != "k_centre":
+            raise InvalidInput(f"labelled rows are for k_centre; {self.selector} takes none. Leave them out.")
+
+    def _check_limits(self) -> None:
+        if self.costs is not None and (self.selector in _SPREADING or self.score == RANDOM):
+            raise InvalidInput(f"{self.score or self.selector} has no score that costs could divide; leave them out.")
+        if self.costs is not None and self.of_score is not None and self.of_score.signed:
+            raise InvalidInput(f"{self.score} can be below 0, and a score per cost cannot; leave the costs out.")
+        self.limits.check(self.num_rows)
+        if self.by_class:
+            self._check_classes()
+
+    def _check_classes(self) -> None:
+        if self.groups != PREDICTED:
+            raise InvalidInput(f"the groups are {self.groups!r}; give each row's, or {PREDICTED!r}.")
+        if output_kind(self.output).task != "classification" or self.score == RANDOM:
+            raise InvalidInput(
+                f"a predicted class needs a classifier that is run; {self.score or self.selector} of {self.output} has "
+                "none. Give each row's group."
+            )
+        if self.quotas is None:
+            raise InvalidInput("there are groups and no quotas; give how many rows of each class there may be.")
+        check_quotas(self.quotas)

@@ -1,0 +1,1 @@
+"""Captures an nn.Module as a program whose noise is an input."""

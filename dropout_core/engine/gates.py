@@ -1,0 +1,93 @@
+"""Branches that a pass drops whole, as stochastic depth does: where one mask serves all rows they need not be run.
+
+A gate is shortcut + branch · mask, the mask one draw of a pass. Where the draw is 0 the sum is its shortcut, and what
+only the branch needs is not computed. The answer is the same, but for a branch of NaN or infinity: 0 times it is NaN.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dropout_core.engine.masks import Masks
+from dropout_core.graph.program import Node, Operation, Ref, Site, references
+from dropout_core.graph.split import needed
+
+_aten = torch.ops.aten
+_SCALED = {_aten.mul.Tensor, _aten.div.Tensor, _aten.mul.Scalar, _aten.div.Scalar}
+_SHAPED = {_aten.reshape.default, _aten.view.default, _aten.expand.default, _aten.unsqueeze.default}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The site of a mask, the sum that it gates, and the sum's other term."""
+
+    site: Site
+    total: str
+    shortcut: Ref
+
+
+def gates_of(
+    nodes: tuple[Node, ...], keep: Collection[str], sizes: Mapping[str, int], single: Collection[str]
+) -> tuple[Gate, ...]:
+    """The gates among some nodes.
+
+    keep: the values that are wanted of them. sizes: the bytes of each value for two rows, which tell it from one that
+    has no rows. single: the sites of one draw a pass.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in references(node):
+            readers.setdefault(name, []).append(node)
+    found = (_gate(node, readers, keep, sizes) for node in nodes if isinstance(node, Site) and node.name in single)
+    return tuple(gate for gate in found if gate is not None)
+
+
+def closed(gates: tuple[Gate, ...], masks: Masks, templates: Mapping[str, Tensor], count: int) -> list[frozenset[str]]:
+    """The sums whose branch is dropped, for each of the passes 0 … count − 1 of a run."""
+    shut = [~masks.kept(gate.site, templates[gate.site.name], 0, count).flatten() for gate in gates]
+    by_pass = torch.stack(shut, dim=1).tolist()
+    return [frozenset(gate.total for gate, is_shut in zip(gates, row, strict=True) if is_shut) for row in by_pass]
+
+
+def without(
+    nodes: tuple[Any, ...], keep: Collection[str], gates: tuple[Gate, ...], shut: frozenset[str]
+) -> tuple[Any, ...]:
+    """The nodes that are needed when some sums are their shortcuts."""
+    shortcuts = {gate.total: gate.shortcut for gate in gates if gate.total in shut}
+    replaced = tuple(
+        Operation(node.name, _aten.alias.default, (shortcuts[node.name],), {}) if node.name in shortcuts else node
+        for node in nodes
+    )
+    return needed(replaced, set(keep), {node.name for node in nodes})
+
+
+def _gate(
+    site: Site, readers: Mapping[str, list[Node]], keep: Collection[str], sizes: Mapping[str, int]
+) -> Gate | None:
+    """The gate of a site, where its value does nothing but scale one branch of a sum."""
+    if site.kind not in ("dropout", "unscaled") or site.rows is None:
+        return None
+    name, widened = site.name, False
+    while name not in keep and len(readers.get(name, [])) == 1:
+        (reader,) = readers[name]
+        if not isinstance(reader, Operation):
+            return None
+        if widened and reader.target is _aten.add.Tensor and not reader.kwargs:
+            return _of_sum(site, name, reader, sizes)
+        if reader.target not in _SCALED | _SHAPED or (
+            reader.target is _aten.div.Tensor and reader.args[0] != Ref(name)
+        ):
+            return None
+        widened = widened or sizes.get(reader.name, 0) > sizes.get(name, 0)
+        name = reader.name
+    return None
+
+
+def _of_sum(site: Site, term: str, total: Operation, sizes: Mapping[str, int]) -> Gate | None:
+    (shortcut,) = [arg for arg in total.args[:2] if arg != Ref(term)] or [None]
+    if not isinstance(shortcut, Ref) or sizes.get(shortcut.name) != sizes.get(total.name):
+        return None
+    return Gate(site, total.name, shortcut)

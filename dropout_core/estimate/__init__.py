@@ -1,0 +1,1 @@
+"""Folds passes into estimates."""

@@ -1,0 +1,134 @@
+"""What T passes say about each row: an Estimate, and how passes are folded into one."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from dropout_core.engine.engine import Chunk, Engine
+from dropout_core.engine.plan import Plan
+from dropout_core.errors import InvalidInput, UnknownMeasure
+from dropout_core.estimate.fold import Fold
+from dropout_core.graph.inputs import NamedTensors
+from dropout_core.measures.measures import OutputMeasures, output_kind
+from dropout_core.measures.moments import Statistics
+from dropout_core.measures.precision import BLOCKS, CLUSTERS, PRECISION
+from dropout_core.measures.quantiles import quantiles
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The measures of each row, as attributes: float64 tensors, rows first.
+
+    Classification: mean, variance, std [B, C], predictive_entropy, expected_entropy, mutual_information,
+    least_confidence, margin, vote_variation_ratio [B]. Regression: mean, variance, std, epistemic_variance and, where
+    the network predicts a variance, aleatoric_variance and gaussian_mutual_information [B, C]. Of Monte Carlo itself:
+    passes_used [B], standard_error of the mean [B, C] and mutual_information_standard_error [B]. A network that answers
+    at positions, as for each pixel or token, has all but passes_used for each: [B, *P, C] and [B, *P]. UnknownMeasure
+    lists them for any other name.
+    prefix_s: the seconds that what no noise reaches took.
+    """
+
+    output: str
+    passes: int
+    seed: int
+    method: str
+    statistics: Statistics
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
+    prefix_s: float = 0.0
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self.measure(name)
+
+    @property
+    def kind(self) -> OutputMeasures:
+        """The row of the output kind."""
+        return output_kind(self.output)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of the measures this estimate has."""
+        return tuple(self.kind.measures)
+
+    def measure(self, name: str) -> Tensor:
+        """A measure by name. Raises UnknownMeasure, listing those there are."""
+        known = {**self.kind.measures, **PRECISION}
+        if name not in known:
+            raise UnknownMeasure(
+                f"there is no measure {name!r} for {self.kind.task} from {self.output}; "
+                f"there are {', '.join(self.measures)}, and of Monte Carlo itself {', '.join(PRECISION)}."
+            )
+        return known[name](self.statistics)
+
+    @property
+    def samples(self) -> Tensor:
+        """The passes themselves, [T, B, *P, C]: class probabilities, or predicted means. Needs keep_draws."""
+        if not self.draws:
+            raise InvalidInput("the passes were not kept; ask for them with keep_draws=True.")
+        return self.draws["value"]
+
+    def quantiles(self, levels: Sequence[float]) -> Tensor:
+        """Quantiles of the predictive distribution, [Q, B, *P, C]; of the mixture for regression. Needs keep_draws."""
+        return quantiles({"value": self.samples, **self.draws}, levels)
+
+    def rescaled(self, scale: Tensor, shift: Tensor) -> "Estimate":
+        """The estimate of scale · y + shift, for regression: its moments and draws are scaled, not each pass."""
+        if self.kind.task != "regression":
+            raise InvalidInput("only a regression's outputs have a unit to scale to.")
+        scale, shift = scale.double(), shift.double()
+        zero, square = torch.zeros_like(scale), scale.square()
+        by_name = {
+            "value": (scale, shift),
+            "aleatoric": (square, zero),
+            "log_aleatoric": (torch.ones_like(scale), square.log()),
+        }
+        by_name |= {prefix + "value": (scale, shift) for prefix in (BLOCKS, CLUSTERS)}
+        statistics = {name: moments.affine(*by_name[name]) for name, moments in self.statistics.items()}
+        draws = {name: values * by_name[name][0] + by_name[name][1] for name, values in self.draws.items()}
+        return replace(self, statistics=statistics, draws=draws)
+
+
+def estimate_of(
+    chunks: Iterable[Chunk], output: str, passes: int, seed: int, method: str, keep_draws: bool = False
+) -> Estimate:
+    """Fold chunks of independent passes into an Estimate.
+
+    chunks: rows in order, passes in order within each. keep_draws: also hold all numbers of all passes.
+    """
+    fold = Fold(output_kind(output), keep_draws=keep_draws)
+    for chunk in chunks:
+        fold.add(chunk)
+    return Estimate(output, passes, seed, method, fold.statistics(), fold.draws())
+
+
+def estimated(
+    engine: Engine,
+    weights: Mapping[str, Tensor],
+    inputs: Tensor | NamedTensors,
+    plan: Plan,
+    output: str,
+    keep_draws: bool = False,
+    places: Tensor | None = None,
+) -> Estimate:
+    """Run the passes of a plan and fold them into an Estimate.
+
+    keep_draws: also hold all numbers of all passes. places: whole numbers [B] that independent masks are drawn by.
+    """
+    if keep_draws and plan.tolerance is not None:
+        raise InvalidInput("rows that stop early have passes of their own number; keep draws without a tolerance.")
+    fold = Fold(
+        output_kind(output),
+        scheme=engine.allowed(plan.scheme),
+        keep_draws=keep_draws,
+        tolerance=plan.tolerance,
+        min_passes=plan.min_passes,
+    )
+    wanted = None if plan.tolerance is None else fold.wanted
+    prefix_s = 0.0
+    for chunk in engine.run(weights, inputs, plan.passes, plan.seed, plan.scheme, wanted, places):
+        fold.add(chunk)
+        prefix_s = chunk.prefix_s
+    return Estimate(output, plan.passes, plan.seed, "captured", fold.statistics(), fold.draws(), prefix_s)

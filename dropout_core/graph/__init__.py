@@ -1,0 +1,1 @@
+"""Networks as graphs of pure operators with named noise sites."""

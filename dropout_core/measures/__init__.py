@@ -1,0 +1,1 @@
+"""Pure functions of passes: moments, uncertainty measures, quantiles and Monte Carlo errors."""

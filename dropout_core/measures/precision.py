@@ -1,0 +1,111 @@
+"""How well T passes know what infinitely many would say: standard errors, and when they are small enough.
+
+Balanced passes of one block are not independent, so their error is estimated between blocks of 16 (batch means; Law,
+Kelton 2000, section 9.5.3), whose means are independent and alike. Few blocks say little of their own spread: every
+standard error is widened by Student's quantile, so that ± 1.96 of it is a 95 % interval, as far as means of passes are
+normal: where a probability leaves 0 or 1 in rare passes only, few passes do not know of them.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dropout_core.errors import InvalidInput
+from dropout_core.measures.moments import Moments, Statistics
+from dropout_core.noise.balanced import BLOCK
+
+BLOCKS, CLUSTERS = "blocks/", "clusters/"
+_NORMAL = 1.959964
+# Student's 0.975 quantiles for 1 … 10 degrees of freedom; beyond, Fisher's expansion is right to 2e-4.
+_STUDENT = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
+Tolerance = Mapping[str, float]
+
+
+def standard_error(statistics: Statistics) -> Tensor:
+    """The Monte Carlo standard error of the predictive mean, [B, *P, C]; needs two passes, two clusters of branches.
+
+    Of balanced passes, at most 16/15 of the independent ones' variance (Owen 1997, Annals of Statistics 25, section 3).
+    Of passes that branch, between clusters of sixteen trunks.
+    """
+    value, blocks = statistics["value"], statistics.get(BLOCKS + "value")
+    if (clusters := statistics.get(CLUSTERS + "value")) is not None:
+        if _smallest(clusters) < 2:
+            raise InvalidInput(f"passes that branch have a standard error from {2 * BLOCK} trunks on; ask for more.")
+        return _error_of_mean(clusters)
+    if _smallest(value) < 2:
+        raise InvalidInput("one pass has no standard error; ask for at least two.")
+    independent = _error_of_mean(value)
+    if blocks is None:
+        return independent
+    bound = independent * math.sqrt(BLOCK / (BLOCK - 1))
+    if isinstance(blocks.count, int):
+        return torch.minimum(bound, _error_of_mean(blocks)) if blocks.count >= 2 else bound
+    return torch.where(blocks.count >= 2, torch.minimum(bound, _error_of_mean(blocks)), bound)
+
+
+def mutual_information_error(statistics: Statistics) -> Tensor:
+    """The Monte Carlo standard error of mutual information, [B, *P], from its value in each block; needs two."""
+    blocks = statistics.get(BLOCKS + "mutual_information")
+    if blocks is None or _smallest(blocks) < 2:
+        raise InvalidInput(f"mutual information has a standard error from {2 * BLOCK} trunks on; ask for as many.")
+    return _error_of_mean(blocks)
+
+
+def passes_used(statistics: Statistics) -> Tensor:
+    """How many passes each row took, int64 [B]: fewer than were allowed where a tolerance was met before."""
+    value = statistics["value"]
+    return torch.as_tensor(value.count, device=value.mean.device).flatten().expand(len(value.mean))
+
+
+ERRORS = {"mean": standard_error, "mutual_information": mutual_information_error}
+PRECISION = {
+    "passes_used": passes_used,
+    "standard_error": standard_error,
+    "mutual_information_standard_error": mutual_information_error,
+}
+
+
+def precise(statistics: Statistics, tolerance: Tolerance) -> Tensor:
+    """The rows that need no more passes: each named measure has a standard error of at most so much. Bool [B].
+
+    In every column, and at every position.
+    """
+    errors = [(ERRORS[name](statistics), bound) for name, bound in tolerance.items()]
+    return torch.stack([(error <= bound).unsqueeze(-1).flatten(1).all(1) for error, bound in errors]).all(0)
+
+
+def checked_tolerance(tolerance: float | Tolerance | None) -> Tolerance | None:
+    """A tolerance by measure; a number is that of the mean. Raises InvalidInput for others, and for none above 0."""
+    if tolerance is None:
+        return None
+    by_name = dict(tolerance) if isinstance(tolerance, Mapping) else {"mean": tolerance}
+    unknown = sorted(set(by_name) - set(ERRORS))
+    if unknown or not by_name:
+        came = ", ".join(unknown) or "nothing"
+        raise InvalidInput(f"there is a tolerance for {came}; there can be one for {', '.join(ERRORS)}.")
+    wrong = {name: bound for name, bound in by_name.items() if not 0 < bound < math.inf}
+    if wrong:
+        raise InvalidInput(f"the tolerances {wrong} must be finite and above 0.")
+    return by_name
+
+
+def _error_of_mean(moments: Moments) -> Tensor:
+    count = torch.as_tensor(moments.count, dtype=torch.float64)  # of all rows alike, it stays where Python has it
+    return (moments.m2 / (count - 1) / count).sqrt() * (_student(count - 1) / _NORMAL)
+
+
+def _student(degrees: Tensor) -> Tensor:
+    """The 0.975 quantile of Student's distribution."""
+    z, n = _NORMAL, degrees
+    expanded = z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+    expanded = expanded + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    few = torch.tensor(_STUDENT, dtype=torch.float64, device=n.device)
+    return torch.where(n <= len(few), few[n.long().clamp(1, len(few)) - 1], expanded)
+
+
+def _smallest(moments: Moments) -> int:
+    if isinstance(moments.count, int):
+        return moments.count
+    return int(moments.count.min()) if moments.count.numel() else BLOCK

@@ -1,0 +1,1 @@
+"""Noise as a pure function of seed, site, pass and coordinates."""

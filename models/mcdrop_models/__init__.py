@@ -1,0 +1,5 @@
+"""Networks as published, versioned bundles: no pickle, no user code at load."""
+
+from mcdrop_models.bundle.repository import Repository as Repository
+from mcdrop_models.loading.predictor import Predictor as Predictor
+from mcdrop_models.publishing.torch import publish as publish

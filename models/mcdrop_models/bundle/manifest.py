@@ -1,0 +1,185 @@
+"""What a bundle says of itself. Versioned by `schema`; unknown fields are refused."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dropout_core.engine.scheme import BRANCHES, Sampling, Scheme, Sharing
+from dropout_core.measures.measures import OUTPUT_KINDS, OutputKind, Task
+from dropout_core.noise.philox import MAX_SEED
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+FreeName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+Backend = Literal["torch", "onnx", "auto"]
+Formula = Annotated[str, Field(pattern=r"^[A-Za-z0-9_ ()+*/%-]{1,256}$")]
+# fields of later versions: absent from the digest where they say nothing new, so that older bundles keep theirs
+_LATER = {
+    "free": None,
+    "result": None,
+    "positions": None,
+    "branches": 1,
+    "backend": "torch",
+    "onnx_prefix": None,
+    "onnx_suffix": None,
+}
+
+
+PROGRAM, WEIGHTS, PREFIX, SUFFIX = "program.json", "weights.safetensors", "prefix.onnx", "suffix.onnx"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputSpec(_Frozen):
+    """One input: `shape` is that of one row, of sizes and of names of free ones."""
+
+    name: str = Field(min_length=1, max_length=64)
+    shape: tuple[Size | FreeName, ...] = Field(max_length=6)
+    dtype: Literal["float32", "float64", "int64", "int32", "bool"]
+
+
+class FreeSpec(_Frozen):
+    """The sizes that a free dimension may have. `most`: null for any."""
+
+    least: Size
+    most: Size | None
+
+
+class OutputScaling(_Frozen):
+    """From the network's unit to the caller's: scale · y + shift, one pair for each output."""
+
+    scale: tuple[float, ...] = Field(min_length=1)
+    shift: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _match(self) -> Self:
+        if len(self.scale) != len(self.shift):
+            raise ValueError(
+                f"output scaling has {len(self.scale)} scales and {len(self.shift)} shifts; give as many of each."
+            )
+        if any(scale <= 0 for scale in self.scale):
+            raise ValueError("output scaling needs scales above 0.")
+        return self
+
+
+class SiteSpec(_Frozen):
+    """One place where noise enters. `module`: the path of the module that drops. `rate`: null where a kind has none."""
+
+    name: str
+    module: str
+    kind: Literal[
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "feature_alpha_dropout",
+        "unscaled",
+        "bernoulli",
+        "uniform",
+        "exponential",
+        "normal",
+    ]
+    rate: float | None = Field(gt=0, le=1)
+
+
+class Manifest(_Frozen):
+    """manifest.json. Everything but `metrics` and `provenance` decides answers and is under `digest`.
+
+    free: the dimensions that shapes of inputs name. result: the output of the network's that is served, where it has
+    several. positions: the sizes of the axes of an answer between its rows and its outputs, as formulas where they
+    follow a free dimension. All three are null where there is nothing to say. backend: who computes; "auto" is who is
+    faster on the machine at hand. onnx_prefix, onnx_suffix: of the network's halves in ONNX, where it has them; the
+    first is null where nothing is computed before the first noise.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: str = Field(pattern=NAME_PATTERN)
+    task: Task
+    output: OutputKind
+    num_outputs: Size
+    labels: tuple[str, ...] | None = None
+    inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=16)
+    free: dict[FreeName, FreeSpec] | None = Field(default=None, min_length=1)
+    result: str | None = None
+    positions: tuple[Size | Formula, ...] | None = Field(default=None, min_length=1, max_length=6)
+    output_scaling: OutputScaling | None = None
+    sites: tuple[SiteSpec, ...] = Field(min_length=1)
+    noise: Literal[1] = 1
+    sampling: Sampling = "iid"
+    masks: Sharing = "shared"
+    branches: int = 1
+    passes: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    program: Digest
+    weights: Digest
+    backend: Backend = "torch"
+    onnx_prefix: Digest | None = None
+    onnx_suffix: Digest | None = None
+    digest: Digest
+    metrics: dict[str, float] = {}
+    provenance: dict[str, str] = {}
+
+    @property
+    def files(self) -> dict[str, Digest]:
+        """The files beside this one, with their digests."""
+        every = {PROGRAM: self.program, WEIGHTS: self.weights, PREFIX: self.onnx_prefix, SUFFIX: self.onnx_suffix}
+        return {name: digest for name, digest in every.items() if digest is not None}
+
+    @property
+    def scheme(self) -> Scheme:
+        """How its passes draw their noise where a request says nothing."""
+        return Scheme(self.sampling, self.masks, self.branches)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.branches not in BRANCHES:
+            raise ValueError(f"branches is {self.branches}; one of {', '.join(map(str, BRANCHES))} is wanted.")
+        if OUTPUT_KINDS[self.output].task != self.task:
+            raise ValueError(f"a {self.task} cannot have the output {self.output}.")
+        if len({spec.name for spec in self.inputs}) < len(self.inputs):
+            raise ValueError("two inputs have one name.")
+        named = {size for spec in self.inputs for size in spec.shape if isinstance(size, str)}
+        if named != set(self.free or {}):
+            raise ValueError(
+                f"the inputs name the free dimensions {sorted(named)}; free has {sorted(self.free or {})}."
+            )
+        if self.labels is not None and len(self.labels) != self.num_outputs:
+            raise ValueError(
+                f"there are {len(self.labels)} labels and {self.num_outputs} outputs; give one label for each."
+            )
+        if self.output_scaling and (self.task != "regression" or len(self.output_scaling.scale) != self.num_outputs):
+            raise ValueError("output scaling is for regression, one pair for each output.")
+        if self.digest != digest_of(self.model_dump(by_alias=True, mode="json")):
+            raise ValueError("the digest does not match the manifest; it was changed after publishing.")
+        return self
+
+    @model_validator(mode="after")
+    def _computable(self) -> Self:
+        if self.onnx_suffix is None and (self.onnx_prefix is not None or self.backend != "torch"):
+            raise ValueError(f"the backend is {self.backend}, and there is no {SUFFIX} to compute with.")
+        return self
+
+
+def sealed(fields: dict[str, Any]) -> Manifest:
+    """A manifest of these fields, with its digest filled in."""
+    draft = Manifest.model_construct(**fields).model_dump(by_alias=True, mode="json", warnings=False)
+    return Manifest.model_validate({**draft, "digest": digest_of(draft)})
+
+
+def digest_of(fields: dict[str, Any]) -> str:
+    """The digest of all that decides an answer, as canonical JSON."""
+    decisive = {
+        key: value
+        for key, value in fields.items()
+        if key not in ("digest", "metrics", "provenance") and not (key in _LATER and value == _LATER[key])
+    }
+    return sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def sha256(content: bytes) -> str:
+    """The digest of some bytes, as manifests write it."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

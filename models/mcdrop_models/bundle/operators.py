@@ -1,0 +1,112 @@
+"""The operators a bundle may use: pure functions of tensors, nothing that reads files, memory or random numbers.
+
+This list is a security boundary. Left out on purpose: whatever is in place, opens files (from_file), returns
+uninitialised memory (empty, new_empty), looks at storage (as_strided), draws random numbers, has a shape that
+depends on values (nonzero, masked_select), or takes sizes on trust (native_batch_norm, which writes out of bounds;
+_adaptive_avg_pool2d). Those that networks cannot do without are checked in dropout_core.graph.kernel_checks; our own
+check
+themselves.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from dropout_core.graph.operators import arguments_by_name
+from dropout_core.graph.program import Device
+from mcdrop_models.errors import InvalidBundle
+
+# torch takes a number for these too, and crashes on one that it does not know.
+_KINDS = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": Device,
+}
+# Any other number leaves the result uninitialised.
+_MODES = ("interpolation_mode", "padding_mode")
+_BATCH_STATISTICS = {
+    torch.ops.aten.batch_norm.default: "training",
+    torch.ops.aten.instance_norm.default: "use_input_stats",
+}
+_ALLOWED = frozenset(
+    """
+    abs acos acosh add addcdiv addcmul addmm alias all amax amin any arange argmax argmin argsort asin asinh atan atan2
+    atanh baddbmm bitwise_and bitwise_not bitwise_or bitwise_xor bmm broadcast_tensors broadcast_to cat ceil celu chunk
+    clamp clamp_max clamp_min clone constant_pad_nd contiguous copysign cos cosh cosine_similarity cummax cumprod cumsum
+    detach diagonal diff div dot einsum elu embedding eq erf erfc erfinv exp exp2 expand expand_as expm1 eye fill
+    flatten flip floor floor_divide fmax fmin fmod full full_like gather ge gelu glu grid_sampler grid_sampler_2d gt
+    hardshrink hardsigmoid hardswish hardtanh huber_loss index index_add index_put index_select instance_norm isfinite
+    isinf isnan kron layer_norm le leaky_relu lerp lgamma linear linspace log log10 log1p log2 log_sigmoid log_softmax
+    logaddexp logical_and logical_not logical_or logical_xor logit logsumexp lt masked_fill matmul max maximum mean
+    meshgrid min minimum mish mm movedim mul mv nan_to_num narrow ne neg new_full new_ones new_zeros norm numpy_T
+    one_hot ones ones_like outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad1d
+    reflection_pad2d reflection_pad3d relu relu6 remainder repeat repeat_interleave replication_pad1d replication_pad2d
+    replication_pad3d reshape rms_norm roll round rsqrt rsub scalar_tensor scatter scatter_add scatter_reduce select
+    select_scatter selu sgn sigmoid sign silu sin sinc sinh slice slice_scatter softmax softplus softshrink sort
+    special_entr special_expit special_log_ndtr special_logit special_ndtr split split_with_sizes sqrt square squeeze
+    stack std sub sum swapaxes t take_along_dim tan tanh tensor_split threshold tile topk transpose tril triu trunc
+    unbind unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean view view_as where xlogy zeros zeros_like
+    _log_softmax _softmax _to_copy _unsafe_view
+
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d batch_norm conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d conv_transpose3d convolution group_norm im2col col2im max_pool1d max_pool2d max_pool2d_with_indices
+    max_pool3d max_pool3d_with_indices native_group_norm native_layer_norm
+    _native_batch_norm_legit_no_training
+
+    gru lstm rnn_relu rnn_tanh scaled_dot_product_attention
+    """.split()
+)
+_NAMESPACES = {"aten": _ALLOWED, "mcdrop": frozenset({"rnn"})}
+
+
+def name_of(target: Any, where: str = "") -> str:
+    """An operator's name in program.json. Raises InvalidBundle for one that bundles may not use."""
+    name = str(target)
+    try:
+        found = operator(name)
+    except InvalidBundle as error:
+        raise InvalidBundle(_refusal(name, where)) from error
+    if found is not target:
+        raise InvalidBundle(_refusal(name, where))
+    return name
+
+
+def operator(name: str) -> Any:
+    """The operator of a name such as "aten.linear.default". Raises InvalidBundle for any that is not allowed."""
+    namespace, _, rest = name.partition(".")
+    base, _, overload = rest.partition(".")
+    if base not in _NAMESPACES.get(namespace, ()):
+        raise InvalidBundle(_refusal(name))
+    packet = getattr(getattr(torch.ops, namespace), base)
+    if overload not in packet.overloads():
+        raise InvalidBundle(f"torch {torch.__version__} has no operator {name}.")
+    found = getattr(packet, overload)
+    returns_tensors = all("Tensor" in str(result.type) for result in found._schema.returns)
+    if found._schema.is_mutable or not returns_tensors:
+        raise InvalidBundle(_refusal(name))
+    return found
+
+
+def check_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise InvalidBundle for arguments that an operator takes on trust, or that make it write into them."""
+    schema = {argument.name: str(argument.real_type) for argument in target._schema.arguments}
+    given = arguments_by_name(target, args, kwargs)
+    for name, value in given.items():
+        kind = schema.get(name, "").removeprefix("Optional[").removesuffix("]")
+        if value is not None and kind in _KINDS and not isinstance(value, _KINDS[kind]):
+            raise InvalidBundle(f"{target} has the {name} {value!r}, where a {kind} is wanted.")
+        if name in _MODES and value not in (0, 1, 2):
+            raise InvalidBundle(f"{target} has the {name} {value!r}; 0, 1 and 2 are known.")
+    statistics = _BATCH_STATISTICS.get(target)
+    running = given.get("running_mean") is not None or given.get("running_var") is not None
+    if statistics and running and given.get(statistics) is not False:
+        raise InvalidBundle(f"{target} would write batch statistics into its running ones; a bundle's weights stay.")
+
+
+def _refusal(name: str, where: str = "") -> str:
+    place = f" (at {where})" if where else ""
+    return f"the operator {name!r}{place} is not one that bundles may use (mcdrop_models.bundle.operators)."

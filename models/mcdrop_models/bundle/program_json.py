@@ -1,0 +1,227 @@
+"""The JSON form of a Program: reading one can name only operators of `mcdrop_models.bundle.operators`; no code runs.
+
+{"schema": 1, "inputs": [...], "weights": [...], "nodes": [...], "output": name, "boundary": {name: rows | null}}
+
+An input is {"name", "shape", "dtype"}; where shapes name free dimensions there is "free": [[name, least, most], ...] as
+well, most being null for any; where answers have positions there is "positions", a list of their sizes, in the form of
+arguments. A node is a site {"name", "kind", "module", "input", "rate", "rows"} or an operation {"name", "target",
+"args", "kwargs"}; rows are [axis, before, after] or null. mcdrop_models.bundle.arguments has the forms of arguments.
+
+{"schema": 2, ...} is an outline: the nodes are sites only, their inputs values of the suffix.onnx beside it.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dropout_core.capture.sites import draws
+from dropout_core.graph.noise_kinds import NOISE_KINDS
+from dropout_core.graph.program import (
+    GETITEM,
+    ROWS,
+    FreeDimension,
+    Graph,
+    Input,
+    Node,
+    Operation,
+    Program,
+    Ref,
+    RowAxis,
+    Site,
+    references,
+    size_names,
+)
+from dropout_core.graph.sizes import Size
+from dropout_core.graph.split import split, split_last
+from mcdrop_models.bundle.arguments import decode, dtype_name, dtype_of, encode, integer, number, text
+from mcdrop_models.bundle.operators import check_call, name_of, operator
+from mcdrop_models.errors import InvalidBundle
+
+SCHEMA, OUTLINE = 1, 2
+_MAX_NODES = 100_000
+_MAX_INPUTS = 16
+
+
+def to_json(graph: Graph) -> bytes:
+    """A graph as program.json. Raises InvalidBundle for an operator that bundles may not use."""
+    inputs = [{"name": spec.name, "shape": spec.shape, "dtype": dtype_name(spec.dtype)} for spec in graph.inputs]
+    document = {
+        "schema": OUTLINE if graph.is_outline else SCHEMA,
+        "inputs": inputs,
+        "weights": graph.weights,
+        "nodes": [_node_to_json(node) for node in graph.nodes],
+        "output": graph.output,
+        "boundary": {name: _rows_to_json(rows) for name, rows in graph.boundary.items()},
+    }
+    if graph.free:
+        document["free"] = [[free.name, free.least, free.most] for free in graph.free]
+    if graph.positions:
+        document["positions"] = encode(graph.positions)
+    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+
+
+def from_json(content: bytes, weights: Mapping[str, Tensor]) -> Program:
+    """The Program of a program.json and its weights. Raises InvalidBundle, naming what is wrong."""
+    try:
+        document = json.loads(content, parse_constant=_no_constant)
+        if integer(document["schema"]) not in (SCHEMA, OUTLINE):
+            raise InvalidBundle(
+                f"program.json has schema {document['schema']!r}; this version reads {SCHEMA} and {OUTLINE}."
+            )
+        graph = _graph(document)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise InvalidBundle(f"program.json is malformed: {type(error).__name__} at {error}.") from error
+    missing = set(graph.weights) - set(weights)
+    if missing:
+        raise InvalidBundle(f"weights.safetensors lacks {', '.join(sorted(missing))}.")
+    return Program(graph, {name: weights[name] for name in graph.weights})
+
+
+def _graph(document: Any) -> Graph:
+    inputs = tuple(_input(item) for item in document["inputs"])
+    if not 1 <= len(inputs) <= _MAX_INPUTS or len(document["nodes"]) > _MAX_NODES:
+        counts = f"{len(inputs)} inputs and {len(document['nodes'])} nodes"
+        raise InvalidBundle(
+            f"program.json has {counts}; 1 to {_MAX_INPUTS} inputs and up to {_MAX_NODES} nodes are read."
+        )
+    free = tuple(_free(*item) for item in document.get("free", []))
+    sizes = {ROWS, *(one.name for one in free)}
+    names = tuple(text(name) for name in document["weights"])
+    known = {*names, *(spec.name for spec in inputs)}
+    if len(known) < len(names) + len(inputs) or len(sizes) < 1 + len(free):
+        raise InvalidBundle("program.json takes a name twice among its inputs, weights and free dimensions.")
+    _refuse_unknown_sizes({size for spec in inputs for size in spec.shape if isinstance(size, str)}, sizes - {ROWS})
+    boundary = {text(name): _rows(rows) for name, rows in document["boundary"].items()}
+    positions, output = _positions(document.get("positions", []), free), text(document["output"])
+    if document["schema"] == OUTLINE:
+        if any("kind" not in item for item in document["nodes"]):
+            raise InvalidBundle("program.json is an outline and holds an operation; an outline has sites only.")
+        sites = tuple(_site(item, index) for index, item in enumerate(document["nodes"]))
+        return _checked_outline(Graph(inputs, names, sites, output, boundary, free, positions))
+    nodes: list[Node] = []
+    num_sites = 0
+    for item in document["nodes"]:
+        node = _site(item, num_sites) if "kind" in item else _operation(item)
+        unknown = set(references(node)) - known
+        if unknown or node.name in known:
+            raise InvalidBundle(f"node {node.name} reads {sorted(unknown)} before they exist, or takes a name twice.")
+        _refuse_unknown_sizes(size_names(node), sizes)
+        known.add(node.name)
+        nodes.append(node)
+        num_sites += isinstance(node, Site)
+    if output not in known:
+        raise InvalidBundle(f"program.json names the output {output!r}, which no node makes.")
+    graph = Graph(inputs, names, tuple(nodes), output, boundary, free, positions)
+    _refuse_wrong_boundary(graph)
+    return graph
+
+
+def _checked_outline(graph: Graph) -> Graph:
+    named = len({site.name for site in graph.sites}) == len(graph.sites)
+    fits = all(site.rows == graph.boundary.get(site.input.name, site.rows) for site in graph.sites)
+    if not graph.nodes or graph.weights or not named or not graph.is_outline or not fits:
+        raise InvalidBundle(
+            "program.json is an outline, which has no weights, and sites of different names, none of them the output, "
+            "whose rows lie where the boundary says."
+        )
+    return graph
+
+
+def _refuse_wrong_boundary(graph: Graph) -> None:
+    """Rows are joined along their boundary only in large batches: what no probe sees is checked here.
+
+    Beside what crosses from the prefix there may stand what crosses to the last sites, which older bundles lack.
+    """
+    parts = split(graph)
+    crossing = set(parts.crossing) - set(graph.weights)
+    if not crossing <= set(graph.boundary) <= crossing | set(split_last(parts.suffix, graph.output).crossing):
+        raise InvalidBundle(f"program.json has the boundary {sorted(graph.boundary)}; {sorted(crossing)} cross it.")
+    for site in graph.sites:
+        if site.rows != graph.boundary.get(site.input.name, site.rows):
+            raise InvalidBundle(f"site {site.name} and the boundary place the rows of {site.input.name} differently.")
+
+
+def _input(item: Any) -> Input:
+    shape = tuple(size if isinstance(size, str) else integer(size) for size in item["shape"])
+    return Input(text(item["name"]), shape, dtype_of(item["dtype"]))
+
+
+def _positions(items: Any, free: tuple[FreeDimension, ...]) -> tuple[int | Size, ...]:
+    positions = tuple(size if isinstance(size, Size) else integer(size) for size in map(decode, items))
+    _refuse_unknown_sizes(size_names(positions), {one.name for one in free})
+    return positions
+
+
+def _free(name: Any, least: Any, most: Any) -> FreeDimension:
+    free = FreeDimension(text(name), integer(least), None if most is None else integer(most))
+    if free.least < 1 or (free.most is not None and free.most < free.least):
+        raise InvalidBundle(f"program.json lets {free.name} be {free}; sizes from 1 on are wanted.")
+    return free
+
+
+def _refuse_unknown_sizes(names: set[str], known: set[str]) -> None:
+    if not names <= known:
+        raise InvalidBundle(
+            f"program.json has sizes of {sorted(names - known)}; its free dimensions are {sorted(known)}."
+        )
+
+
+def _site(item: Any, index: int) -> Site:
+    name, kind, rate = text(item["name"]), text(item["kind"]), number(item["rate"])
+    if kind not in NOISE_KINDS or not (0.0 < rate <= 1.0 if NOISE_KINDS[kind].rated else rate == 0.0):
+        rated, unrated = (
+            ", ".join(name for name in NOISE_KINDS if NOISE_KINDS[name].rated is rated) for rated in (True, False)
+        )
+        allowed = f"{rated} with a rate above 0 and up to 1, and {unrated} with a rate of 0"
+        raise InvalidBundle(f"site {name} has kind {kind!r} and rate {rate}; {allowed} are read.")
+    return Site(name, index, kind, Ref(text(item["input"])), rate, _rows(item["rows"]), text(item["module"]))
+
+
+def _operation(item: Any) -> Operation:
+    name, target = text(item["name"]), text(item["target"])
+    found = GETITEM if target == GETITEM else operator(target)
+    args = decode(item["args"])
+    if not isinstance(args, tuple):
+        raise InvalidBundle(f"node {name} has arguments that are no list.")
+    kwargs = {text(key): decode(value) for key, value in item["kwargs"].items()}
+    if found == GETITEM:
+        _refuse_odd_element(name, args, kwargs)
+        return Operation(name, found, args, kwargs)
+    check_call(found, args, kwargs)
+    if draws(found, args, kwargs):
+        raise InvalidBundle(f"node {name} ({target}) draws random numbers of its own; only sites may.")
+    return Operation(name, found, args, kwargs)
+
+
+def _refuse_odd_element(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    if len(args) != 2 or not isinstance(args[0], Ref) or kwargs:
+        raise InvalidBundle(f"node {name} takes an element with {args}; the name of a node and an index are wanted.")
+    integer(args[1])
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    if isinstance(node, Site):
+        site = {"name": node.name, "kind": node.kind, "module": node.module, "input": node.input.name}
+        return {**site, "rate": node.rate, "rows": _rows_to_json(node.rows)}
+    target = GETITEM if node.target == GETITEM else name_of(node.target, node.where)
+    kwargs = {key: encode(value) for key, value in node.kwargs.items()}
+    return {"name": node.name, "target": target, "args": encode(node.args), "kwargs": kwargs}
+
+
+def _rows_to_json(rows: RowAxis | None) -> list[int] | None:
+    return None if rows is None else [rows.axis, rows.before, rows.after]
+
+
+def _rows(item: Any) -> RowAxis | None:
+    if item is None:
+        return None
+    axis, before, after = map(integer, item)
+    if axis < 0 or before < 1 or after < 1:
+        raise InvalidBundle(f"program.json places rows at {item}; an axis and two positive folds are wanted.")
+    return RowAxis(axis, before, after)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name}, which is not JSON")

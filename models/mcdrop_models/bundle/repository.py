@@ -1,0 +1,209 @@
+"""Bundles on disk: <root>/<name>/<version>/{manifest.json, program.json, weights.safetensors}, and ONNX files if any.
+
+A version appears whole or not at all: files are written to a hidden folder, synced, and the folder is renamed. Two
+publishes at once get two versions. What does not match its digests is listed with its reason and never loaded.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mcdrop_models.bundle.manifest import NAME_PATTERN, PREFIX, PROGRAM, SUFFIX, WEIGHTS, Manifest, sha256
+from mcdrop_models.errors import InvalidBundle, UnknownModel
+
+MANIFEST = "manifest.json"
+FILES = (MANIFEST, PROGRAM, WEIGHTS, PREFIX, SUFFIX)
+# protobuf reads no more than 2 GiB
+_MAX_BYTES = {MANIFEST: 2**20, PROGRAM: 2**26, WEIGHTS: 2**37, PREFIX: 2**31 - 1, SUFFIX: 2**31 - 1}
+_VERSION_PATTERN = r"[1-9][0-9]{0,8}"
+
+
+@dataclass(frozen=True)
+class Files:
+    """The content of a bundle whose digests were checked."""
+
+    manifest: Manifest
+    program: bytes
+    weights: bytes
+    prefix: bytes | None = None
+    suffix: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A version as it lies on disk. `reason` says why it cannot be served, and is empty when it can."""
+
+    name: str
+    version: int
+    manifest: Manifest | None = None
+    reason: str = ""
+
+
+class Repository:
+    """The bundles under one folder."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def names(self) -> list[str]:
+        """The names that have at least one version, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if is_name(path.name) and self.versions(path.name))
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of a name, newest first, whatever their state."""
+        folder = self.root / checked_name(name)
+        if not folder.is_dir():
+            return []
+        found = (path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted((int(version) for version in found if re.fullmatch(_VERSION_PATTERN, version)), reverse=True)
+
+    def entries(self) -> list[Entry]:
+        """Every version of every name, newest first, digests checked."""
+        return [self.entry(name, version) for name in self.names() for version in self.versions(name)]
+
+    def entry(self, name: str, version: int) -> Entry:
+        """One version, with the reason when it is not what was published. Weights are hashed, never held."""
+        try:
+            manifest, folder = self._manifest(name, version)
+            _refuse_changed(manifest, version, {file: _digest(folder / file) for file in manifest.files})
+            return Entry(name, version, manifest)
+        except InvalidBundle as error:
+            return Entry(name, version, reason=str(error))
+
+    def read(self, name: str, version: int) -> Files:
+        """The content of a version. Raises UnknownModel, or InvalidBundle when it is not what was published."""
+        manifest, folder = self._manifest(name, version)
+        content = {file: _content(folder / file) for file in manifest.files}
+        _refuse_changed(manifest, version, {file: sha256(found) for file, found in content.items()})
+        return Files(manifest, content[PROGRAM], content[WEIGHTS], content.get(PREFIX), content.get(SUFFIX))
+
+    def _manifest(self, name: str, version: int) -> tuple[Manifest, Path]:
+        if version not in self.versions(name):
+            raise self.unknown(name, version)
+        folder = self.root / name / str(version)
+        try:
+            manifest = Manifest.model_validate_json(_content(folder / MANIFEST))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            at = ".".join(map(str, first["loc"])) or "the whole"
+            raise InvalidBundle(f"{MANIFEST} of {name}/{version} is wrong at {at}: {first['msg']}") from error
+        if manifest.name != name:
+            raise InvalidBundle(f"{MANIFEST} of {name}/{version} is that of {manifest.name!r}.")
+        return manifest, folder
+
+    def publish(
+        self,
+        manifest: Manifest,
+        program: bytes,
+        weights: bytes,
+        prefix: bytes | None = None,
+        suffix: bytes | None = None,
+    ) -> int:
+        """Write a bundle as the next version of its name, all or nothing. Returns the version."""
+        folder = self.root / manifest.name
+        staging = folder / f".publish-{uuid.uuid4().hex}"
+        staging.mkdir(parents=True)
+        try:
+            for file, content in zip(FILES[1:], (program, weights, prefix, suffix), strict=True):
+                if content is not None:
+                    _write(staging / file, content)
+            _write(staging / MANIFEST, manifest.model_dump_json(by_alias=True, indent=1).encode())
+            _sync(staging)
+            version = self._place(staging, manifest.name)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _sync(folder)
+        return version
+
+    def _place(self, staging: Path, name: str) -> int:
+        """Rename to the next free version; another publisher may take it first, then the one after."""
+        version = max(self.versions(name), default=0) + 1
+        while True:
+            place = self.root / name / str(version)
+            try:
+                staging.rename(place)
+            except OSError:
+                if not place.exists() and not place.is_symlink():
+                    raise
+                version += 1
+            else:
+                return version
+
+    def unknown(self, name: str, version: int | None) -> UnknownModel:
+        """The error of a name, or of a version of it, that there is not."""
+        if version is not None and (versions := self.versions(name)):
+            return UnknownModel(f"{name} has no version {version}; it has {', '.join(map(str, versions))}.")
+        names = ", ".join(self.names()) or "none: publish one with `mcdrop publish` or `mcdrop train`"
+        return UnknownModel(f"there is no model {name!r}; there are {names}.")
+
+
+def is_name(name: str) -> bool:
+    """Whether a text may name a bundle."""
+    return re.fullmatch(NAME_PATTERN, name) is not None
+
+
+def checked_name(name: str) -> str:
+    """The name, if it may name a bundle. Raises UnknownModel otherwise: no name reaches outside the root."""
+    if not is_name(name):
+        raise UnknownModel(f"{name!r} is no model name; names have up to 64 lower-case letters, digits, '_' and '-'.")
+    return name
+
+
+def _refuse_changed(manifest: Manifest, version: int, found: dict[str, str]) -> None:
+    for file, digest in found.items():
+        if digest != manifest.files[file]:
+            raise InvalidBundle(
+                f"{file} of {manifest.name}/{version} does not match its digest; it was changed after publishing."
+            )
+
+
+def _content(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read()
+
+
+def _digest(path: Path) -> str:
+    with _opened(path) as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A bundle's file, bounded before it is read. Links are not followed."""
+    if path.is_symlink() or not path.is_file():
+        raise InvalidBundle(f"{path.name} of {path.parent.parent.name}/{path.parent.name} is missing or no plain file.")
+    try:
+        size, bound = path.stat().st_size, _MAX_BYTES[path.name]
+        if size > bound:
+            raise InvalidBundle(f"{path.name} has {size} bytes; {bound} are allowed.")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise InvalidBundle(f"{path.name} cannot be read: {error.strerror}.") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Loads bundles as predictors."""

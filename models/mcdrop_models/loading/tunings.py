@@ -1,0 +1,101 @@
+"""Measured choices of engines, kept by (bundle, machine, torch): a machine measures each bundle once."""
+
+import hashlib
+import logging
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from dropout_core.engine.engine import Engine
+from dropout_core.engine.network import Network
+from dropout_core.engine.tune import seconds, tune
+from dropout_core.engine.tuning import Tuning
+from dropout_core.graph.inputs import NamedTensors
+from dropout_core.graph.program import Program
+
+_log = logging.getLogger(__name__)
+Computer = Literal["torch", "onnx"]
+T = TypeVar("T")
+_TUNING: TypeAdapter[Tuning] = TypeAdapter(Tuning)
+_COMPUTER: TypeAdapter[Computer] = TypeAdapter(Computer)
+# what a caller sends alone, and what a batch of several is
+_ROWS = (1, 32)
+
+
+class Tunings:
+    """A folder of measured choices. Losing it costs a measurement, seconds for each bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, digest: str, program: Program, example: NamedTensors, network: Network | None = None) -> Tuning:
+        """The choices for a bundle: as measured before, or measured now and kept.
+
+        digest: of what decides the bundle's answers. example: some rows of its inputs. network: who computes it, where
+        that is not torch.
+        """
+        if network is None:
+            return self._known(f"{digest} {machine(program.device)}", _TUNING, lambda: tune(program, example))
+        by = f"{digest} {machine(program.device)}, {network.computer}"
+        return self._known(by, _TUNING, lambda: tune(program, example, network))
+
+    def fastest(
+        self, digest: str, program: Program, example: NamedTensors, engines: Mapping[Computer, Engine]
+    ) -> Computer:
+        """Who computes a bundle faster, one row and many: as measured before, or measured now and kept."""
+
+        def measure() -> Computer:
+            each = {
+                name: math.prod(seconds(engine, program, example, count) for count in _ROWS)
+                for name, engine in engines.items()
+            }
+            return min(each, key=each.__getitem__)
+
+        return self._known(f"{digest} {machine(program.device)}, who computes", _COMPUTER, measure)
+
+    def _known(self, key: str, kind: TypeAdapter[T], measure: Callable[[], T]) -> T:
+        file = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        try:
+            return kind.validate_json(file.read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValidationError) as error:
+            _log.warning("the measured choices in %s cannot be read and are measured again: %s", file, error)
+        found = measure()
+        try:
+            self._keep(file, kind.dump_json(found))
+        except OSError as error:
+            _log.warning("the measured choices cannot be kept in %s: %s", self._folder, error.strerror)
+        return found
+
+    def _keep(self, file: Path, content: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("wb", dir=self._folder, suffix=".part", delete=False) as part:
+            part.write(content)
+        Path(part.name).replace(file)
+
+
+def tunings_at(folder: Path | None) -> Tunings | None:
+    """The choices kept in a folder; None where nothing is to be measured."""
+    return None if folder is None else Tunings(folder)
+
+
+def machine(device: torch.device) -> str:
+    """What a measurement depends on: the processor and its cores, the device, torch, and the threads it may use."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    return f"{name}, {threads}, {platform.machine()}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

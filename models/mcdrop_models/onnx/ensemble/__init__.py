@@ -1,0 +1,1 @@
+"""Writes one ONNX file that contains the whole ensemble."""

@@ -1,0 +1,1 @@
+"""Reads an ONNX file of any origin as a network with noise sites."""

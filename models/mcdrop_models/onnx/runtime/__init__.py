@@ -1,0 +1,1 @@
+"""Runs ONNX halves with onnxruntime."""

@@ -1,0 +1,1 @@
+"""Writes a captured program as ONNX halves."""

@@ -1,0 +1,1 @@
+"""Publishes networks as bundles and exports bundles as ONNX files."""

@@ -1,0 +1,87 @@
+"""A bundle as one ONNX file that holds its passes."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import torch
+from onnx import ModelProto
+from torch import Tensor
+
+from dropout_core.engine.plan import Plan
+from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.torch_network import TorchNetwork
+from dropout_core.graph.inputs import sizes_of
+from mcdrop_models.bundle.repository import Files
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.onnx.ensemble.assemble import Wanted, blocks_of, ensemble, refuse_sizes
+from mcdrop_models.onnx.ensemble.masks import noise_of
+from mcdrop_models.onnx.ensemble.thinning import thinned
+from mcdrop_models.onnx.graph.halves import Halves
+from mcdrop_models.onnx.runtime.network import halves_in
+from mcdrop_models.onnx.runtime.observe import Seeing
+from mcdrop_models.onnx.runtime.options import Runtime
+from mcdrop_models.onnx.to_onnx.halves import halves_of
+
+_THINNED_BYTES = "thinned_bytes"
+
+
+def exported(
+    predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: Files | None = None, *, thin: bool = False
+) -> ModelProto:
+    """Rows in, the measures of the passes of a plan out, in the caller's unit.
+
+    sizes: of each free dimension. files: of the bundle, which may hold the network in ONNX; a network that came so has
+    no other form. thin: whether to compute no unit that is dropped. Raises InvalidInput for sizes or a scheme that no
+    file can have, and where there is nothing to thin; NotExportable where ONNX lacks an operator.
+    """
+    graph, manifest = predictor.program.graph, predictor.manifest
+    refuse_sizes(graph, sizes)
+    scheme = predictor.engine.allowed(plan.scheme)
+    row = {spec.name: _resized(predictor.probe[spec.name][:1], spec.shape, sizes) for spec in graph.inputs}
+    halves = _halves(predictor, files)
+    see = Seeing(graph, halves, Runtime()) if graph.is_outline else TorchNetwork(predictor.program).see
+    seen = see(predictor.program.weights, row, sizes_of(graph, row))
+    noise = noise_of(graph, seen.suffix.likes, plan.seed, scheme, plan.passes)
+    blocks = blocks_of(
+        seen.prefix.row_bytes(),
+        seen.suffix.row_bytes(),
+        plan.passes,
+        one_pass_at_a_time=bool(predictor.engine.looped),
+    )
+    thinning = thinned(halves.suffix, graph, noise) if thin else None
+    facts = _facts(predictor, plan, scheme) | {_THINNED_BYTES: str(0 if thinning is None else thinning.nbytes)}
+    wanted = Wanted(manifest.output, manifest.output_scaling, facts)
+    return ensemble(halves, graph, noise, wanted, sizes, blocks, thinning)
+
+
+def thinned_bytes(model: ModelProto) -> int:
+    """What a runtime holds of thinned weights once it has loaded an exported model, beside what is in the file."""
+    return next(int(one.value) for one in model.metadata_props if one.key == _THINNED_BYTES)
+
+
+def _halves(predictor: Predictor, files: Files | None) -> Halves:
+    """The two halves of a model's network: those of its bundle, or made anew."""
+    if files is not None and files.suffix is not None:
+        return halves_in(files.prefix, files.suffix)
+    return halves_of(predictor.program, predictor.probe)
+
+
+def _facts(predictor: Predictor, plan: Plan, scheme: Scheme) -> dict[str, str]:
+    """What the file tells of itself. The manifest is a bundle's, whose own passes and seed may be others."""
+    return {
+        "manifest": predictor.manifest.model_dump_json(by_alias=True),
+        "mcdrop": version("mcdrop"),
+        "version": str(predictor.version),
+        "passes": str(plan.passes),
+        "seed": str(plan.seed),
+        "sampling": scheme.sampling,
+        "branches": str(scheme.branches),
+    }
+
+
+def _resized(row: Tensor, shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> Tensor:
+    """A row whose free dimensions have some sizes: what it has, repeated or cut."""
+    for axis, size in enumerate(shape, 1):
+        if isinstance(size, str):
+            row = row.index_select(axis, torch.arange(sizes[size], device=row.device) % row.shape[axis])
+    return row

@@ -1,0 +1,19 @@
+"""GET /metrics, for Prometheus."""
+
+import anyio.to_thread
+from fastapi import APIRouter, Request, Response
+
+from mcdrop.http.refusals import problems
+from mcdrop.inference.state import Shared
+
+router = APIRouter(tags=["health"])
+
+
+_FORMS = {"text/plain": {"schema": {"type": "string"}}, "application/openmetrics-text": {"schema": {"type": "string"}}}
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": _FORMS}, **problems("internal")})
+async def metrics(request: Request, shared: Shared) -> Response:
+    """Every metric, as text or as OpenMetrics: what the Accept header says."""
+    content, media_type = await anyio.to_thread.run_sync(shared.metrics.text, request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": media_type})

@@ -1,0 +1,86 @@
+"""A model as the protocol's clients want to know it."""
+
+from functools import cache
+from importlib.metadata import version
+
+import torch
+
+from dropout_core.engine.engine import Chunk
+from dropout_core.estimate.estimate import estimate_of
+from dropout_core.measures.measures import OutputKind
+from mcdrop.api.oip.datatypes import OF_NUMPY
+from mcdrop.api.oip.responses import ConfigTensor, ModelConfig, ModelMetadata, ServerMetadata, Tensor
+from mcdrop.inference.query import measures_of
+from mcdrop_models.loading.predictor import Predictor
+
+PLATFORM = "mcdrop"
+PASSES_USED = "passes_used"
+_EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "parameters"]
+_ANY = -1
+# One number for each output of the network; other measures are one number for each row, or each of its positions.
+_OF_COLUMNS = {"mean", "variance", "std", "epistemic_variance", "aleatoric_variance"}
+
+
+def server_metadata() -> ServerMetadata:
+    """What this server is, and which extensions it speaks."""
+    return ServerMetadata(name=PLATFORM, version=version("mcdrop"), extensions=_EXTENSIONS)
+
+
+def outputs_of(predictor: Predictor) -> tuple[str, ...]:
+    """The outputs that a model always has: its measures, and how many passes each row took."""
+    return (*measures_of(predictor), PASSES_USED)
+
+
+def metadata_of(predictor: Predictor, versions: list[int]) -> ModelMetadata:
+    """Names, datatypes and shapes, rows first. versions: those there are, newest first."""
+    inputs, outputs = _tensors(predictor)
+    return ModelMetadata(
+        name=predictor.manifest.name,
+        versions=[str(number) for number in versions],
+        platform=PLATFORM,
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def config_of(predictor: Predictor) -> ModelConfig:
+    """The same as a configuration of Triton's, whose rows are the first dimension: it has no batch of its own."""
+    inputs, outputs = _tensors(predictor)
+    return ModelConfig(
+        name=predictor.manifest.name,
+        platform=PLATFORM,
+        backend=PLATFORM,
+        max_batch_size=0,
+        input=[_in_config(tensor) for tensor in inputs],
+        output=[_in_config(tensor) for tensor in outputs],
+    )
+
+
+def _tensors(predictor: Predictor) -> tuple[list[Tensor], list[Tensor]]:
+    """The inputs and the outputs."""
+    manifest = predictor.manifest
+    inputs = [
+        Tensor(name=spec.name, datatype=OF_NUMPY[spec.dtype], shape=[_ANY, *map(_size, spec.shape)])
+        for spec in manifest.inputs
+    ]
+    one, by_column = [_ANY, *map(_size, manifest.positions or ())], _by_column(manifest.output)
+    outputs = [
+        Tensor(name=name, datatype="FP64", shape=[*one, manifest.num_outputs] if name in by_column else one)
+        for name in measures_of(predictor)
+    ]
+    return inputs, [*outputs, Tensor(name=PASSES_USED, datatype="INT64", shape=[_ANY])]
+
+
+@cache
+def _by_column(output: OutputKind) -> frozenset[str]:
+    """The measures that are one number for each output of the network, and not one for all of them."""
+    estimate = estimate_of([Chunk(0, torch.zeros(2, 1, 2))], output, 2, 0, "two passes of a row")
+    return frozenset(name for name in estimate.measures if estimate.measure(name).dim() > 1)
+
+
+def _size(size: int | str) -> int:
+    return size if isinstance(size, int) else _ANY
+
+
+def _in_config(tensor: Tensor) -> ConfigTensor:
+    return ConfigTensor(name=tensor.name, data_type=f"TYPE_{tensor.datatype}", dims=tensor.shape)

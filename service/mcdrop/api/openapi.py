@@ -1,0 +1,83 @@
+"""The OpenAPI document: what the routes say of themselves, and what holds for all of them."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from mcdrop.api.oip.responses import Failure
+from mcdrop.api.v1.schemas import Problem
+from mcdrop.http.problems import is_oip
+from mcdrop.http.refusals import failures, problems
+from mcdrop.security.auth import anonymous_scope, scope_of
+from mcdrop.settings import Settings
+
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `mcdrop key new`, or the server's own."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same, for who has no bearer."},
+}
+_TAGS = {
+    "predict": "Uncertainty of rows, and which of them to label next.",
+    "models": "What there is to ask.",
+    "open inference protocol": "Version 2, with binary tensors and the extensions that its clients know.",
+    "health": "For what watches over servers.",
+}
+_REFUSED: list[type[BaseModel]] = [Problem, Failure]
+_REQUEST_ID = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "description": "Comes back with the answer and stands in the log, where it is up to 64 letters, digits, '.', '_' "
+    "and '-'.",
+    "schema": {"type": "string"},
+    "example": "7f9c24e5-1",
+}
+_ANSWERED_ID = {
+    "description": "The id of the request: the caller's own, or a new one.",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+}
+# What FastAPI says of addresses that do not fit: here they are unknown models.
+_OF_FASTAPI = {"HTTPValidationError", "ValidationError"}
+_OWN_422 = {"$ref": "#/components/schemas/HTTPValidationError"}
+
+
+def completed(document: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """FastAPI's document with the ids of requests, with keys where settings ask for them, and without its own 422."""
+    paths = {
+        path: {method: _operation(path, operation, settings) for method, operation in operations.items()}
+        for path, operations in document["paths"].items()
+    }
+    schemas = {name: schema for name, schema in document["components"]["schemas"].items() if name not in _OF_FASTAPI}
+    components: dict[str, Any] = {
+        "schemas": {**schemas, **{kind.__name__: kind.model_json_schema() for kind in _REFUSED}}
+    }
+    if settings.asks_for_keys:
+        components["securitySchemes"] = _SCHEMES
+    tags = [{"name": name, "description": description} for name, description in _TAGS.items()]
+    return {**document, "paths": paths, "components": components, "tags": tags}
+
+
+def _operation(path: str, operation: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    needed, anonymous = scope_of(path, settings), anonymous_scope(settings)
+    open_to_all = needed is None or anonymous in {"admin", needed}
+    asks = settings.asks_for_keys and needed is not None
+    codes = ["unauthorized"] if asks or not open_to_all else []
+    if needed == "admin" and settings.keys is not None:  # keys that may only predict are a file's
+        codes.append("forbidden")
+    refused = (failures if is_oip(path) else problems)(*codes)
+    responses = {**operation["responses"], **{str(status): response for status, response in refused.items()}}
+    return {
+        **operation,
+        **({"security": [*([{}] if open_to_all else []), *({name: []} for name in _SCHEMES)]} if asks else {}),
+        "parameters": [*operation.get("parameters", []), _REQUEST_ID],
+        "responses": {
+            status: _response(response) for status, response in sorted(responses.items()) if not _is_own(response)
+        },
+    }
+
+
+def _response(response: dict[str, Any]) -> dict[str, Any]:
+    return {**response, "headers": {**response.get("headers", {}), "X-Request-Id": _ANSWERED_ID}}
+
+
+def _is_own(response: dict[str, Any]) -> bool:
+    return bool(response.get("content", {}).get("application/json", {}).get("schema") == _OWN_422)

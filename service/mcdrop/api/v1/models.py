@@ -1,0 +1,68 @@
+"""GET /v1/models and what a caller needs to know of one."""
+
+from dataclasses import asdict
+
+import anyio.to_thread
+from fastapi import APIRouter
+
+from dropout_core.acquire.vocabulary import scores_of
+from mcdrop.api.v1.schemas import Bounds, InputDescription, ModelDescription, ModelList, ModelSummary, SiteDescription
+from mcdrop.http.paths import Name, Version
+from mcdrop.http.refusals import OF_MODELS, problems
+from mcdrop.inference.query import example_of, measures_of
+from mcdrop.inference.state import ServerState, Shared
+from mcdrop_models.loading.predictor import Predictor
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("", responses=problems("internal"))
+async def list_models(shared: Shared) -> ModelList:
+    """Every version of every model, newest first, with the reason where one is refused."""
+    return await anyio.to_thread.run_sync(_list, shared)
+
+
+@router.get("/{name}", responses=problems(*OF_MODELS))
+async def describe_model(name: Name, shared: Shared) -> ModelDescription:
+    """The newest version of a model that can be served."""
+    return _describe((await shared.model(name, None)).predictor, shared)
+
+
+@router.get("/{name}/versions/{version}", responses=problems(*OF_MODELS))
+async def describe_version(name: Name, version: Version, shared: Shared) -> ModelDescription:
+    """One version of a model."""
+    return _describe((await shared.model(name, version)).predictor, shared)
+
+
+def _list(shared: ServerState) -> ModelList:
+    return ModelList(models=[ModelSummary.model_validate(asdict(state)) for state in shared.catalogue.states()])
+
+
+def _describe(predictor: Predictor, shared: ServerState) -> ModelDescription:
+    manifest, measures = predictor.manifest, measures_of(predictor)
+    return ModelDescription(
+        name=manifest.name,
+        version=predictor.version,
+        versions=shared.catalogue.repository.versions(manifest.name),
+        task=manifest.task,
+        output=manifest.output,
+        labels=list(manifest.labels) if manifest.labels else None,
+        inputs=[InputDescription(name=spec.name, shape=list(spec.shape), dtype=spec.dtype) for spec in manifest.inputs],
+        free={name: Bounds(least=free.least, most=free.most) for name, free in (manifest.free or {}).items()},
+        result=manifest.result,
+        positions=list(manifest.positions or ()),
+        measures=list(measures),
+        scores=list(scores_of(manifest.output)),
+        passes=manifest.passes,
+        seed=manifest.seed,
+        sampling=manifest.sampling,
+        masks=manifest.masks,
+        branches=manifest.branches,
+        noise=manifest.noise,
+        sites=[SiteDescription(module=site.module, kind=site.kind, rate=site.rate) for site in manifest.sites],
+        computed_by=predictor.engine.network.computer,
+        looped=predictor.engine.looped,
+        metrics=manifest.metrics,
+        digest=manifest.digest,
+        example=example_of(predictor),
+    )

@@ -1,0 +1,53 @@
+"""Answers of /v1 in each form: the measures, and what run they are of."""
+
+from collections.abc import Iterator, Mapping
+
+import orjson
+
+from mcdrop.http.media_types import NPZ
+from mcdrop.inference.query import Array, Query
+from mcdrop.inference.run import DEFER, Run
+from mcdrop.wire.json import to_json
+from mcdrop.wire.npy import write_npz
+from mcdrop_models.loading.predictor import Predictor
+
+_LINE = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+
+
+def run_of(predictor: Predictor, query: Query) -> Run:
+    """The run that a query makes of a model."""
+    manifest, plan = predictor.manifest, query.plan
+    return Run(
+        model=manifest.name,
+        version=predictor.version,
+        passes=plan.passes,
+        seed=plan.seed,
+        sampling=plan.scheme.sampling,
+        masks=plan.scheme.masks,
+        branches=plan.scheme.branches,
+        noise=manifest.noise,
+        labels=tuple(manifest.labels or ()),
+        quantiles=query.quantiles,
+        defer_above=query.defer_above,
+    )
+
+
+def prediction(run: Run, measures: Mapping[str, Array], form: str) -> bytes:
+    """An answer to a predict request as JSON or .npz."""
+    if form == NPZ:
+        return write_npz({**measures, **run.members})
+    outputs = dict(measures)
+    deferred = {"defer_above": run.defer_above, DEFER: outputs.pop(DEFER)} if run.defer_above else {}
+    labels = {"labels": run.labels} if run.labels else {}
+    levels = {"quantiles": run.quantiles} if run.quantiles else {}
+    return to_json({**run.facts, **labels, **levels, **deferred, "outputs": outputs})
+
+
+def lines(start: int, measures: Mapping[str, Array]) -> bytes:
+    """Rows as lines of JSON: {"row": its number, and every measure of it by name}. start: the number of the first."""
+    return b"".join(_lines(start, measures))
+
+
+def _lines(start: int, measures: Mapping[str, Array]) -> Iterator[bytes]:
+    for row, values in enumerate(zip(*measures.values(), strict=True), start):
+        yield orjson.dumps({"row": row, **dict(zip(measures, values, strict=True))}, option=_LINE)

@@ -1,0 +1,64 @@
+"""A choice that is told what it asks for, by queries that wait for the device as all others do."""
+
+from collections.abc import Mapping
+from contextlib import aclosing
+
+import torch
+
+from dropout_core.acquire.choose import Choice, Ranking, choose
+from dropout_core.acquire.need import Arrays, Need, joined
+from dropout_core.errors import NonFiniteOutput
+from mcdrop.api.v1.rank.request import RankQuery, embedding_of
+from mcdrop.inference.call import Call
+from mcdrop.inference.query import Array
+
+# Of so many numbers what is kept is found on the event loop: handing them to a thread would cost more.
+_FEW_NUMBERS = 2048
+
+
+async def ranking_of(call: Call, question: RankQuery) -> Ranking:
+    """The choice. Raises InvalidInput, and as `Call.parts` and `Call.choose`."""
+    call.about(question.asked.num_rows, question.plan.passes if question.runs else 0)
+    choice = choose(question.asked)
+    step = await call.choose(_advanced, choice, None)
+    while isinstance(step, Need):
+        step = await call.choose(_advanced, choice, await _answered(call, question, step))
+    return step
+
+
+def _advanced(choice: Choice, arrays: Arrays | None) -> Need | Ranking:
+    """What is needed next, or what was chosen."""
+    try:
+        return next(choice) if arrays is None else choice.send(arrays)
+    except StopIteration as ended:
+        ranking: Ranking = ended.value
+        return ranking
+
+
+async def _answered(call: Call, question: RankQuery, need: Need) -> Arrays:
+    """What a Need is for, row by row."""
+    try:
+        return joined(await _kept(call, question, need))
+    except NonFiniteOutput as error:
+        raise (error if need.of == "pool" else NonFiniteOutput(f"of the {need.of}: {error}")) from error
+
+
+async def _kept(call: Call, question: RankQuery, need: Need) -> list[Arrays]:
+    kept: list[Arrays] = []
+    for query in question.queries(need):
+        if need.embeddings:
+            whole = dict(await call.compute(query)) if need.estimates else {}
+            kept.append(need.kept(_tensors({**whole, **await call.compute(embedding_of(query))})))
+            continue
+        async with aclosing(call.parts(query, watched=need.of == "pool")) as parts:
+            kept += [await _kept_of(call, need, _tensors(part.result.measures)) async for part in parts]
+    return kept
+
+
+async def _kept_of(call: Call, need: Need, arrays: Arrays) -> Arrays:
+    few = sum(values.numel() for values in arrays.values()) <= _FEW_NUMBERS
+    return need.kept(arrays) if few and not need.samples else await call.choose(need.kept, arrays)
+
+
+def _tensors(arrays: Mapping[str, Array]) -> Arrays:
+    return {name: torch.from_numpy(values) for name, values in arrays.items()}

@@ -1,0 +1,46 @@
+"""POST /v1/models/{name}/rank, of the newest version or a pinned one."""
+
+from fastapi import APIRouter, Request, Response
+
+from mcdrop.api.v1.openapi import RANK_RESPONSES, documented
+from mcdrop.api.v1.predict.request import decoded, form_wanted
+from mcdrop.api.v1.rank.choose import ranking_of
+from mcdrop.api.v1.rank.request import question_of
+from mcdrop.api.v1.rank.response import ranking
+from mcdrop.api.v1.rank.schemas import RankRequest, RankResponse
+from mcdrop.http.media_types import JSON, NPZ
+from mcdrop.http.paths import Name, Version
+from mcdrop.inference.call import Call
+from mcdrop.inference.state import ServerState, Shared
+
+router = APIRouter(prefix="/v1/models", tags=["predict"])
+
+
+@router.post(
+    "/{name}/rank", response_model=RankResponse, responses=RANK_RESPONSES, openapi_extra=documented(RankRequest)
+)
+async def rank(name: Name, request: Request, shared: Shared) -> Response:
+    """The rows of a pool that a human should label next, in the order they are picked."""
+    return await _rank(name, None, request, shared)
+
+
+@router.post(
+    "/{name}/versions/{version}/rank",
+    response_model=RankResponse,
+    responses=RANK_RESPONSES,
+    openapi_extra=documented(RankRequest),
+)
+async def rank_version(name: Name, version: Version, request: Request, shared: Shared) -> Response:
+    """Rank with one version."""
+    return await _rank(name, version, request, shared)
+
+
+async def _rank(name: str, version: int | None, request: Request, shared: ServerState) -> Response:
+    async with await Call.of(shared, request, name, version, "rank") as call:
+        predictor = call.model.predictor
+        form = form_wanted(request, (JSON, NPZ))
+        question = await decoded(call, lambda sent: question_of(predictor, sent, shared.limits), framed=True)
+        found = await ranking_of(call, question)
+        numbers = len(found.indices) * (3 + len(found.parts))
+        content = await call.encode(numbers, lambda: ranking(predictor, question, found, form))
+        return Response(content, media_type=form)

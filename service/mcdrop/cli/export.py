@@ -1,0 +1,73 @@
+"""The command that writes a model with its passes as one ONNX file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dropout_core.engine.plan import Plan
+from dropout_core.errors import InvalidInput
+from mcdrop.cli.options import Bundles, Version, bundles_folder
+from mcdrop.cli.predict import predictor_of
+from mcdrop_models.bundle.repository import Repository
+
+_out = Console(markup=False, emoji=False)
+
+
+def export(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    onnx: Annotated[Path, typer.Option(help="The file to write, .onnx.")],
+    passes: Annotated[
+        int | None, typer.Option(help="Stochastic passes in the file; the bundle's own number otherwise.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the masks; the bundle's own otherwise.")] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="Of a free dimension, such as length=64; one for each there is.")
+    ] = None,
+    thinned: Annotated[
+        bool,
+        typer.Option(
+            "--thinned",
+            help="Compute no unit that is dropped: faster for many rows, slower for one, and once loaded it holds "
+            "each pass's own part of the weights.",
+        ),
+    ] = False,
+    version: Version = None,
+    bundles: Bundles = None,
+) -> None:
+    """Write a model and its passes as one ONNX file: rows in, mean, variance and entropies out.
+
+    Any ONNX runtime gives the answers of this model, seed and number of passes: the file draws no random numbers.
+
+    Example: `mcdrop export digits --onnx digits.onnx --passes 32`
+    """
+    from mcdrop_models.publishing.export import exported, thinned_bytes
+
+    sizes = _sizes(size or [])
+    predictor = predictor_of(name, version, bundles, "cpu")
+    manifest = predictor.manifest
+    plan = Plan(manifest.passes if passes is None else passes, manifest.seed if seed is None else seed, manifest.scheme)
+    files = Repository(bundles_folder(bundles)).read(name, predictor.version)
+    model = exported(predictor, plan, sizes, files, thin=thinned)
+    content = model.SerializeToString(deterministic=True)
+    onnx.write_bytes(content)
+    taken = f"{len(content)} bytes"
+    if thinned:
+        taken += f", and {thinned_bytes(model)} more for thinned weights once it is loaded"
+    _out.print(
+        f"wrote {onnx}: {name}/{predictor.version}, {plan.passes} passes of seed {plan.seed}, {taken}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _sizes(given: list[str]) -> dict[str, int]:
+    """Sizes by the name of the free dimension."""
+    sizes: dict[str, int] = {}
+    for one in given:
+        name, _, number = one.partition("=")
+        if not (number.isascii() and number.isdigit()) or name in sizes:
+            raise InvalidInput(f"the size is {one!r}; give each free dimension once, as in length=64.")
+        sizes[name] = int(number)
+    return sizes

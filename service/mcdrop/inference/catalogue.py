@@ -1,0 +1,293 @@
+"""The bundles in memory: loaded, verified and measured; one version of each name is the current one.
+
+A new version takes the place of the current one when it is ready, and never when it is refused. What a request holds it
+keeps to its end. Beyond a bound of bytes, what was longest unused is forgotten and loaded again when it is wanted.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mcdrop.errors import Unloaded
+from mcdrop.inference.cost import Cost, cost_of
+from mcdrop_models.bundle.repository import FILES, Repository
+from mcdrop_models.errors import InvalidBundle, UnknownModel
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.loading.tunings import Tunings
+from mcdrop_models.onnx.runtime.options import Backends
+
+_log = logging.getLogger("mcdrop")
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A predictor in memory, and what its rows cost on this machine."""
+
+    predictor: Predictor
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        """The name it was published under."""
+        return self.predictor.manifest.name
+
+    @property
+    def version(self) -> int:
+        """Its version."""
+        return self.predictor.version
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a version is not served (empty where nothing is against it), and what its files looked like then."""
+
+    reason: str
+    stamps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """Where a version stands, and why it is refused."""
+
+    name: str
+    version: int
+    state: Literal["ready", "loading", "refused", "unloaded"]
+    reason: str = ""
+
+
+class Catalogue:
+    """Models by name and version. Safe for many threads; loading happens one at a time.
+
+    max_bytes: of weights in memory; None: any number. backends: who may compute; None: who each bundle says.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        device: str = "cpu",
+        tunings: Tunings | None = None,
+        max_bytes: int | None = None,
+        backends: Backends | None = None,
+    ) -> None:
+        self.repository = repository
+        self._device, self._tunings, self._max_bytes, self._backends = device, tunings, max_bytes, backends
+        self._loaded: dict[Key, LoadedModel] = {}  # the longest unused first
+        self._current: dict[str, int] = {}
+        self._closed: set[str] = set()
+        self._verdicts: dict[Key, Verdict] = {}
+        self._being_loaded: Key | None = None
+        self._held: Counter[LoadedModel] = Counter()
+        self._loading, self._changed = threading.Lock(), threading.Condition()
+
+    def loaded(self) -> list[LoadedModel]:
+        """The models in memory, by name and version."""
+        with self._changed:
+            return [model for _, model in sorted(self._loaded.items())]
+
+    def find(self, name: str, version: int | None = None) -> LoadedModel | None:
+        """A model that is in memory already, or None. Reads no file."""
+        with self._changed:
+            key = (name, self._current.get(name, 0) if version is None else version)
+            model = self._loaded.pop(key, None)
+            if model is not None:
+                self._loaded[key] = model
+            return model
+
+    def get(self, name: str, version: int | None = None) -> LoadedModel:
+        """A model, loaded when it is not yet.
+
+        version: None is the current one, or where there is none the newest that can be served. Raises UnknownModel,
+        naming those there are, Unloaded, or InvalidBundle with the reason when none of them can be served.
+        """
+        with self._loading:
+            self._refuse_closed(name)
+            found = self.find(name, version)
+            if found is not None:
+                return found
+            if version is not None:
+                return self._load_version(name, version)
+            if name in self._current:
+                with suppress(UnknownModel, InvalidBundle):  # gone or changed since: another version may do
+                    return self._load_version(name, self._current[name])
+            return self._load_newest(name)
+
+    def expect(self, name: str, version: int | None) -> None:
+        """Raise UnknownModel or Unloaded for what `get` cannot load, without waiting for what is being loaded."""
+        versions = self.repository.versions(name)
+        if not versions or (version is not None and version not in versions):
+            raise self.repository.unknown(name, version)
+        self._refuse_closed(name)
+
+    def load(self, name: str) -> LoadedModel:
+        """Bring a name into service, or its newest good version in the place of the current one. Raises as `get`."""
+        with self._loading:
+            model = self._load_newest(name)
+            self._closed.discard(name)
+            return model
+
+    def refresh(self) -> None:
+        """Load what is new in the repository, and forget what is gone from it. What was unloaded stays so."""
+        names = self.repository.names()
+        for name in sorted({*names, *self._current} - self._closed):
+            with self._loading:
+                versions = self.repository.versions(name)
+                self._forget_gone(name, versions)
+                wanted = next((version for version in versions if self._may_do(name, version)), 0)
+                if not wanted:
+                    self._forget(name)
+                elif wanted != self._current.get(name):
+                    with suppress(InvalidBundle, UnknownModel):
+                        self._load_newest(name)
+
+    def unload(self, name: str, patience_s: float) -> None:
+        """Take a name out of service, and wait so long for the requests that hold it. Raises UnknownModel."""
+        with self._loading:
+            if not self.repository.versions(name) and name not in self._current:
+                raise self.repository.unknown(name, None)
+            self._closed.add(name)
+            gone = self._forget(name)
+        with self._changed:
+            self._changed.wait_for(lambda: not any(self._held[model] for model in gone), patience_s)
+
+    @contextmanager
+    def holding(self, model: LoadedModel) -> Iterator[None]:
+        """While a request needs a model."""
+        with self._changed:
+            self._held[model] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held[model] -= 1
+                if not self._held[model]:
+                    del self._held[model]
+                    self._changed.notify_all()
+
+    def states(self) -> list[VersionState]:
+        """Every version of every name, newest first. What is not loaded is looked at again when its files change."""
+        versions = [(name, version) for name in self.repository.names() for version in self.repository.versions(name)]
+        return [self._state(key) for key in versions]
+
+    def _state(self, key: Key) -> VersionState:
+        if key in self._loaded:
+            return VersionState(*key, "ready")
+        if key == self._being_loaded:
+            return VersionState(*key, "loading")
+        stamps, verdict = self._stamps(key), self._verdicts.get(key)
+        if verdict is None or verdict.stamps != stamps:
+            verdict = self._judge(key, self.repository.entry(*key).reason, stamps)
+        return VersionState(*key, "refused" if verdict.reason else "unloaded", verdict.reason)
+
+    def _load_newest(self, name: str) -> LoadedModel:
+        """The newest good version, which becomes the current one."""
+        reasons = []
+        for version in self.repository.versions(name):
+            try:
+                model = self._load_version(name, version)
+            except InvalidBundle as error:
+                reasons.append(f"version {version}: {error}")
+            else:
+                self._make_current(model)
+                return model
+        if reasons:
+            raise InvalidBundle(f"{name} cannot be served. {' '.join(reasons)}")
+        raise self.repository.unknown(name, None)
+
+    def _load_version(self, name: str, version: int) -> LoadedModel:
+        if version not in self.repository.versions(name):
+            raise self.repository.unknown(name, version)
+        key = (name, version)
+        found = self.find(name, version)
+        if found is not None:
+            return found
+        if not self._may_do(name, version):
+            raise InvalidBundle(self._verdicts[key].reason)
+        stamps = self._stamps(key)
+        self._being_loaded = key
+        try:
+            model = self._read(name, version)
+        except InvalidBundle as error:
+            self._judge(key, str(error), stamps)
+            raise
+        finally:
+            self._being_loaded = None
+        with self._changed:
+            self._loaded[key] = model
+            self._make_room()
+        return model
+
+    def _judge(self, key: Key, reason: str, stamps: tuple[int, ...]) -> Verdict:
+        """Note what is against a version, and tell it."""
+        if reason:
+            _log.warning("%s/%s is not served: %s", *key, reason)
+        verdict = self._verdicts[key] = Verdict(reason, stamps)
+        return verdict
+
+    def _refuse_closed(self, name: str) -> None:
+        if name in self._closed:
+            raise Unloaded(f"{name} was unloaded; an operator can load it: POST /v2/repository/models/{name}/load.")
+
+    def _may_do(self, name: str, version: int) -> bool:
+        """Whether nothing is known against a version whose files are as they were."""
+        verdict = self._verdicts.get((name, version))
+        return verdict is None or not verdict.reason or verdict.stamps != self._stamps((name, version))
+
+    def _read(self, name: str, version: int) -> LoadedModel:
+        try:
+            predictor = Predictor.load(self.repository, name, version, self._device, self._tunings, self._backends)
+        except OSError as error:
+            raise InvalidBundle(f"{name}/{version} cannot be read: {error.strerror}.") from error
+        if self._max_bytes is not None and predictor.nbytes > self._max_bytes:
+            raise InvalidBundle(
+                f"{name}/{version} has {predictor.nbytes} bytes of weights; this server holds up to {self._max_bytes}."
+            )
+        try:
+            return LoadedModel(predictor, cost_of(predictor))
+        except Exception as error:  # a hostile program may raise anything on rows it was not verified with
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise InvalidBundle(f"{name}/{version} does not run: {type(error).__name__}: {reason}") from error
+
+    def _make_current(self, model: LoadedModel) -> None:
+        with self._changed:
+            before = self._current.get(model.name)
+            self._current[model.name] = model.version
+            if before is not None and before != model.version:
+                self._loaded.pop((model.name, before), None)
+
+    def _make_room(self) -> None:
+        """What was loaded last is the last to go, and fits alone."""
+        while self._max_bytes is not None and self._held_bytes() > self._max_bytes:
+            del self._loaded[next(iter(self._loaded))]
+
+    def _held_bytes(self) -> int:
+        return sum(model.predictor.nbytes for model in self._loaded.values())
+
+    def _forget(self, name: str) -> list[LoadedModel]:
+        with self._changed:
+            self._current.pop(name, None)
+            return [self._loaded.pop(key) for key in list(self._loaded) if key[0] == name]
+
+    def _forget_gone(self, name: str, versions: Collection[int]) -> None:
+        """Forget what is loaded beside the current version, and is no more in the repository."""
+        with self._changed:
+            kept = {*versions, self._current.get(name)}
+            for key in [key for key in self._loaded if key[0] == name and key[1] not in kept]:
+                del self._loaded[key]
+
+    def _stamps(self, key: Key) -> tuple[int, ...]:
+        folder = self.repository.root / key[0] / str(key[1])
+        return tuple(_stamp(folder / file) for file in FILES)
+
+
+def _stamp(path: Path) -> int:
+    """When a file was last touched, its permissions included; 0 when nothing can be learned of it."""
+    try:
+        return path.stat().st_ctime_ns
+    except OSError:
+        return 0

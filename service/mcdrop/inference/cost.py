@@ -1,0 +1,52 @@
+"""What rows cost on this machine, measured when a model is loaded."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from dropout_core.engine.plan import Plan
+from dropout_core.graph.inputs import num_rows, select_rows
+from mcdrop_models.loading.predictor import Predictor
+
+_FEW, _MANY = 16, 32
+_MOST_ROWS = 64
+_ENOUGH_S = 0.1
+_LEAST_S = 1e-7
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a row: row_s once, pass_s for each pass."""
+
+    row_s: float
+    pass_s: float
+
+    def of_row(self, passes: int) -> float:
+        """The seconds of a row and its passes."""
+        return self.row_s + passes * self.pass_s
+
+
+def cost_of(predictor: Predictor) -> Cost:
+    """By how much longer more rows, and more passes, take: what a batch costs besides is not the rows'.
+
+    On some of the rows that a model was published with; it warms the model as well.
+    """
+    alone = _seconds(predictor, 1, _FEW)
+    rows = max(2, min(_MOST_ROWS, int(_ENOUGH_S / alone)))
+    few, many = (_seconds(predictor, rows, passes) for passes in (_FEW, _MANY))
+    pass_s = max((many - few) / (_MANY - _FEW) / rows, _LEAST_S)
+    return Cost(max((few - alone) / (rows - 1) - _FEW * pass_s, 0.0), pass_s)
+
+
+def _seconds(predictor: Predictor, rows: int, passes: int) -> float:
+    """Of the second run, where the first is short: that one makes the noise and the plan."""
+    inputs = select_rows(predictor.probe, torch.arange(rows) % num_rows(predictor.probe))
+    plan = Plan(passes, predictor.manifest.seed, predictor.manifest.scheme)
+    for _ in range(2):
+        began = time.perf_counter()
+        predictor.estimate(inputs, plan).mean.cpu()  # a GPU is waited for
+        seconds = time.perf_counter() - began
+        if seconds > _ENOUGH_S:
+            break
+    return seconds

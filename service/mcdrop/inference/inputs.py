@@ -1,0 +1,167 @@
+"""Bytes ↔ JSON ↔ tensors. Limits come before parsing; errors name the input, the row and the column."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dropout_core.errors import InvalidInput
+from mcdrop.wire.json import _depth
+from mcdrop_models.bundle.manifest import InputSpec, Manifest
+
+
+def to_inputs(inputs: Any, manifest: Manifest) -> dict[str, Tensor]:
+    """The inputs of a request by name: nested lists for a model of one input, an object of them for several.
+
+    Raises InvalidInput naming the input, the row and the column of what does not fit.
+    """
+    return _by_name(inputs, manifest, to_rows)
+
+
+def arrays_to_inputs(inputs: Any, manifest: Manifest) -> dict[str, Tensor]:
+    """Arrays as the inputs of a model: one array for a model of one input, a mapping of them for several."""
+    return _by_name(inputs, manifest, array_to_rows)
+
+
+def _by_name(inputs: Any, manifest: Manifest, read: Callable[[Any, InputSpec], Tensor]) -> dict[str, Tensor]:
+    specs = {spec.name: spec for spec in manifest.inputs}
+    given = inputs if isinstance(inputs, Mapping) else dict.fromkeys(specs, inputs) if len(specs) == 1 else None
+    if given is None or set(given) != set(specs):
+        came = _kind(inputs) if given is None else f"an object of {', '.join(map(str, given)) or 'nothing'}"
+        each = "" if len(specs) == 1 else "send an object with the rows of each input: "
+        raise InvalidInput(f"inputs is {came}; {each}{'; '.join(map(_wanted, specs.values()))}.")
+    rows = {name: read(given[name], spec) for name, spec in specs.items()}
+    if any(len(values) for values in rows.values()):
+        return rows
+    least = {name: free.least for name, free in (manifest.free or {}).items()}
+    sizes = {
+        name: [least[size] if isinstance(size, str) else size for size in spec.shape] for name, spec in specs.items()
+    }
+    return {name: values.new_zeros((0, *sizes[name])) for name, values in rows.items()}  # no rows say no sizes
+
+
+def to_rows(inputs: Any, spec: InputSpec) -> Tensor:
+    """Nested lists, or an array, as rows [B, *shape] of a model's dtype; a single row may stand without the outer list.
+
+    Raises InvalidInput naming the row and the column of what does not fit.
+    """
+    if isinstance(inputs, np.ndarray):
+        return array_to_rows(inputs, spec)
+    if not isinstance(inputs, list):
+        raise InvalidInput(f"inputs is {_kind(inputs)}; send a list of rows, {_wanted(spec)}.")
+    try:
+        values = np.asarray(inputs)
+    except ValueError as error:
+        raise _complaint(inputs, spec) from error
+    mixed = spec.dtype != "bool" and _holds_bool(inputs, values.ndim)
+    if mixed or values.dtype.kind not in _readable(spec):
+        raise _complaint(inputs, spec)
+    return array_to_rows(values, spec)
+
+
+def array_to_rows(values: "np.ndarray[Any, Any]", spec: InputSpec) -> Tensor:
+    """An array of numbers as rows [B, *shape] of the dtype a model takes; an empty one has no rows.
+
+    Raises as `to_rows`.
+    """
+    if values.dtype.kind not in _readable(spec):
+        raise InvalidInput(f"the array holds {values.dtype}; {_wanted(spec)}.")
+    if values.shape == (0,):
+        values = np.zeros((0, *(0 if isinstance(size, str) else size for size in spec.shape)), spec.dtype)
+    elif _fits(values.shape, spec):
+        values = values[None]
+    if values.ndim == 0 or not _fits(values.shape[1:], spec):
+        raise InvalidInput(f"row 0 has shape {list(values.shape[1:])}; {_wanted(spec)}.")
+    dtype = np.dtype(spec.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = np.ascontiguousarray(values, dtype=dtype)
+    wrong = ~np.isfinite(converted) if dtype.kind == "f" else converted != values
+    if wrong.any():
+        position = tuple(int(index) for index in np.argwhere(wrong)[0])
+        taken = "true and false, or 1 and 0" if spec.dtype == "bool" else f"finite {spec.dtype} numbers"
+        raise InvalidInput(f"{_place(position)} is {values[position]}; {spec.name} takes {taken}.")
+    return torch.from_numpy(converted)
+
+
+def _readable(spec: InputSpec) -> str:
+    """The kinds of numpy's types that an input may come in."""
+    return "iufb" if spec.dtype == "bool" else "iuf"
+
+
+def _fits(shape: tuple[int, ...], spec: InputSpec) -> bool:
+    return len(shape) == len(spec.shape) and all(
+        isinstance(wanted, str) or size == wanted for size, wanted in zip(shape, spec.shape, strict=True)
+    )
+
+
+def _complaint(inputs: list[Any], spec: InputSpec) -> InvalidInput:
+    """The first row or number that does not fit."""
+    rows = [inputs] if _depth(inputs) == len(spec.shape) else inputs
+    shape = _shape_of_first(rows, spec)
+    for index, row in enumerate(rows):
+        found = _misfit(row, shape, (index,), spec.dtype == "bool")
+        if found:
+            return InvalidInput(f"{found}; {_wanted(spec)}.")
+    return InvalidInput(f"inputs cannot be read as numbers; {_wanted(spec)}.")
+
+
+def _shape_of_first(rows: list[Any], spec: InputSpec) -> tuple[int, ...]:
+    """The shape that all rows should have: where a size is free, the first row's."""
+    shape, part = [], rows[0] if rows else []
+    for size in spec.shape:
+        shape.append(size if isinstance(size, int) else len(part) if isinstance(part, list) else 0)
+        part = part[0] if isinstance(part, list) and part else None
+    return tuple(shape)
+
+
+def _misfit(value: Any, shape: tuple[int, ...], position: tuple[int, ...], truths: bool) -> str:
+    if not shape:
+        fits = _is_number(value) or (truths and isinstance(value, bool))
+        return "" if fits else f"{_place(position)} is {_kind(value)}"
+    if not isinstance(value, list):
+        return f"{_place(position)} is {_kind(value)}, not a list of {shape[0]}"
+    if len(value) != shape[0]:
+        return f"{_place(position)} has {len(value)} values, not {shape[0]}"
+    parts = (_misfit(item, shape[1:], (*position, i), truths) for i, item in enumerate(value))
+    return next(filter(None, parts), "")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**64
+
+
+def _holds_bool(values: list[Any], depth: int) -> bool:
+    """Whether lists of a depth hold true or false, which numpy takes for 1 and 0 beside numbers."""
+    if depth == 1:
+        return bool in set(map(type, values))
+    return any(_holds_bool(part, depth - 1) for part in values)
+
+
+def _place(position: tuple[int, ...]) -> str:
+    row, columns = position[0], position[1:]
+    if not columns:
+        return f"row {row}"
+    return f"row {row}, column {columns[0] if len(columns) == 1 else list(columns)}"
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return f"the text {value[:20]!r}"
+    if isinstance(value, int | float):
+        return str(value)[:40]
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _wanted(spec: InputSpec) -> str:
+    sizes = ", ".join(map(str, spec.shape))
+    shape = f"{spec.dtype} of shape [{sizes}]" if spec.shape else f"one {spec.dtype}"
+    equal = ", all rows of one size: pad shorter ones" if any(isinstance(size, str) for size in spec.shape) else ""
+    return f"{spec.name} takes {shape} for each row{equal}"

@@ -1,0 +1,171 @@
+"""What has been counted of one version of a model. Durations are whole nanoseconds, so that sums stay exact."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+
+from mcdrop.inference.query import Array
+from mcdrop.observability.events import Answered, Computed, Outcome
+
+# Edges are the same for every model, so that histograms of several models can be added up.
+_S = 1e9
+DURATIONS_NS = tuple(
+    int(seconds * _S)
+    for seconds in (2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+)
+COUNTS = tuple(4**power for power in range(9))
+# Most classifiers have 2 to 1000 classes: log 2 is 0.69 and log 1000 is 6.9. Confident rows need the fine end.
+NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+# Targets have any unit: two edges a decade show a shift of the median by a factor of three.
+SPREADS = tuple(float(f"{10 ** (half / 2):.3g}") for half in range(-12, 13))
+_DRIFT = {"mutual_information": NATS, "predictive_entropy": NATS, "std": SPREADS}
+# More numbers of one answer tell no more of a drift, and would take longer to count than it may.
+MAX_DRIFT_NUMBERS = 1024
+
+
+class Histogram:
+    """How many values were at most each edge and above the one before; the last count is of those above all edges."""
+
+    __slots__ = ("counts", "edges", "total")
+
+    def __init__(self, edges: tuple[float, ...]) -> None:
+        self.edges = edges
+        self.counts = [0] * (len(edges) + 1)
+        self.total: float = 0
+
+    @property
+    def count(self) -> int:
+        """How many values."""
+        return sum(self.counts)
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.edges, value)] += 1
+        self.total += value
+
+    def add_all(self, values: Array) -> None:
+        """Count every finite value of an array."""
+        finite = values[np.isfinite(values)]
+        found = np.bincount(np.searchsorted(self.edges, finite), minlength=len(self.counts))
+        self.counts = [before + more for before, more in zip(self.counts, found.tolist(), strict=True)]
+        self.total += float(finite.sum(dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How often something happened, and how long it took altogether, ns."""
+
+    count: int
+    ns: int
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The counts of one version in the words of the Open Inference Protocol's statistics.
+
+    inference_count: rows of good answers. execution_count: batches that were computed. last_inference_ms: since 1970, 0
+    before the first. success and fail: requests. queue, compute_input, compute_infer, compute_output: of successes, as
+    Triton counts. batches: what batches took, by their rows rounded up to a power of two.
+    """
+
+    inference_count: int
+    execution_count: int
+    last_inference_ms: int
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    batches: Mapping[int, Duration]
+
+
+@dataclass
+class Tally:
+    """The counts of one version. Not safe for threads: its owner locks."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    success: Histogram = field(default_factory=lambda: Histogram(DURATIONS_NS))
+    failure: Histogram = field(default_factory=lambda: Histogram(DURATIONS_NS))
+    phases: dict[str, Histogram] = field(
+        default_factory=lambda: {
+            name: Histogram(DURATIONS_NS) for name in ("decode", "queue", "prefix", "suffix", "encode")
+        }
+    )
+    rows: int = 0
+    row_passes: int = 0
+    drift: dict[str, Histogram] = field(default_factory=dict)
+    batches: Counter[str] = field(default_factory=Counter)
+    batch: Histogram = field(default_factory=lambda: Histogram(DURATIONS_NS))
+    batch_rows: Histogram = field(default_factory=lambda: Histogram(COUNTS))
+    batch_requests: Histogram = field(default_factory=lambda: Histogram(COUNTS))
+    by_size: dict[int, Duration] = field(default_factory=dict)
+    last_ms: int = 0
+
+    def answered(self, event: Answered) -> None:
+        """Count a request."""
+        self.outcomes[event.outcome] += 1
+        good = event.outcome == "success"
+        if event.phases:
+            (self.success if good else self.failure).add(event.phases[-1].end_ns - event.phases[0].start_ns)
+        if good:
+            for phase in event.phases:
+                self.phases[phase.name].add(phase.end_ns - phase.start_ns)
+            self.rows += event.rows
+            self.row_passes += event.rows * event.passes
+            self._watch(event.measures)
+
+    def computed(self, event: Computed, now_ms: int) -> None:
+        """Count a batch."""
+        self.batches["failure" if event.failed else "success"] += 1
+        if event.failed:
+            return
+        ns = int(event.seconds * _S)
+        self.batch.add(ns)
+        self.batch_rows.add(event.rows)
+        self.batch_requests.add(event.requests)
+        size = 1 << max(event.rows - 1, 0).bit_length()
+        before = self.by_size.get(size, Duration(0, 0))
+        self.by_size[size] = Duration(before.count + 1, before.ns + ns)
+        self.last_ms = now_ms
+
+    def statistics(self) -> Statistics:
+        """The counts as they are now."""
+        prefix, suffix = _duration(self.phases["prefix"]), _duration(self.phases["suffix"])
+        successes = self.outcomes["success"]
+        return Statistics(
+            inference_count=self.rows,
+            execution_count=self.batches["success"],
+            last_inference_ms=self.last_ms,
+            success=Duration(successes, int(self.success.total)),
+            fail=Duration(self.outcomes.total() - successes, int(self.failure.total)),
+            queue=_duration(self.phases["queue"]),
+            compute_input=_duration(self.phases["decode"]),
+            compute_infer=Duration(suffix.count, prefix.ns + suffix.ns),
+            compute_output=_duration(self.phases["encode"]),
+            batches=dict(sorted(self.by_size.items())),
+        )
+
+    def _watch(self, measures: Mapping[str, Array]) -> None:
+        """Count how unsure some rows of an answer are, evenly taken. Of a classifier, std says nothing more."""
+        entropies = "predictive_entropy" in measures
+        for name, values in measures.items():
+            if name not in _DRIFT or (name == "std" and entropies):
+                continue
+            if name not in self.drift:
+                self.drift[name] = Histogram(_DRIFT[name])
+            numbers = _some(_some(values).reshape(-1))
+            self.drift[name].add_all(numbers)
+
+
+def _some(values: Array) -> Array:
+    """Evenly taken, so few that those left are about as many as are counted; one row at least."""
+    return values[:: max(1, ceil(values.size / MAX_DRIFT_NUMBERS))]
+
+
+def _duration(histogram: Histogram) -> Duration:
+    return Duration(histogram.count, int(histogram.total))

@@ -1,0 +1,83 @@
+"""A model's answers about some rows of a pool: of a bundle that is here, and of a server."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from dropout_core.acquire.need import EMBEDDINGS, SAMPLES, Arrays, Need
+from dropout_core.engine.embedding import embeddings
+from dropout_core.engine.plan import Plan
+from dropout_core.errors import InvalidInput
+from dropout_core.graph.inputs import NamedTensors
+from mcdrop.client import Client
+from mcdrop.pool.readers.base import Rows
+from mcdrop_models.loading.predictor import Predictor, finite_rows
+
+
+@dataclass(frozen=True)
+class OfBundle:
+    """A bundle's answers."""
+
+    predictor: Predictor
+    plan: Plan
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights."""
+        return self.predictor.program.device
+
+    def arrays(self, need: Need, inputs: NamedTensors, rows: Rows) -> Arrays:
+        """See Answerer. Raises NonFiniteOutput, naming the row of the pool."""
+        arrays: dict[str, torch.Tensor] = {}
+        self.predictor.refuse_unknown(inputs)
+        if need.estimates:
+            plan = self.plan if need.passes is None else replace(self.plan, passes=need.passes)
+            estimate = self.predictor.estimate(inputs, plan, need.samples, torch.from_numpy(rows))
+            finite = finite_rows(estimate)
+            if not bool(finite.all()):
+                raise self.predictor.non_finite(int(rows[int((~finite).nonzero()[0])]))
+            arrays = {name: estimate.measure(name) for name in need.measures}
+            if need.samples:
+                arrays[SAMPLES] = estimate.samples.movedim(0, 1)
+        if need.embeddings:
+            program = self.predictor.program
+            placed = {name: values.to(program.device) for name, values in inputs.items()}
+            arrays[EMBEDDINGS] = embeddings(program.graph, program.weights, placed)
+        return arrays
+
+
+@dataclass(frozen=True)
+class OfServer:
+    """A server's answers, by its predictions: it is sent some rows at a time."""
+
+    client: Client
+    name: str
+    version: int
+    plan: Plan
+
+    @property
+    def device(self) -> torch.device:
+        """The selector runs here."""
+        return torch.device("cpu")
+
+    def arrays(self, need: Need, inputs: NamedTensors, rows: Rows) -> Arrays:  # noqa: ARG002 - a server counts from 0
+        """See Answerer. Raises InvalidInput for embeddings, which no prediction has."""
+        if need.embeddings:
+            raise InvalidInput(
+                "a server answers where rows lie (k_centre, badge) only to a pool sent at once; rank a bundle that is "
+                "here, or raise --rows-at-once, as far as the server's largest body."
+            )
+        arrays = {name: values.numpy() for name, values in inputs.items()}
+        answer = self.client.predict(
+            self.name,
+            arrays if len(arrays) > 1 else next(iter(arrays.values())),
+            version=self.version,
+            passes=self.plan.passes if need.passes is None else need.passes,
+            seed=self.plan.seed,
+            masks=self.plan.scheme.masks,
+            outputs=list(need.measures),
+            samples=need.samples,
+        )
+        names = [*need.measures, *([SAMPLES] if need.samples else [])]
+        return {name: torch.from_numpy(np.ascontiguousarray(answer.outputs[name])) for name in names}

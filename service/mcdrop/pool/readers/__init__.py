@@ -1,0 +1,1 @@
+"""Readers of pools stored as files."""

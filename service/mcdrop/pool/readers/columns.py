@@ -1,0 +1,59 @@
+"""Which columns of a table are which input, the ids, the costs."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dropout_core.errors import InvalidInput
+from mcdrop_models.bundle.manifest import InputSpec
+
+
+@dataclass(frozen=True)
+class Named:
+    """Columns that are no numbers of a row: of its id, of what its label costs. None: there is none.
+
+    besides: others, which a table may have or not, and which are not read.
+    """
+
+    ids: str | None = None
+    costs: str | None = None
+    besides: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those there are."""
+        return tuple(name for name in (self.ids, self.costs) if name is not None)
+
+
+def columns_of(
+    path: Path, names: Sequence[str], specs: Mapping[str, InputSpec], apart: Named
+) -> dict[str, tuple[str, ...]]:
+    """The columns of each input: the one that has its name; otherwise, of a model of one input, all in their order."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InvalidInput(f"{path} has two columns {twice[0]!r}; give each a name of its own.")
+    absent = [name for name in apart.names if name not in names]
+    if absent:
+        raise InvalidInput(f"{path} has no column {absent[0]!r}; it has {_listed(names)}.")
+    if set(specs) <= set(names):
+        return {name: (name,) for name in specs}
+    others = tuple(name for name in names if name not in (*apart.names, *apart.besides))
+    if len(specs) > 1 or not others:
+        raise InvalidInput(
+            f"{path} has the columns {_listed(names)}; one for each input is wanted: {', '.join(specs)}."
+        )
+    return dict.fromkeys(specs, others)
+
+
+def extra(module: str, path: Path) -> Any:
+    """A library that only some pools need. Raises InvalidInput where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InvalidInput(f"{path} needs {module.partition('.')[0]}: pip install 'mcdrop[pools]'.") from error
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f", … {len(names)} in all" if len(names) > 8 else "")

@@ -1,0 +1,104 @@
+"""Answering what a choice needs to know of pools: chunk by chunk, each kept as it comes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dropout_core.acquire.choose import Choice, Ranking
+from dropout_core.acquire.need import Arrays, Need, joined
+from dropout_core.errors import InvalidInput
+from dropout_core.graph.inputs import NamedTensors
+from mcdrop.pool.checkpoint import Checkpoint
+from mcdrop.pool.readers.base import Pool, Rows
+from mcdrop_models.bundle.manifest import InputSpec
+
+# rows of a chunk, fewer where their passes are kept, and the bytes their inputs may have
+_MOST_ROWS, _MOST_SAMPLED, MOST_BYTES = 4096, 256, 2**25
+# of a free dimension, whose size only the rows say
+_GUESSED_SIZE = 512
+# of what is asked about: rows done, of how many
+OnRows = Callable[[str, int, int], None]
+
+
+class Answerer(Protocol):
+    """Who runs the model."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where passes and embeddings are to be worked on."""
+
+    def arrays(self, need: Need, inputs: NamedTensors, rows: Rows) -> Arrays:
+        """What a need names of some rows. rows: their numbers in the pool."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A model, the pools that a choice can ask about, and how many rows are run at once.
+
+    checkpoint: None: nothing is kept. on_rows: is told how far it is.
+    """
+
+    answerer: Answerer
+    pools: Mapping[str, Pool]
+    at_once: int
+    on_rows: OnRows
+    checkpoint: Checkpoint | None = None
+
+    def run(self, choice: Choice) -> Ranking:
+        """The ranking, once all that it needs is answered. Raises what reading and running the model raise."""
+        number = 0
+        try:
+            need = next(choice)
+            while True:
+                need, number = choice.send(self._answer(need, number)), number + 1
+        except StopIteration as ended:
+            ranking: Ranking = ended.value
+            return ranking
+
+    def _answer(self, need: Need, number: int) -> Arrays:
+        found = joined(list(self._chunks(need, number)))
+        if not (need.samples or need.embeddings):
+            return found
+        return {name: values.to(self.answerer.device) for name, values in found.items()}
+
+    def _chunks(self, need: Need, number: int) -> Iterator[Arrays]:
+        pool = self.pools[need.of]
+        rows = np.arange(pool.num_rows) if need.rows is None else need.rows.numpy()
+        size = _even(len(rows), min(self.at_once, _MOST_SAMPLED) if need.samples else self.at_once)
+        known = self.checkpoint.of(number) if self.checkpoint else []
+        yield from known
+        done = min(len(known) * size, len(rows))
+        self.on_rows(need.of, done, len(rows))
+        for inputs in pool.parts(rows[done:], size):
+            some = rows[done : done + size]
+            arrays = {name: values.cpu() for name, values in need.kept(self._arrays(need, inputs, some)).items()}
+            if self.checkpoint:
+                self.checkpoint.add(number, arrays)
+            done += len(some)
+            self.on_rows(need.of, done, len(rows))
+            yield arrays
+
+    def _arrays(self, need: Need, inputs: NamedTensors, rows: Rows) -> Arrays:
+        try:
+            return self.answerer.arrays(need, inputs, rows)
+        except InvalidInput as error:
+            where = f"{self.pools[need.of].path}, of the rows {rows[0]} … {rows[-1]}"
+            raise InvalidInput(f"{where}: {error}") from error
+
+
+def rows_at_once(specs: Sequence[InputSpec], most_bytes: int = MOST_BYTES) -> int:
+    """How many rows are run at once, where nobody says."""
+    each = sum(
+        np.dtype(spec.dtype).itemsize * prod(size if isinstance(size, int) else _GUESSED_SIZE for size in spec.shape)
+        for spec in specs
+    )
+    return max(1, min(_MOST_ROWS, most_bytes // max(1, each)))
+
+
+def _even(count: int, most: int) -> int:
+    """How many rows a chunk has, so that the last is hardly smaller: what runs otherwise rounds otherwise."""
+    return ceil(count / max(1, ceil(count / most))) or 1

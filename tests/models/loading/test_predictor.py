@@ -1,0 +1,208 @@
+"""A published network answers as the live one does, in the caller's unit, and refuses what has no answer."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from dropout_core.acquire import gaussian_mutual_information
+from dropout_core.engine.plan import Plan
+from dropout_core.engine.scheme import DEFAULT, Scheme
+from dropout_core.errors import InvalidInput, NonFiniteOutput, UnknownMeasure
+from dropout_core.predict import predict
+from mcdrop_models.bundle.manifest import OutputScaling
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.errors import UnknownModel
+from mcdrop_models.loading.predictor import Predictor, finite_rows, in_callers_unit
+from mcdrop_models.publishing.torch import publish
+from tests.support.program_nets import CASES, Mlp, Probabilities, Tokens, rows_for, seeded
+
+_SCALE, _SHIFT = (2.5, 40.0), (-3.0, 150.0)
+
+
+def _served(net, root, shape=(4,), **said):
+    version = publish(net, rows_for(net, shape, 8), name="net", root=root, **said).version
+    return Predictor.load(Repository(root), "net", version)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "said"),
+    [
+        (Mlp, (4,), {"task": "classification", "output": "logits", "labels": ["a", "b", "c"]}),
+        (lambda: Mlp(1), (4,), {"task": "classification", "output": "logits", "labels": ["no", "yes"]}),
+        (Probabilities, (4,), {"task": "classification", "output": "probabilities"}),
+        (Tokens, (5,), {"task": "classification", "output": "logits"}),
+        (Mlp, (4,), {"task": "regression", "output": "mean"}),
+        (lambda: Mlp(4), (4,), {"task": "regression", "output": "mean_and_log_variance"}),
+        (CASES["a CNN with batch norm and feature dropout"].make, (1, 6, 6), {"task": "classification"}),
+        (CASES["dropout on weights"].make, (4,), {"task": "regression"}),
+    ],
+    ids=[
+        "several classes with labels",
+        "a single logit",
+        "probabilities",
+        "tokens",
+        "means",
+        "means and variances",
+        "a CNN",
+        "dropout on weights",
+    ],
+)
+def test_a_published_network_answers_exactly_as_the_live_one(tmp_path, make, shape, said):
+    net = seeded(make)
+    predictor = _served(net, tmp_path, shape, **said)
+    output = predictor.manifest.output
+    for num_rows, passes, seed in ((1, 3, 0), (40, 33, 9)):
+        rows = rows_for(net, shape, num_rows, seed=21)
+        live = predict(net, rows, passes=passes, seed=seed, output=output, keep_draws=True)
+        published = predictor.predict(rows, Plan(passes, seed, DEFAULT), keep_draws=True)
+        assert published.measures == live.measures
+        for measure in live.measures:
+            assert torch.equal(published.measure(measure), live.measure(measure)), measure
+        assert torch.equal(published.samples, live.samples)
+        assert torch.equal(published.quantiles([0.05, 0.5]), live.quantiles([0.05, 0.5]))
+        assert (published.passes, published.seed) == (passes, seed)
+    assert bool((published.variance > 0).all())  # there was something to get wrong
+    assert published.mean.shape == (40, predictor.manifest.num_outputs)
+
+
+def test_another_seed_is_another_answer_and_the_first_passes_stay(published):
+    predictor = Predictor.load(Repository(published), "net", 1)
+    rows = rows_for(Mlp(), (4,), 5)
+    few, many = (predictor.predict(rows, Plan(passes, 3, DEFAULT), keep_draws=True).samples for passes in (5, 40))
+    assert torch.equal(many[:5], few)
+    assert not torch.equal(
+        predictor.predict(rows, Plan(5, 4, DEFAULT)).mean, predictor.predict(rows, Plan(5, 3, DEFAULT)).mean
+    )
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory):
+    """A network of two means and two log variances, served with output scaling, and its live answer in its own unit."""
+    net = seeded(lambda: Mlp(4))
+    rows = rows_for(net, (4,), 6, seed=3)
+    said = {"task": "regression", "output": "mean_and_log_variance", "output_scaling": (_SCALE, _SHIFT)}
+    predictor = _served(net, tmp_path_factory.mktemp("scaled"), **said)
+    live = predict(net, rows, passes=24, seed=5, output="mean_and_log_variance", keep_draws=True)
+    return predictor.predict(rows, Plan(24, 5, DEFAULT), keep_draws=True), live
+
+
+def _close(a, b):
+    """Equal to a few roundings of float64 at the scale of the numbers."""
+    return torch.allclose(a, b, rtol=0.0, atol=64 * torch.finfo(torch.float64).eps * float(b.abs().max()))
+
+
+def test_scaled_moments_are_those_of_the_scaled_passes(scaled):
+    """The oracle: each pass scaled by hand, then its moments."""
+    ours, live = scaled
+    scale, shift = torch.tensor(_SCALE, dtype=torch.float64), torch.tensor(_SHIFT, dtype=torch.float64)
+    means, variances = live.draws["value"] * scale + shift, live.draws["aleatoric"] * scale**2
+    assert _close(ours.mean, means.mean(0))
+    assert _close(ours.epistemic_variance, means.var(0, correction=0))
+    assert _close(ours.aleatoric_variance, variances.mean(0))
+    assert _close(ours.variance, means.var(0, correction=0) + variances.mean(0))
+    assert _close(ours.std, (means.var(0, correction=0) + variances.mean(0)).sqrt())
+    assert _close(ours.samples, means)
+    # in nats, so that a unit does not change it
+    assert _close(ours.gaussian_mutual_information, live.gaussian_mutual_information)
+    assert _close(ours.gaussian_mutual_information, gaussian_mutual_information(means, variances))
+
+
+def test_scaled_quantiles_have_their_level_in_the_scaled_mixture(scaled):
+    ours, live = scaled
+    scale, shift = torch.tensor(_SCALE, dtype=torch.float64), torch.tensor(_SHIFT, dtype=torch.float64)
+    mixture = torch.distributions.Normal(live.draws["value"] * scale + shift, live.draws["aleatoric"].sqrt() * scale)
+    levels = [0.05, 0.5, 0.95]
+    quantiles = ours.quantiles(levels)
+    assert quantiles.shape == (3, 6, 2)
+    for quantile, level in zip(quantiles, levels, strict=True):
+        # a double next to the quantile is eps · |quantile| away, and the density is at most 1 / (√2π · the least std)
+        slack = 64 * torch.finfo(torch.float64).eps * (1 + quantile.abs() / mixture.scale.amin(0))
+        assert bool(((mixture.cdf(quantile).mean(0) - level).abs() < slack).all())
+
+
+def test_quantiles_of_means_alone_are_scaled_too(tmp_path):
+    net = seeded(lambda: Mlp(2))
+    rows = rows_for(net, (4,), 6)
+    predictor = _served(net, tmp_path, task="regression", output_scaling=(_SCALE, _SHIFT))
+    live = predict(net, rows, passes=24, seed=5, output="mean", keep_draws=True)
+    ours = predictor.predict(rows, Plan(24, 5, DEFAULT), keep_draws=True)
+    scale, shift = torch.tensor(_SCALE, dtype=torch.float64), torch.tensor(_SHIFT, dtype=torch.float64)
+    assert _close(ours.quantiles([0.1, 0.9]), live.quantiles([0.1, 0.9]) * scale + shift)
+    with pytest.raises(UnknownMeasure, match="mean, variance, std, epistemic_variance"):
+        ours.measure("aleatoric_variance")
+
+
+def test_the_stored_probe_is_in_the_networks_unit(tmp_path):
+    """So that the known answer checks the network, and the manifest's digest its scaling."""
+    net = seeded(lambda: Mlp(2))
+    predictor = _served(net, tmp_path, task="regression", output_scaling=(_SCALE, _SHIFT))
+    again = predictor.predict(predictor.probe, Plan(64, 0, DEFAULT)).mean
+    live = predict(net, predictor.probe, passes=64, seed=0, output="mean").mean
+    assert _close(again, live * torch.tensor(_SCALE) + torch.tensor(_SHIFT))
+
+
+def test_a_classification_has_no_unit(published):
+    estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(1, 4), Plan(4, 0, DEFAULT))
+    assert in_callers_unit(estimate, None) is estimate
+    with pytest.raises(InvalidInput, match="only a regression"):
+        in_callers_unit(estimate, OutputScaling(scale=(1.0,) * 3, shift=(0.0,) * 3))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_row_without_an_answer_is_named(published, value):
+    predictor = Predictor.load(Repository(published), "net", 1)
+    rows = rows_for(Mlp(), (4,), 5)
+    rows[3, 1] = value
+    with pytest.raises(NonFiniteOutput, match="row 3"):
+        predictor.predict(rows, Plan(8, 0, DEFAULT))
+    assert bool(predictor.predict(rows[:3], Plan(8, 0, DEFAULT)).mean.isfinite().all())
+
+
+def test_rows_of_several_requests_are_estimated_together_whether_they_have_an_answer_or_not(published):
+    predictor = Predictor.load(Repository(published), "net", 1)
+    first, second = rows_for(Mlp(), (4,), 3, seed=1), rows_for(Mlp(), (4,), 2, seed=2)
+    plan = Plan(8, 0, Scheme("balanced", "independent"))
+    second[1, 0] = math.nan
+    inputs = {name: torch.cat([first, second]) for name in predictor.probe}
+    estimate = predictor.estimate(inputs, plan, places=torch.tensor([0, 1, 2, 0, 1]))
+    assert finite_rows(estimate).tolist() == [True] * 4 + [False]
+    alone = torch.cat([predictor.predict(first, plan).mean, predictor.predict(second[:1], plan).mean])
+    # other batch sizes round otherwise: 1e-5 of the scale is promised
+    assert torch.allclose(estimate.mean[:4], alone, rtol=0.0, atol=1e-5 * float(alone.abs().max()))
+
+
+def test_no_rows_have_no_answers(published):
+    estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(0, 4), Plan(8, 0, DEFAULT))
+    assert estimate.mean.shape == estimate.variance.shape == (0, 3)
+
+
+def test_one_predictor_serves_many_threads(published):
+    predictor = Predictor.load(Repository(published), "net", 1)
+    rows = rows_for(Mlp(), (4,), 64)
+    weights = {name: value.clone() for name, value in predictor.program.weights.items()}
+    wanted = [predictor.predict(rows, Plan(16, seed, DEFAULT)).mean for seed in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda seed: predictor.predict(rows, Plan(16, seed, DEFAULT)).mean, range(16)))
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    assert all(torch.equal(value, weights[name]) for name, value in predictor.program.weights.items())
+
+
+def test_large_batches_answer_as_single_rows_do(tmp_path):
+    """More rows than one chunk of the prefix holds, so that boundaries are joined. To 1e-5 of the output's scale."""
+    net = seeded(CASES["folded rows"].make)
+    predictor = _served(net, tmp_path, (3, 4), task="regression")
+    rows = rows_for(net, (3, 4), 2**16)
+    together = predictor.predict(rows, Plan(2, 0, DEFAULT)).mean
+    for row in (0, 2**15, 2**16 - 1):
+        alone = predictor.predict(rows[row : row + 1], Plan(2, 0, DEFAULT)).mean[0]
+        assert torch.allclose(together[row], alone, rtol=0.0, atol=1e-5 * float(together.abs().max()))
+
+
+def test_an_unknown_model_or_version_is_said_to_be_so(published):
+    repository = Repository(published)
+    with pytest.raises(UnknownModel, match=r"^net has no version 2; it has 1\.$"):
+        Predictor.load(repository, "net", 2)
+    with pytest.raises(UnknownModel, match=r"^there is no model 'nothing'; there are net\.$"):
+        Predictor.load(repository, "nothing", 1)

@@ -1,0 +1,144 @@
+"""A bundle as one file: the engine's numbers, in every runtime and whatever it optimises, thinned or not."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+from torch import nn
+
+from dropout_core.engine.plan import Plan
+from dropout_core.engine.scheme import Scheme
+from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.loading.predictor import Predictor
+from mcdrop_models.onnx.to_onnx.halves import halves_of
+from mcdrop_models.publishing import export as exporting
+from mcdrop_models.publishing.export import exported, thinned_bytes
+from mcdrop_models.publishing.torch import publish
+from tests.support.ensemble_answers import LEVELS, answers, assert_are, drawn, reference_answers
+
+
+def convolved():
+    """Feature dropout, a fold, and dropout of layers that can be thinned."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 33), nn.GELU(), nn.Dropout(0.5), nn.Linear(33, 3),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bundles")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        publish(
+            convolved(),
+            drawn(4, 1, 6, 6),
+            name="net",
+            task="classification",
+            root=root,
+            scheme=Scheme("balanced", branches=2),
+        )
+    return Predictor.load(Repository(root), "net", 1)
+
+
+@pytest.fixture(scope="module")
+def halves(predictor):
+    """The halves of the network, exported from torch once: it takes seconds."""
+    found = halves_of(predictor.program, predictor.probe)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporting, "halves_of", lambda *_: found)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def file(predictor, halves):
+    return exported(predictor, Plan(20, 9, predictor.manifest.scheme), {})
+
+
+@pytest.fixture(scope="module")
+def thin_file(predictor, halves):
+    return exported(predictor, Plan(20, 9, predictor.manifest.scheme), {}, thin=True)
+
+
+@pytest.mark.parametrize("form", ["file", "thin_file"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_file_answers_as_the_engine_does_at_every_level(predictor, level, form, request):
+    x = drawn(7, 1, 6, 6, seed=2)
+
+    found = answers(request.getfixturevalue(form), x, level)
+
+    assert_are(found, predictor.predict(x, Plan(20, 9, predictor.manifest.scheme)))
+
+
+@pytest.mark.parametrize("form", ["file", "thin_file"])
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_file_answers_as_the_engine_does_in_the_reference(predictor, rows, form, request):
+    x = drawn(rows, 1, 6, 6, seed=2)
+
+    found = reference_answers(request.getfixturevalue(form), x)
+
+    assert_are(found, predictor.predict(x, Plan(20, 9, predictor.manifest.scheme)))
+
+
+def test_a_thinned_file_is_as_large_and_says_what_its_weights_take(file, thin_file):
+    shapes = [list(one.dims) for one in thin_file.graph.initializer]
+    most = [max(kept(one) for one in masks(thin_file, width)) for width in (64, 33)]
+
+    assert sorted(shapes.count(shape) for shape in ([64, 16], [33, 64], [3, 33])) == [1, 1, 1]
+    assert thin_file.ByteSize() < file.ByteSize() + 8000
+    assert all(one < width * 0.7 for one, width in zip(most, (64, 33), strict=True))
+    # the places of the first layer's units in int64; both layers' weights and the first one's biases in float32
+    assert thinned_bytes(thin_file) == 20 * (8 * most[0] + 4 * (most[1] * most[0] + most[1] + 3 * most[1]))
+    assert thinned_bytes(file) == 0
+
+
+def masks(file, width):
+    """The stored masks of a site."""
+    arrays = [numpy_helper.to_array(one) for one in file.graph.initializer if one.data_type == TensorProto.UINT8]
+    return next(one for one in arrays if one.shape == (20, -(-width // 8)))
+
+
+def kept(row):
+    return int(np.unpackbits(row).sum())
+
+
+def test_other_seeds_and_passes_answer_otherwise(predictor, file):
+    x = drawn(2, 1, 6, 6)
+    plans = (Plan(20, 10, predictor.manifest.scheme), Plan(19, 9, predictor.manifest.scheme))
+    others = [exported(predictor, plan, {}) for plan in plans]
+
+    assert len({answers(model, x)["mean"].tobytes() for model in (file, *others)}) == 3
+
+
+def test_a_file_says_what_it_is_and_is_the_same_each_time(predictor, file):
+    facts = {one.key: one.value for one in file.metadata_props}
+    operators = {node.op_type for node in every_node(file.graph)}
+
+    onnx.checker.check_model(file, full_check=True)
+    assert (file.ir_version, [(one.domain, one.version) for one in file.opset_import]) == (8, [("", 18)])
+    assert not operators & {"Dropout", "Bernoulli", "RandomUniformLike", "RandomNormalLike"}
+    assert json.loads(facts["manifest"]) == json.loads(predictor.manifest.model_dump_json(by_alias=True))
+    assert {name: facts[name] for name in ("passes", "seed", "sampling", "branches", "version")} == {
+        "passes": "20", "seed": "9", "sampling": "balanced", "branches": "2", "version": "1",
+    }  # fmt: skip
+    again = exported(predictor, Plan(20, 9, predictor.manifest.scheme), {})
+    assert again.SerializeToString(deterministic=True) == file.SerializeToString(deterministic=True)
+
+
+def every_node(graph):
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from every_node(attribute.g)
+
+
+def test_noise_is_a_bit_a_unit(predictor, file):
+    weights = sum(weight.nbytes for weight in predictor.program.weights.values())
+    constants = [numpy_helper.to_array(one) for one in file.graph.initializer]
+
+    bits = sorted(one.shape for one in constants if one.ndim == 2 and one.dtype == np.uint8)
+    assert bits == [(20, 1), (20, 5), (20, 8)]
+    assert sum(one.nbytes for one in constants if one.dtype == np.float32 and one.ndim) == weights

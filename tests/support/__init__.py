@@ -1,0 +1,1 @@
+"""Networks, oracles, cases, fakes and processes that several tests share."""

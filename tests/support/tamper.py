@@ -1,0 +1,69 @@
+"""What somebody who may write into a repository can do: change anything, and make every digest fit again."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from mcdrop_models.bundle.manifest import digest_of, sha256
+from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS
+
+
+@dataclass
+class Bundle:
+    """A bundle taken apart: its manifest and program as JSON, its tensors by name."""
+
+    manifest: dict[str, Any]
+    program: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @staticmethod
+    def of(folder: Path) -> "Bundle":
+        return Bundle(
+            json.loads((folder / MANIFEST).read_bytes()),
+            json.loads((folder / PROGRAM).read_bytes()),
+            safetensors.torch.load((folder / WEIGHTS).read_bytes()),
+        )
+
+    def copy(self) -> "Bundle":
+        return Bundle(copy.deepcopy(self.manifest), copy.deepcopy(self.program), dict(self.tensors))
+
+    def prepend(self, *nodes: dict[str, Any]) -> None:
+        """Let nodes run before all others, with the input passing through the last of them."""
+        original = self.program["inputs"][0]["name"]
+        for node in self.program["nodes"]:
+            text = json.dumps(node).replace(json.dumps({"ref": original}), json.dumps({"ref": nodes[-1]["name"]}))
+            node.update(json.loads(text))
+        self.program["nodes"][:0] = nodes
+
+    def append(self, *nodes: dict[str, Any]) -> None:
+        """Let nodes run after all others; the last of them is the output."""
+        self.program["nodes"] += nodes
+        self.program["output"] = nodes[-1]["name"]
+
+    def write(self, root: Path, program: bytes | None = None, weights: bytes | None = None) -> Path:
+        """Write it as version 1 of its name, with the digests of what is written. Other bytes may be put in place."""
+        program = json.dumps(self.program).encode() if program is None else program
+        weights = safetensors.torch.save(self.tensors) if weights is None else weights
+        fields = {**self.manifest, "program": sha256(program), "weights": sha256(weights)}
+        fields["digest"] = digest_of(fields)
+        folder = root / "net" / "1"
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_text(json.dumps(fields))
+        (folder / PROGRAM).write_bytes(program)
+        (folder / WEIGHTS).write_bytes(weights)
+        return folder
+
+
+def operation(name: str, target: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """A node of program.json."""
+    return {"name": name, "target": target, "args": list(args), "kwargs": kwargs}
+
+
+def ref(name: str) -> dict[str, str]:
+    """An argument that reads another node."""
+    return {"ref": name}
