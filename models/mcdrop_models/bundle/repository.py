@@ -5,7 +5,6 @@ publishes at once get two versions. What does not match its digests is listed wi
 """
 
 import hashlib
-import os
 import re
 import shutil
 import uuid
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from mcdrop_models.bundle.atomic import sync_folder, write_synced
 from mcdrop_models.bundle.manifest import NAME_PATTERN, PREFIX, PROGRAM, SUFFIX, WEIGHTS, Manifest, sha256
 from mcdrop_models.errors import InvalidBundle, UnknownModel
 
@@ -117,14 +117,14 @@ class Repository:
         try:
             for file, content in zip(FILES[1:], (program, weights, prefix, suffix), strict=True):
                 if content is not None:
-                    _write(staging / file, content)
-            _write(staging / MANIFEST, manifest.model_dump_json(by_alias=True, indent=1).encode())
-            _sync(staging)
+                    write_synced(staging / file, content)
+            write_synced(staging / MANIFEST, manifest.model_dump_json(by_alias=True, indent=1).encode())
+            sync_folder(staging)
             version = self._place(staging, manifest.name)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        _sync(folder)
+        sync_folder(folder)
         return version
 
     def _place(self, staging: Path, name: str) -> int:
@@ -192,18 +192,3 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
             yield file
     except OSError as error:
         raise InvalidBundle(f"{path.name} cannot be read: {error.strerror}.") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

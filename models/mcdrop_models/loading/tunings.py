@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -19,6 +18,7 @@ from dropout_core.engine.tune import seconds, tune
 from dropout_core.engine.tuning import Tuning
 from dropout_core.graph.inputs import NamedTensors
 from dropout_core.graph.program import Program
+from mcdrop_models.bundle.atomic import replace_file
 
 _log = logging.getLogger(__name__)
 Computer = Literal["torch", "onnx"]
@@ -70,16 +70,11 @@ class Tunings:
             _log.warning("the measured choices in %s cannot be read and are measured again: %s", file, error)
         found = measure()
         try:
-            self._keep(file, kind.dump_json(found))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            replace_file(file, kind.dump_json(found))
         except OSError as error:
             _log.warning("the measured choices cannot be kept in %s: %s", self._folder, error.strerror)
         return found
-
-    def _keep(self, file: Path, content: bytes) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=self._folder, suffix=".part", delete=False) as part:
-            part.write(content)
-        Path(part.name).replace(file)
 
 
 def tunings_at(folder: Path | None) -> Tunings | None:

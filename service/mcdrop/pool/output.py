@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mcdrop.client import RankedRows
 from mcdrop.pool.readers.base import Array, Ids
 from mcdrop.pool.readers.columns import extra
 from mcdrop.wire.npy import write_npz
+from mcdrop_models.bundle.atomic import replace_file
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,7 @@ def check_suffix(path: Path) -> None:
 
 def write(path: Path, ranked: Ranked) -> None:
     """Write the picks: the file is there whole, or as it was before."""
-    content = _WRITTEN[path.suffix](ranked, path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    replace_file(path, _WRITTEN[path.suffix](ranked, path))
 
 
 def _csv(ranked: Ranked, _: Path) -> bytes:

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import secrets
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dropout_core.errors import McdropError
+from mcdrop_models.bundle.atomic import remove_leftovers, replace_file
 
 Scope = Literal["predict", "admin"]
 PREFIX = "mcd_"
@@ -106,7 +106,9 @@ def _change(path: Path, change: Callable[[tuple[Key, ...]], tuple[Key, ...]]) ->
     target = path.resolve()
     with _alone(target.parent):
         keys = change(read_keys(target) if target.exists() else ())
-        _replace(target, _Document(keys=keys).model_dump_json(indent=1).encode() + b"\n")
+        remove_leftovers(target)
+        content = _Document(keys=keys).model_dump_json(indent=1).encode() + b"\n"
+        replace_file(target, content, mode=0o600, keep_access=True)
 
 
 @contextmanager
@@ -116,30 +118,8 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole, or leave it as it was. It keeps its mode and owner; a new one is its owner's alone."""
-    # One name for all: nobody else writes under the lock, and what a killed process left is written over.
-    staging = path.with_name(f".{path.name}.new")
-    staging.unlink(missing_ok=True)
-    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if path.exists():
-                old = path.stat()
-                os.fchown(descriptor, old.st_uid, old.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        staging.replace(path)
-    except BaseException:
-        staging.unlink(missing_ok=True)
-        raise
 
 
 def _first(error: ValidationError) -> str:

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-import mcdrop_models.bundle.repository
 from mcdrop_models.bundle.manifest import Manifest
 from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -15,25 +15,24 @@ from tests.support.manifests import PROGRAM_BYTES, WEIGHTS_BYTES, put, sample_ma
 
 # Publishes the bundle of one folder into a root, and stops for good with half of one file written.
 _PUBLISHER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
-import mcdrop_models.bundle.repository as repository
+from mcdrop_models.bundle.manifest import Manifest
+from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
 
 folder, root, stage = map(Path, sys.argv[1:])
-whole = repository._write
+fsync = os.fsync
 
-def write(path, content):
-    if path.name != stage.name:
-        return whole(path, content)
-    with path.open("xb") as file:
-        file.write(content[: len(content) // 2])
+def hang(descriptor):
+    if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name != stage.name:
+        return fsync(descriptor)
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
     print("half written", flush=True)
     time.sleep(600)
 
-repository._write = write
-manifest, program, weights = ((folder / file).read_bytes() for file in
-    (repository.MANIFEST, repository.PROGRAM, repository.WEIGHTS))
-repository.Repository(root).publish(repository.Manifest.model_validate_json(manifest), program, weights)
+os.fsync = hang
+manifest, program, weights = ((folder / file).read_bytes() for file in (MANIFEST, PROGRAM, WEIGHTS))
+Repository(root).publish(Manifest.model_validate_json(manifest), program, weights)
 """
 
 
@@ -41,16 +40,15 @@ repository.Repository(root).publish(repository.Manifest.model_validate_json(mani
 @pytest.mark.parametrize("stage", [PROGRAM, WEIGHTS, MANIFEST])
 def test_a_failing_write_leaves_no_trace(tmp_path, monkeypatch, stage, error):
     put(tmp_path)
-    whole = mcdrop_models.bundle.repository._write
+    fsync = os.fsync
 
-    def write(path, content):
-        if path.name == stage:
-            path.write_bytes(content[: len(content) // 2])
+    def failing(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == stage:
             raise error
-        whole(path, content)
+        fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mcdrop_models.bundle.repository, "_write", write)
+        patch.setattr("os.fsync", failing)
         with pytest.raises(type(error)):
             put(tmp_path)
     assert [path.name for path in (tmp_path / "net").iterdir()] == ["1"]
