@@ -18,13 +18,13 @@ from dropout_core.engine.plan import Plan
 from mcdrop.inference.query import Query, measures_of, run_predict
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.loading.tunings import tunings_at
+from mcdrop_models.loading.tunings import tuning_cache_at
 
 
 def _answer() -> None:
     torch.set_num_threads(1)
     bundles, cache = map(Path, sys.argv[1:])
-    repository, tunings = Repository(bundles), tunings_at(cache / "tunings")
+    repository, tunings = Repository(bundles), tuning_cache_at(cache / "tunings")
     predictors: dict[str, Predictor] = {}
     for line in sys.stdin:
         asked = json.loads(line)

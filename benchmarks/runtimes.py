@@ -28,11 +28,11 @@ from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
 from dropout_core.errors import InvalidInput
 from dropout_core.estimate.estimate import Estimate
-from mcdrop_models.bundle.repository import Files, Repository
+from mcdrop_models.bundle.repository import BundleFiles, Repository
 from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.loading.tunings import Tunings
+from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
-from mcdrop_models.publishing.export import exported
+from mcdrop_models.publishing.export import export_onnx
 from mcdrop_models.publishing.torch import publish
 
 _PLAN = Plan(32, 0, DEFAULT)
@@ -63,11 +63,11 @@ def bench(
 ) -> None:
     x = torch.randn(max(_ROWS), *NETS[name].shape, generator=torch.Generator().manual_seed(1))
     published = publish(built(name), x[:8], name=name, task="classification", root=folder, backend="auto")
-    repository, tunings = Repository(folder), Tunings(folder / "tunings")
+    repository, tunings = Repository(folder), TuningCache(folder / "tunings")
     torchs, onnxs = (
         Predictor.load(repository, name, 1, tunings=tunings, backends=Backends(by)) for by in ("torch", "onnx")
     )
-    file = exported(torchs, _PLAN, {}, repository.read(name, 1)).SerializeToString(deterministic=True)
+    file = export_onnx(torchs, _PLAN, {}, repository.read(name, 1)).SerializeToString(deterministic=True)
     sessions = {level: session(file, level) for level in _LEVELS}
     thinned = thinned_session(torchs, repository.read(name, 1))
     few = x[:8]
@@ -100,10 +100,10 @@ def bench(
         costs.append({**case, "weights MB": weights / 1e6, "halves MB": halves / 1e6, "file MB": len(file) / 1e6})
 
 
-def thinned_session(predictor: Predictor, files: Files) -> onnxruntime.InferenceSession | None:
+def thinned_session(predictor: Predictor, files: BundleFiles) -> onnxruntime.InferenceSession | None:
     """The file that leaves dropped units out, where there is something to leave out."""
     try:
-        return session(exported(predictor, _PLAN, {}, files, thin=True).SerializeToString(), "ENABLE_ALL")
+        return session(export_onnx(predictor, _PLAN, {}, files, thin=True).SerializeToString(), "ENABLE_ALL")
     except InvalidInput:
         return None
 

@@ -12,7 +12,7 @@ import torch
 from dropout_core.engine.plan import Plan
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.publishing.export import exported
+from mcdrop_models.publishing.export import export_onnx
 from mcdrop_models.publishing.torch import publish
 from tests.support import service_nets as nets
 from tests.support.processes import serving
@@ -73,7 +73,7 @@ def _write_exported(folder: Path) -> None:
     for name, x in rows.items():
         predictor = Predictor.load(Repository(folder / "bundles"), name, 1)
         plan = Plan(_PASSES, _SEED, predictor.manifest.scheme)
-        model, estimate = exported(predictor, plan, {}), predictor.predict(x, plan)
+        model, estimate = export_onnx(predictor, plan, {}), predictor.predict(x, plan)
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
         measures = {output.name: estimate.measure(output.name) for output in model.graph.output}
         files.append(

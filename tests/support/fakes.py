@@ -7,7 +7,7 @@ from typing import Any
 
 from mcdrop.inference.catalogue import LoadedModel, VersionState
 from mcdrop.inference.cost import Cost
-from mcdrop_models.bundle.repository import Files, Repository
+from mcdrop_models.bundle.repository import BundleFiles, Repository
 from mcdrop_models.errors import UnknownModel
 from mcdrop_models.loading.predictor import Predictor
 
@@ -91,7 +91,7 @@ class CountingRepository(Repository):
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def read(self, name: str, version: int) -> Files:
+    def read(self, name: str, version: int) -> BundleFiles:
         with self._lock:
             self.reads.append((name, version))
             self.at_once += 1
@@ -108,7 +108,7 @@ class UnreadableRepository(Repository):
 
     forbidden = True
 
-    def read(self, name: str, version: int) -> Files:
+    def read(self, name: str, version: int) -> BundleFiles:
         if self.forbidden and version == self.versions(name)[0]:
             raise PermissionError(13, "Permission denied", f"{self.root}/{name}/{version}/manifest.json")
         return super().read(name, version)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mcdrop_models.bundle.manifest import Manifest, sealed, sha256
+from mcdrop_models.bundle.manifest import Manifest, seal_manifest, sha256
 from mcdrop_models.bundle.repository import Repository
 
 PROGRAM_BYTES, WEIGHTS_BYTES = b'{"schema": 1}', b"weights"
@@ -32,7 +32,7 @@ def sample_fields(**changes: Any) -> dict[str, Any]:
 
 def sample_manifest(**changes: Any) -> Manifest:
     """A right manifest, sealed."""
-    return sealed(sample_fields(**changes))
+    return seal_manifest(sample_fields(**changes))
 
 
 def put(root: Path, **changes: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
 from mcdrop_models.errors import InvalidBundle
 from mcdrop_models.loading.predictor import Predictor
 
@@ -42,7 +42,7 @@ def watched() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
 
 def outside_of(folder: Path, events: list[tuple[str, tuple[Any, ...]]]) -> list[tuple[str, str]]:
     """The events that are more than reading a bundle's three files and listing the folders above them."""
-    allowed = {("open", str(folder / file)) for file in (MANIFEST, PROGRAM, WEIGHTS)}
+    allowed = {("open", str(folder / file)) for file in (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE)}
     allowed |= {(look, str(folder.parent)) for look in ("os.listdir", "os.scandir")}
     seen = [(event, str(args[0]) if args else "") for event, args in events]
     return [event for event in seen if event not in allowed]

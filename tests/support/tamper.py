@@ -9,8 +9,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from mcdrop_models.bundle.manifest import digest_of, sha256
-from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS
+from mcdrop_models.bundle.manifest import manifest_digest, sha256
+from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE
 
 
 @dataclass
@@ -24,9 +24,9 @@ class Bundle:
     @staticmethod
     def of(folder: Path) -> "Bundle":
         return Bundle(
-            json.loads((folder / MANIFEST).read_bytes()),
-            json.loads((folder / PROGRAM).read_bytes()),
-            safetensors.torch.load((folder / WEIGHTS).read_bytes()),
+            json.loads((folder / MANIFEST_FILE).read_bytes()),
+            json.loads((folder / PROGRAM_FILE).read_bytes()),
+            safetensors.torch.load((folder / WEIGHTS_FILE).read_bytes()),
         )
 
     def copy(self) -> "Bundle":
@@ -50,12 +50,12 @@ class Bundle:
         program = json.dumps(self.program).encode() if program is None else program
         weights = safetensors.torch.save(self.tensors) if weights is None else weights
         fields = {**self.manifest, "program": sha256(program), "weights": sha256(weights)}
-        fields["digest"] = digest_of(fields)
+        fields["digest"] = manifest_digest(fields)
         folder = root / "net" / "1"
         folder.mkdir(parents=True)
-        (folder / MANIFEST).write_text(json.dumps(fields))
-        (folder / PROGRAM).write_bytes(program)
-        (folder / WEIGHTS).write_bytes(weights)
+        (folder / MANIFEST_FILE).write_text(json.dumps(fields))
+        (folder / PROGRAM_FILE).write_bytes(program)
+        (folder / WEIGHTS_FILE).write_bytes(weights)
         return folder
 
 

@@ -12,9 +12,9 @@ from dropout_core.noise.philox import MAX_SEED
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+AxisSize = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FreeName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-Backend = Literal["torch", "onnx", "auto"]
+BackendChoice = Literal["torch", "onnx", "auto"]
 Formula = Annotated[str, Field(pattern=r"^[A-Za-z0-9_ ()+*/%-]{1,256}$")]
 # fields of later versions: absent from the digest where they say nothing new, so that older bundles keep theirs
 _LATER = {
@@ -28,7 +28,12 @@ _LATER = {
 }
 
 
-PROGRAM, WEIGHTS, PREFIX, SUFFIX = "program.json", "weights.safetensors", "prefix.onnx", "suffix.onnx"
+PROGRAM_FILE, WEIGHTS_FILE, PREFIX_FILE, SUFFIX_FILE = (
+    "program.json",
+    "weights.safetensors",
+    "prefix.onnx",
+    "suffix.onnx",
+)
 
 
 class _Frozen(BaseModel):
@@ -39,15 +44,15 @@ class InputSpec(_Frozen):
     """One input: `shape` is that of one row, of sizes and of names of free ones."""
 
     name: str = Field(min_length=1, max_length=64)
-    shape: tuple[Size | FreeName, ...] = Field(max_length=6)
+    shape: tuple[AxisSize | FreeName, ...] = Field(max_length=6)
     dtype: Literal["float32", "float64", "int64", "int32", "bool"]
 
 
 class FreeSpec(_Frozen):
     """The sizes that a free dimension may have. `most`: null for any."""
 
-    least: Size
-    most: Size | None
+    least: AxisSize
+    most: AxisSize | None
 
 
 class OutputScaling(_Frozen):
@@ -100,12 +105,12 @@ class Manifest(_Frozen):
     name: str = Field(pattern=NAME_PATTERN)
     task: Task
     output: OutputKind
-    num_outputs: Size
+    num_outputs: AxisSize
     labels: tuple[str, ...] | None = None
     inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=16)
     free: dict[FreeName, FreeSpec] | None = Field(default=None, min_length=1)
     result: str | None = None
-    positions: tuple[Size | Formula, ...] | None = Field(default=None, min_length=1, max_length=6)
+    positions: tuple[AxisSize | Formula, ...] | None = Field(default=None, min_length=1, max_length=6)
     output_scaling: OutputScaling | None = None
     sites: tuple[SiteSpec, ...] = Field(min_length=1)
     noise: Literal[1] = 1
@@ -116,7 +121,7 @@ class Manifest(_Frozen):
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     program: Digest
     weights: Digest
-    backend: Backend = "torch"
+    backend: BackendChoice = "torch"
     onnx_prefix: Digest | None = None
     onnx_suffix: Digest | None = None
     digest: Digest
@@ -126,7 +131,12 @@ class Manifest(_Frozen):
     @property
     def files(self) -> dict[str, Digest]:
         """The files beside this one, with their digests."""
-        every = {PROGRAM: self.program, WEIGHTS: self.weights, PREFIX: self.onnx_prefix, SUFFIX: self.onnx_suffix}
+        every = {
+            PROGRAM_FILE: self.program,
+            WEIGHTS_FILE: self.weights,
+            PREFIX_FILE: self.onnx_prefix,
+            SUFFIX_FILE: self.onnx_suffix,
+        }
         return {name: digest for name, digest in every.items() if digest is not None}
 
     @property
@@ -153,24 +163,24 @@ class Manifest(_Frozen):
             )
         if self.output_scaling and (self.task != "regression" or len(self.output_scaling.scale) != self.num_outputs):
             raise ValueError("output scaling is for regression, one pair for each output.")
-        if self.digest != digest_of(self.model_dump(by_alias=True, mode="json")):
+        if self.digest != manifest_digest(self.model_dump(by_alias=True, mode="json")):
             raise ValueError("the digest does not match the manifest; it was changed after publishing.")
         return self
 
     @model_validator(mode="after")
     def _computable(self) -> Self:
         if self.onnx_suffix is None and (self.onnx_prefix is not None or self.backend != "torch"):
-            raise ValueError(f"the backend is {self.backend}, and there is no {SUFFIX} to compute with.")
+            raise ValueError(f"the backend is {self.backend}, and there is no {SUFFIX_FILE} to compute with.")
         return self
 
 
-def sealed(fields: dict[str, Any]) -> Manifest:
+def seal_manifest(fields: dict[str, Any]) -> Manifest:
     """A manifest of these fields, with its digest filled in."""
     draft = Manifest.model_construct(**fields).model_dump(by_alias=True, mode="json", warnings=False)
-    return Manifest.model_validate({**draft, "digest": digest_of(draft)})
+    return Manifest.model_validate({**draft, "digest": manifest_digest(draft)})
 
 
-def digest_of(fields: dict[str, Any]) -> str:
+def manifest_digest(fields: dict[str, Any]) -> str:
     """The digest of all that decides an answer, as canonical JSON."""
     decisive = {
         key: value

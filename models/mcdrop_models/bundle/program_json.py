@@ -1,13 +1,19 @@
-"""The JSON form of a Program: reading one can name only operators of `mcdrop_models.bundle.operators`; no code runs.
+"""The JSON form of a Program.
 
-{"schema": 1, "inputs": [...], "weights": [...], "nodes": [...], "output": name, "boundary": {name: rows | null}}
+Reading one runs no code: it can name only the operators of `mcdrop_models.bundle.allowed_operators`.
 
-An input is {"name", "shape", "dtype"}; where shapes name free dimensions there is "free": [[name, least, most], ...] as
-well, most being null for any; where answers have positions there is "positions", a list of their sizes, in the form of
-arguments. A node is a site {"name", "kind", "module", "input", "rate", "rows"} or an operation {"name", "target",
-"args", "kwargs"}; rows are [axis, before, after] or null. mcdrop_models.bundle.arguments has the forms of arguments.
+    {"schema": 1, "inputs": [...], "weights": [...], "nodes": [...], "output": name, "boundary": {name: rows}}
 
-{"schema": 2, ...} is an outline: the nodes are sites only, their inputs values of the suffix.onnx beside it.
+* An input is {"name", "shape", "dtype"}. Its shape is that of one row; it may name free dimensions.
+* A node is a site {"name", "kind", "module", "input", "rate", "rows"} or an operation {"name", "target", "args",
+  "kwargs"}. `mcdrop_models.bundle.argument_json` defines the form of arguments.
+* Rows are [axis, before, after], or null where a value is the same for all rows.
+* "free" lists the free dimensions as [name, least, most]; most is null where there is no upper bound. The key is absent
+  where there are none.
+* "positions" lists the sizes of the axes of an answer between its rows and its outputs, in the form of arguments. The
+  key is absent where there are none.
+
+{"schema": 2, ...} is an outline: all its nodes are sites, whose inputs are values of the suffix.onnx beside it.
 """
 
 import json
@@ -35,8 +41,16 @@ from dropout_core.graph.program import (
 )
 from dropout_core.graph.sizes import Size
 from dropout_core.graph.split import split, split_last
-from mcdrop_models.bundle.arguments import decode, dtype_name, dtype_of, encode, integer, number, text
-from mcdrop_models.bundle.operators import check_call, name_of, operator
+from mcdrop_models.bundle.allowed_operators import allowed_operator, check_call, operator_name
+from mcdrop_models.bundle.argument_json import (
+    decode_argument,
+    dtype_name,
+    dtype_of,
+    encode_argument,
+    integer,
+    number,
+    text,
+)
 from mcdrop_models.errors import InvalidBundle
 
 SCHEMA, OUTLINE = 1, 2
@@ -44,7 +58,7 @@ _MAX_NODES = 100_000
 _MAX_INPUTS = 16
 
 
-def to_json(graph: Graph) -> bytes:
+def graph_to_json(graph: Graph) -> bytes:
     """A graph as program.json. Raises InvalidBundle for an operator that bundles may not use."""
     inputs = [{"name": spec.name, "shape": spec.shape, "dtype": dtype_name(spec.dtype)} for spec in graph.inputs]
     document = {
@@ -58,11 +72,11 @@ def to_json(graph: Graph) -> bytes:
     if graph.free:
         document["free"] = [[free.name, free.least, free.most] for free in graph.free]
     if graph.positions:
-        document["positions"] = encode(graph.positions)
+        document["positions"] = encode_argument(graph.positions)
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
 
 
-def from_json(content: bytes, weights: Mapping[str, Tensor]) -> Program:
+def program_from_json(content: bytes, weights: Mapping[str, Tensor]) -> Program:
     """The Program of a program.json and its weights. Raises InvalidBundle, naming what is wrong."""
     try:
         document = json.loads(content, parse_constant=_no_constant)
@@ -149,7 +163,7 @@ def _input(item: Any) -> Input:
 
 
 def _positions(items: Any, free: tuple[FreeDimension, ...]) -> tuple[int | Size, ...]:
-    positions = tuple(size if isinstance(size, Size) else integer(size) for size in map(decode, items))
+    positions = tuple(size if isinstance(size, Size) else integer(size) for size in map(decode_argument, items))
     _refuse_unknown_sizes(size_names(positions), {one.name for one in free})
     return positions
 
@@ -181,11 +195,11 @@ def _site(item: Any, index: int) -> Site:
 
 def _operation(item: Any) -> Operation:
     name, target = text(item["name"]), text(item["target"])
-    found = GETITEM if target == GETITEM else operator(target)
-    args = decode(item["args"])
+    found = GETITEM if target == GETITEM else allowed_operator(target)
+    args = decode_argument(item["args"])
     if not isinstance(args, tuple):
         raise InvalidBundle(f"node {name} has arguments that are no list.")
-    kwargs = {text(key): decode(value) for key, value in item["kwargs"].items()}
+    kwargs = {text(key): decode_argument(value) for key, value in item["kwargs"].items()}
     if found == GETITEM:
         _refuse_odd_element(name, args, kwargs)
         return Operation(name, found, args, kwargs)
@@ -205,9 +219,9 @@ def _node_to_json(node: Node) -> dict[str, Any]:
     if isinstance(node, Site):
         site = {"name": node.name, "kind": node.kind, "module": node.module, "input": node.input.name}
         return {**site, "rate": node.rate, "rows": _rows_to_json(node.rows)}
-    target = GETITEM if node.target == GETITEM else name_of(node.target, node.where)
-    kwargs = {key: encode(value) for key, value in node.kwargs.items()}
-    return {"name": node.name, "target": target, "args": encode(node.args), "kwargs": kwargs}
+    target = GETITEM if node.target == GETITEM else operator_name(node.target, node.where)
+    kwargs = {key: encode_argument(value) for key, value in node.kwargs.items()}
+    return {"name": node.name, "target": target, "args": encode_argument(node.args), "kwargs": kwargs}
 
 
 def _rows_to_json(rows: RowAxis | None) -> list[int] | None:

@@ -17,18 +17,32 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mcdrop_models.bundle.atomic import sync_folder, write_synced
-from mcdrop_models.bundle.manifest import NAME_PATTERN, PREFIX, PROGRAM, SUFFIX, WEIGHTS, Manifest, sha256
+from mcdrop_models.bundle.manifest import (
+    NAME_PATTERN,
+    PREFIX_FILE,
+    PROGRAM_FILE,
+    SUFFIX_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    sha256,
+)
 from mcdrop_models.errors import InvalidBundle, UnknownModel
 
-MANIFEST = "manifest.json"
-FILES = (MANIFEST, PROGRAM, WEIGHTS, PREFIX, SUFFIX)
+MANIFEST_FILE = "manifest.json"
+FILE_NAMES = (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, PREFIX_FILE, SUFFIX_FILE)
 # protobuf reads no more than 2 GiB
-_MAX_BYTES = {MANIFEST: 2**20, PROGRAM: 2**26, WEIGHTS: 2**37, PREFIX: 2**31 - 1, SUFFIX: 2**31 - 1}
+_MAX_BYTES = {
+    MANIFEST_FILE: 2**20,
+    PROGRAM_FILE: 2**26,
+    WEIGHTS_FILE: 2**37,
+    PREFIX_FILE: 2**31 - 1,
+    SUFFIX_FILE: 2**31 - 1,
+}
 _VERSION_PATTERN = r"[1-9][0-9]{0,8}"
 
 
 @dataclass(frozen=True)
-class Files:
+class BundleFiles:
     """The content of a bundle whose digests were checked."""
 
     manifest: Manifest
@@ -39,7 +53,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Entry:
+class BundleEntry:
     """A version as it lies on disk. `reason` says why it cannot be served, and is empty when it can."""
 
     name: str
@@ -58,48 +72,52 @@ class Repository:
         """The names that have at least one version, sorted."""
         if not self.root.is_dir():
             return []
-        return sorted(path.name for path in self.root.iterdir() if is_name(path.name) and self.versions(path.name))
+        return sorted(
+            path.name for path in self.root.iterdir() if is_valid_name(path.name) and self.versions(path.name)
+        )
 
     def versions(self, name: str) -> list[int]:
         """The versions of a name, newest first, whatever their state."""
-        folder = self.root / checked_name(name)
+        folder = self.root / validate_name(name)
         if not folder.is_dir():
             return []
         found = (path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
         return sorted((int(version) for version in found if re.fullmatch(_VERSION_PATTERN, version)), reverse=True)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[BundleEntry]:
         """Every version of every name, newest first, digests checked."""
         return [self.entry(name, version) for name in self.names() for version in self.versions(name)]
 
-    def entry(self, name: str, version: int) -> Entry:
+    def entry(self, name: str, version: int) -> BundleEntry:
         """One version, with the reason when it is not what was published. Weights are hashed, never held."""
         try:
             manifest, folder = self._manifest(name, version)
             _refuse_changed(manifest, version, {file: _digest(folder / file) for file in manifest.files})
-            return Entry(name, version, manifest)
+            return BundleEntry(name, version, manifest)
         except InvalidBundle as error:
-            return Entry(name, version, reason=str(error))
+            return BundleEntry(name, version, reason=str(error))
 
-    def read(self, name: str, version: int) -> Files:
+    def read(self, name: str, version: int) -> BundleFiles:
         """The content of a version. Raises UnknownModel, or InvalidBundle when it is not what was published."""
         manifest, folder = self._manifest(name, version)
         content = {file: _content(folder / file) for file in manifest.files}
         _refuse_changed(manifest, version, {file: sha256(found) for file, found in content.items()})
-        return Files(manifest, content[PROGRAM], content[WEIGHTS], content.get(PREFIX), content.get(SUFFIX))
+        return BundleFiles(
+            manifest, content[PROGRAM_FILE], content[WEIGHTS_FILE], content.get(PREFIX_FILE), content.get(SUFFIX_FILE)
+        )
 
     def _manifest(self, name: str, version: int) -> tuple[Manifest, Path]:
         if version not in self.versions(name):
             raise self.unknown(name, version)
         folder = self.root / name / str(version)
         try:
-            manifest = Manifest.model_validate_json(_content(folder / MANIFEST))
+            manifest = Manifest.model_validate_json(_content(folder / MANIFEST_FILE))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             at = ".".join(map(str, first["loc"])) or "the whole"
-            raise InvalidBundle(f"{MANIFEST} of {name}/{version} is wrong at {at}: {first['msg']}") from error
+            raise InvalidBundle(f"{MANIFEST_FILE} of {name}/{version} is wrong at {at}: {first['msg']}") from error
         if manifest.name != name:
-            raise InvalidBundle(f"{MANIFEST} of {name}/{version} is that of {manifest.name!r}.")
+            raise InvalidBundle(f"{MANIFEST_FILE} of {name}/{version} is that of {manifest.name!r}.")
         return manifest, folder
 
     def publish(
@@ -115,10 +133,10 @@ class Repository:
         staging = folder / f".publish-{uuid.uuid4().hex}"
         staging.mkdir(parents=True)
         try:
-            for file, content in zip(FILES[1:], (program, weights, prefix, suffix), strict=True):
+            for file, content in zip(FILE_NAMES[1:], (program, weights, prefix, suffix), strict=True):
                 if content is not None:
                     write_synced(staging / file, content)
-            write_synced(staging / MANIFEST, manifest.model_dump_json(by_alias=True, indent=1).encode())
+            write_synced(staging / MANIFEST_FILE, manifest.model_dump_json(by_alias=True, indent=1).encode())
             sync_folder(staging)
             version = self._place(staging, manifest.name)
         except BaseException:
@@ -149,14 +167,14 @@ class Repository:
         return UnknownModel(f"there is no model {name!r}; there are {names}.")
 
 
-def is_name(name: str) -> bool:
+def is_valid_name(name: str) -> bool:
     """Whether a text may name a bundle."""
     return re.fullmatch(NAME_PATTERN, name) is not None
 
 
-def checked_name(name: str) -> str:
+def validate_name(name: str) -> str:
     """The name, if it may name a bundle. Raises UnknownModel otherwise: no name reaches outside the root."""
-    if not is_name(name):
+    if not is_valid_name(name):
         raise UnknownModel(f"{name!r} is no model name; names have up to 64 lower-case letters, digits, '_' and '-'.")
     return name
 

@@ -28,8 +28,8 @@ from mcdrop_models.bundle.contents import (
     probe_names,
     site_specs,
 )
-from mcdrop_models.bundle.manifest import Backend, Manifest, OutputScaling, sealed, sha256
-from mcdrop_models.bundle.program_json import to_json
+from mcdrop_models.bundle.manifest import BackendChoice, Manifest, OutputScaling, seal_manifest, sha256
+from mcdrop_models.bundle.program_json import graph_to_json
 from mcdrop_models.bundle.repository import Repository
 
 PROBE_ROWS = 8
@@ -41,7 +41,7 @@ _DEFAULT_OUTPUT: Mapping[str, OutputKind] = {
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedBundle:
     """What was written, and where."""
 
     path: Path
@@ -63,7 +63,7 @@ class BundleSpec:
     seed: int
     scheme: Scheme
     metrics: Mapping[str, float]
-    backend: Backend
+    backend: BackendChoice
 
 
 def output_of(task: Task, output: OutputKind | None) -> OutputKind:
@@ -73,23 +73,23 @@ def output_of(task: Task, output: OutputKind | None) -> OutputKind:
     return output or _DEFAULT_OUTPUT[task]
 
 
-def write(
+def write_bundle(
     root: Path | str,
     told: BundleSpec,
     program: Program,
     example: NamedTensors,
     answer: Estimate,
     halves: tuple[bytes | None, bytes] | None = None,
-) -> Published:
+) -> PublishedBundle:
     """Write a bundle. answer: of 64 passes over the example, which every load is checked against.
 
     halves: the network in ONNX. Raises InvalidInput for what no manifest may say.
     """
-    program_bytes = to_json(program.graph)
+    program_bytes = graph_to_json(program.graph)
     weights_bytes = safetensors.torch.save(_tensors(program, example, answer))
     prefix, suffix = halves or (None, None)
     try:
-        manifest = sealed(
+        manifest = seal_manifest(
             {
                 "name": told.name,
                 "task": told.task,
@@ -124,7 +124,7 @@ def write(
         raise InvalidInput(f"{told.name} cannot be published: {reasons}") from error
     repository = Repository(root)
     version = repository.publish(manifest, program_bytes, weights_bytes, prefix, suffix)
-    return Published(repository.root / told.name / str(version), version, manifest)
+    return PublishedBundle(repository.root / told.name / str(version), version, manifest)
 
 
 def _scaling(pair: tuple[Sequence[float], Sequence[float]] | None) -> OutputScaling | None:

@@ -25,7 +25,7 @@ def table_rows(program: Program) -> dict[str, int]:
     return rows
 
 
-def refuse_outside(inputs: NamedTensors, rows: Mapping[str, int]) -> None:
+def check_indices(inputs: NamedTensors, rows: Mapping[str, int]) -> None:
     """Raise InvalidInput for a number that a table has no row for."""
     for name, size in rows.items():
         values = inputs[name]

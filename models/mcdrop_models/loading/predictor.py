@@ -26,12 +26,12 @@ from mcdrop_models.bundle.contents import (
     site_specs,
 )
 from mcdrop_models.bundle.manifest import Manifest, OutputScaling
-from mcdrop_models.bundle.program_json import from_json
-from mcdrop_models.bundle.repository import Files, Repository
+from mcdrop_models.bundle.program_json import program_from_json
+from mcdrop_models.bundle.repository import BundleFiles, Repository
 from mcdrop_models.errors import InvalidBundle
-from mcdrop_models.loading.backends import fastest, networks_of
-from mcdrop_models.loading.index_bounds import refuse_outside, table_rows
-from mcdrop_models.loading.tunings import Tunings
+from mcdrop_models.loading.index_bounds import check_indices, table_rows
+from mcdrop_models.loading.networks import available_networks, choose_network
+from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
 
 # Another machine's kernels round otherwise; other weights, noise or scaling are far outside this.
@@ -61,7 +61,7 @@ class Predictor:
         name: str,
         version: int,
         device: str = "cpu",
-        tunings: Tunings | None = None,
+        tunings: TuningCache | None = None,
         backends: Backends | None = None,
     ) -> "Predictor":
         """Load and verify a version: digests, operators, row independence, variance, known answer.
@@ -89,7 +89,7 @@ class Predictor:
         repository: Repository,
         name: str,
         device: str = "cpu",
-        tunings: Tunings | None = None,
+        tunings: TuningCache | None = None,
         backends: Backends | None = None,
     ) -> "Predictor":
         """The newest version that can be served, loaded. Raises UnknownModel, or InvalidBundle with the reasons."""
@@ -143,7 +143,7 @@ class Predictor:
 
     def refuse_unknown(self, inputs: NamedTensors) -> None:
         """Raise InvalidInput for a number that a table of the network has no row for."""
-        refuse_outside(inputs, self._table_rows)
+        check_indices(inputs, self._table_rows)
 
     def non_finite(self, row: int) -> NonFiniteOutput:
         """The error of a row whose answer is not finite."""
@@ -176,7 +176,7 @@ def _fits(spec: Input, probe: Tensor) -> bool:
 
 
 def _verified(
-    files: Files, version: int, device: torch.device, tunings: Tunings | None, backends: Backends
+    files: BundleFiles, version: int, device: torch.device, tunings: TuningCache | None, backends: Backends
 ) -> Predictor:
     manifest = files.manifest
     try:
@@ -189,13 +189,13 @@ def _verified(
     missing = {*probe_at.values(), PROBE_MEAN, PROBE_VARIANCE} - set(stored)
     if missing:
         raise InvalidBundle(f"weights.safetensors of {manifest.name}/{version} lacks {', '.join(sorted(missing))}.")
-    program = from_json(files.program, stored)
+    program = program_from_json(files.program, stored)
     probe = {name: stored[place] for name, place in probe_at.items()}
     _refuse_mismatch(manifest, program, probe)
-    networks = networks_of(files, program, backends)
+    networks = available_networks(files, program, backends)
     for network in networks.values():
         _refuse_other_answer(manifest, program, network, stored, probe)
-    network = fastest(files, program, probe, networks, tunings)
+    network = choose_network(files, program, probe, networks, tunings)
     engine = Engine(program, network=network)
     if tunings is not None:
         other = None if isinstance(network, TorchNetwork) else network

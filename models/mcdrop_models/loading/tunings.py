@@ -21,15 +21,15 @@ from dropout_core.graph.program import Program
 from mcdrop_models.bundle.atomic import replace_file
 
 _log = logging.getLogger(__name__)
-Computer = Literal["torch", "onnx"]
+Backend = Literal["torch", "onnx"]
 T = TypeVar("T")
 _TUNING: TypeAdapter[Tuning] = TypeAdapter(Tuning)
-_COMPUTER: TypeAdapter[Computer] = TypeAdapter(Computer)
+_COMPUTER: TypeAdapter[Backend] = TypeAdapter(Backend)
 # what a caller sends alone, and what a batch of several is
 _ROWS = (1, 32)
 
 
-class Tunings:
+class TuningCache:
     """A folder of measured choices. Losing it costs a measurement, seconds for each bundle."""
 
     def __init__(self, folder: Path) -> None:
@@ -42,23 +42,23 @@ class Tunings:
         that is not torch.
         """
         if network is None:
-            return self._known(f"{digest} {machine(program.device)}", _TUNING, lambda: tune(program, example))
-        by = f"{digest} {machine(program.device)}, {network.computer}"
+            return self._known(f"{digest} {machine_name(program.device)}", _TUNING, lambda: tune(program, example))
+        by = f"{digest} {machine_name(program.device)}, {network.computer}"
         return self._known(by, _TUNING, lambda: tune(program, example, network))
 
     def fastest(
-        self, digest: str, program: Program, example: NamedTensors, engines: Mapping[Computer, Engine]
-    ) -> Computer:
+        self, digest: str, program: Program, example: NamedTensors, engines: Mapping[Backend, Engine]
+    ) -> Backend:
         """Who computes a bundle faster, one row and many: as measured before, or measured now and kept."""
 
-        def measure() -> Computer:
+        def measure() -> Backend:
             each = {
                 name: math.prod(seconds(engine, program, example, count) for count in _ROWS)
                 for name, engine in engines.items()
             }
             return min(each, key=each.__getitem__)
 
-        return self._known(f"{digest} {machine(program.device)}, who computes", _COMPUTER, measure)
+        return self._known(f"{digest} {machine_name(program.device)}, who computes", _COMPUTER, measure)
 
     def _known(self, key: str, kind: TypeAdapter[T], measure: Callable[[], T]) -> T:
         file = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
@@ -77,12 +77,12 @@ class Tunings:
         return found
 
 
-def tunings_at(folder: Path | None) -> Tunings | None:
+def tuning_cache_at(folder: Path | None) -> TuningCache | None:
     """The choices kept in a folder; None where nothing is to be measured."""
-    return None if folder is None else Tunings(folder)
+    return None if folder is None else TuningCache(folder)
 
 
-def machine(device: torch.device) -> str:
+def machine_name(device: torch.device) -> str:
     """What a measurement depends on: the processor and its cores, the device, torch, and the threads it may use."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"

@@ -11,7 +11,7 @@ from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import Scheme
 from dropout_core.engine.torch_network import TorchNetwork
 from dropout_core.graph.inputs import sizes_of
-from mcdrop_models.bundle.repository import Files
+from mcdrop_models.bundle.repository import BundleFiles
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.onnx.ensemble.assemble import Wanted, blocks_of, ensemble, refuse_sizes
 from mcdrop_models.onnx.ensemble.masks import noise_of
@@ -25,8 +25,8 @@ from mcdrop_models.onnx.to_onnx.halves import halves_of
 _THINNED_BYTES = "thinned_bytes"
 
 
-def exported(
-    predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: Files | None = None, *, thin: bool = False
+def export_onnx(
+    predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: BundleFiles | None = None, *, thin: bool = False
 ) -> ModelProto:
     """Rows in, the measures of the passes of a plan out, in the caller's unit.
 
@@ -59,7 +59,7 @@ def thinned_bytes(model: ModelProto) -> int:
     return next(int(one.value) for one in model.metadata_props if one.key == _THINNED_BYTES)
 
 
-def _halves(predictor: Predictor, files: Files | None) -> Halves:
+def _halves(predictor: Predictor, files: BundleFiles | None) -> Halves:
     """The two halves of a model's network: those of its bundle, or made anew."""
     if files is not None and files.suffix is not None:
         return halves_in(files.prefix, files.suffix)

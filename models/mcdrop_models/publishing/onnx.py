@@ -14,8 +14,8 @@ from dropout_core.graph.inputs import NamedTensors, select_rows
 from dropout_core.graph.program import Program
 from dropout_core.measures.measures import OutputKind, Task
 from dropout_core.verify import agree, verify
-from mcdrop_models.bundle.repository import checked_name
-from mcdrop_models.bundle.write import PROBE_ROWS, BundleSpec, Published, output_of, write
+from mcdrop_models.bundle.repository import validate_name
+from mcdrop_models.bundle.write import PROBE_ROWS, BundleSpec, PublishedBundle, output_of, write_bundle
 from mcdrop_models.errors import NotExportable
 from mcdrop_models.onnx.from_onnx.read import imported
 from mcdrop_models.onnx.graph.halves import Halves
@@ -39,7 +39,7 @@ def publish_onnx(  # noqa: PLR0913 - what a bundle says of itself
     seed: int = 0,
     scheme: Scheme = DEFAULT,
     metrics: Mapping[str, float] | None = None,
-) -> Published:
+) -> PublishedBundle:
     """Publish an ONNX model as the next version of a name. onnxruntime computes it, and no operator of it is torch's.
 
     model: the content of the file, opset 12 or newer, with Dropout, Bernoulli, RandomUniformLike or RandomNormalLike
@@ -50,7 +50,7 @@ def publish_onnx(  # noqa: PLR0913 - what a bundle says of itself
 
     Raises InvalidBundle with what stands in the way, VerificationError, or InvalidInput.
     """
-    checked_name(name)
+    validate_name(name)
     chosen = output_of(task, output)
     found = imported(model, example_inputs, result)
     example = select_rows(two_rows(found.example), slice(PROBE_ROWS))
@@ -58,10 +58,10 @@ def publish_onnx(  # noqa: PLR0913 - what a bundle says of itself
     engine = Engine(program, network=onnx_network(*halves, program, Runtime()))
     answer = verify(program, engine, example, chosen)
     told = BundleSpec(name, task, chosen, labels, result, output_scaling, passes, seed, scheme, metrics or {}, "onnx")
-    return write(root, told, program, example, answer, halves)
+    return write_bundle(root, told, program, example, answer, halves)
 
 
-def halves_like(program: Program, example: NamedTensors, answer: Estimate) -> tuple[bytes | None, bytes]:
+def verified_halves(program: Program, example: NamedTensors, answer: Estimate) -> tuple[bytes | None, bytes]:
     """The halves of a Program as files, once onnxruntime answers an example as torch does.
 
     answer: of torch, to 64 passes over the example. Raises NotExportable.

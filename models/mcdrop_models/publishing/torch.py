@@ -16,9 +16,9 @@ from dropout_core.engine.scheme import DEFAULT, Scheme
 from dropout_core.graph.inputs import select_rows
 from dropout_core.measures.measures import OutputKind, Task
 from dropout_core.verify import is_the_model, verify
-from mcdrop_models.bundle.manifest import Backend
-from mcdrop_models.bundle.repository import checked_name
-from mcdrop_models.bundle.write import PROBE_ROWS, BundleSpec, Published, output_of, write
+from mcdrop_models.bundle.manifest import BackendChoice
+from mcdrop_models.bundle.repository import validate_name
+from mcdrop_models.bundle.write import PROBE_ROWS, BundleSpec, PublishedBundle, output_of, write_bundle
 
 
 def publish(  # noqa: PLR0913 - what a bundle says of itself
@@ -38,8 +38,8 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
     seed: int = 0,
     scheme: Scheme = DEFAULT,
     metrics: Mapping[str, float] | None = None,
-    backend: Backend = "torch",
-) -> Published:
+    backend: BackendChoice = "torch",
+) -> PublishedBundle:
     """Publish a network as the next version of a name. The model is left as it was.
 
     example_inputs: [b, *F], a tuple of the first arguments of forward, or a mapping by their names; real rows where
@@ -56,7 +56,7 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
     Raises CaptureError, VerificationError, InvalidInput, InvalidBundle for an operator bundles may not use, or
     NotExportable for one that ONNX has not.
     """
-    checked_name(name)
+    validate_name(name)
     chosen = output_of(task, output)
     example = select_rows(two_rows(bind(model, example_inputs)), slice(PROBE_ROWS))
     program = capture(model, example, dynamic=dynamic, result=result, class_axis=class_axis)
@@ -65,8 +65,8 @@ def publish(  # noqa: PLR0913 - what a bundle says of itself
     answer = verify(program, engine, example, chosen)
     told = BundleSpec(name, task, chosen, labels, result, output_scaling, passes, seed, scheme, metrics or {}, backend)
     if backend == "torch":
-        return write(root, told, program, example, answer)
+        return write_bundle(root, told, program, example, answer)
     # what most publishers never need: onnx and onnxruntime
-    from mcdrop_models.publishing.onnx import halves_like
+    from mcdrop_models.publishing.onnx import verified_halves
 
-    return write(root, told, program, example, answer, halves_like(program, example, answer))
+    return write_bundle(root, told, program, example, answer, verified_halves(program, example, answer))

@@ -24,9 +24,9 @@ from mcdrop.inference.query import example_of, one_row
 from mcdrop.pool.output import Ranked
 from mcdrop.pool.run import OnRows
 from mcdrop.settings import Settings
-from mcdrop_models.bundle.write import Published
+from mcdrop_models.bundle.write import PublishedBundle
 from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.loading.tunings import machine
+from mcdrop_models.loading.tunings import machine_name
 from mcdrop_models.recipes.training import OnEpoch
 
 _out = Console(markup=False, emoji=False)
@@ -87,7 +87,7 @@ def epochs(title: str) -> Iterator[OnEpoch]:
         yield on_epoch
 
 
-def published(bundle: Published) -> None:
+def published(bundle: PublishedBundle) -> None:
     """What was published, and how well it does."""
     facts = ", ".join(f"{name} {value:g}" for name, value in bundle.manifest.metrics.items())
     _out.print(f"published {bundle.path}{f': {facts}' if facts else ''}", highlight=False, soft_wrap=True)
@@ -221,7 +221,7 @@ def costs(predictor: Predictor, found: Sequence[BenchmarkRow], plan: Plan) -> No
     """What predictions cost, and how the engine runs them."""
     tuning = predictor.engine.tuning
     by = f"computed by {predictor.engine.network.computer}"
-    _out.print(f"{predictor.manifest.name} {predictor.version}, {by}: {machine(predictor.program.device)}")
+    _out.print(f"{predictor.manifest.name} {predictor.version}, {by}: {machine_name(predictor.program.device)}")
     if predictor.engine.looped:
         _out.print(f"passes run one by one: {predictor.engine.looped}")
     if found and found[0].thinned_s is not None:

@@ -42,14 +42,14 @@ def export(
 
     Example: `mcdrop export digits --onnx digits.onnx --passes 32`
     """
-    from mcdrop_models.publishing.export import exported, thinned_bytes
+    from mcdrop_models.publishing.export import export_onnx, thinned_bytes
 
     sizes = _sizes(size or [])
     predictor = predictor_of(name, version, bundles, "cpu")
     manifest = predictor.manifest
     plan = Plan(manifest.passes if passes is None else passes, manifest.seed if seed is None else seed, manifest.scheme)
     files = Repository(bundles_folder(bundles)).read(name, predictor.version)
-    model = exported(predictor, plan, sizes, files, thin=thinned)
+    model = export_onnx(predictor, plan, sizes, files, thin=thinned)
     content = model.SerializeToString(deterministic=True)
     onnx.write_bytes(content)
     taken = f"{len(content)} bytes"

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
 from dropout_core.measures.measures import OUTPUT_KINDS, OutputKind, Task
-from mcdrop_models.bundle.manifest import Backend
-from mcdrop_models.bundle.write import Published
+from mcdrop_models.bundle.manifest import BackendChoice
+from mcdrop_models.bundle.write import PublishedBundle
 from mcdrop_models.errors import InvalidBundle
 from mcdrop_models.publishing.torch import publish
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 _EXAMPLE_ROWS = 4
 _TASKS: dict[str, Task] = {kind.task: kind.task for kind in OUTPUT_KINDS.values()}
 _OUTPUTS: dict[str, OutputKind] = {output: output for output in OUTPUT_KINDS}
-_BACKENDS: dict[str, Backend] = {backend: backend for backend in get_args(Backend)}
+_BACKENDS: dict[str, BackendChoice] = {backend: backend for backend in get_args(BackendChoice)}
 
 
 def load_factory(path: str, weights: Path | None) -> nn.Module:
@@ -87,7 +87,7 @@ class Said:
         return torch.randn(_EXAMPLE_ROWS, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def publish_factory(path: str, weights: Path | None, backend: str | None, said: Said) -> Published:
+def publish_factory(path: str, weights: Path | None, backend: str | None, said: Said) -> PublishedBundle:
     """Publish what package.module:factory makes."""
     example = said.example
     if example is None:
@@ -96,7 +96,7 @@ def publish_factory(path: str, weights: Path | None, backend: str | None, said: 
     return publish(load_factory(path, weights), example, backend=chosen, **said.given)
 
 
-def publish_file(path: Path, weights: Path | None, backend: str | None, said: Said) -> Published:
+def publish_file(path: Path, weights: Path | None, backend: str | None, said: Said) -> PublishedBundle:
     """Publish an ONNX file."""
     if weights is not None or backend not in (None, "onnx"):
         raise InvalidInput(

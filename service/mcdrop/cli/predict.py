@@ -19,7 +19,7 @@ from mcdrop.inference.query import Asked, Query, RequestLimits, make_query, run_
 from mcdrop.wire.npy import write_npz
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.loading.tunings import Tunings, tunings_at
+from mcdrop_models.loading.tunings import TuningCache, tuning_cache_at
 
 Passes = Annotated[
     int | None, typer.Option(help="Stochastic passes; the bundle's own number otherwise. The most with a tolerance.")
@@ -82,7 +82,7 @@ def bench(
 
     Example: `mcdrop bench digits --rows 1 --rows 256`
     """
-    predictor = predictor_of(name, version, bundles, device, tunings_at(common_settings().tunings))
+    predictor = predictor_of(name, version, bundles, device, tuning_cache_at(common_settings().tunings))
     if not rows or min(rows) < 1:
         raise InvalidInput(f"the rows are {rows}; at least one is needed.")
     plan = Plan(passes, predictor.manifest.seed, predictor.manifest.scheme)
@@ -96,7 +96,7 @@ def client_of(url: str) -> Client:
 
 
 def predictor_of(
-    name: str, version: int | None, bundles: Path | None, device: str | None = None, tunings: Tunings | None = None
+    name: str, version: int | None, bundles: Path | None, device: str | None = None, tunings: TuningCache | None = None
 ) -> Predictor:
     """A model of a folder: a version of it, or the newest that can be served."""
     repository, place = Repository(bundles_folder(bundles)), chosen_device(device)

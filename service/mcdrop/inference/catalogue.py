@@ -15,10 +15,10 @@ from typing import Literal
 
 from mcdrop.errors import Unloaded
 from mcdrop.inference.cost import Cost, cost_of
-from mcdrop_models.bundle.repository import FILES, Repository
+from mcdrop_models.bundle.repository import FILE_NAMES, Repository
 from mcdrop_models.errors import InvalidBundle, UnknownModel
 from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.loading.tunings import Tunings
+from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
 
 _log = logging.getLogger("mcdrop")
@@ -71,7 +71,7 @@ class Catalogue:
         self,
         repository: Repository,
         device: str = "cpu",
-        tunings: Tunings | None = None,
+        tunings: TuningCache | None = None,
         max_bytes: int | None = None,
         backends: Backends | None = None,
     ) -> None:
@@ -282,7 +282,7 @@ class Catalogue:
 
     def _stamps(self, key: Key) -> tuple[int, ...]:
         folder = self.repository.root / key[0] / str(key[1])
-        return tuple(_stamp(folder / file) for file in FILES)
+        return tuple(_stamp(folder / file) for file in FILE_NAMES)
 
 
 def _stamp(path: Path) -> int:

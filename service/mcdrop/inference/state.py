@@ -27,7 +27,7 @@ from mcdrop.settings import Settings
 from mcdrop.wire.json import parse_json
 from mcdrop.wire.json_worker import Parser
 from mcdrop_models.bundle.repository import Repository
-from mcdrop_models.loading.tunings import tunings_at
+from mcdrop_models.loading.tunings import tuning_cache_at
 
 _log = logging.getLogger("mcdrop")
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class ServerState:
     def of(settings: Settings) -> "ServerState":
         """The parts that settings ask for. Raises InvalidInput where there is no such device."""
         repository = Repository(settings.bundles)
-        device, tunings = device_of(settings.device), tunings_at(settings.tunings)
+        device, tunings = device_of(settings.device), tuning_cache_at(settings.tunings)
         backends = settings.backends(device)
         return ServerState(settings, Catalogue(repository, device, tunings, settings.max_loaded_bytes, backends))
 

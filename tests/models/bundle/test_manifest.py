@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dropout_core.engine.scheme import Scheme
 from dropout_core.graph.noise_kinds import NOISE_KINDS
-from mcdrop_models.bundle.manifest import Manifest, SiteSpec, digest_of, sealed, sha256
+from mcdrop_models.bundle.manifest import Manifest, SiteSpec, manifest_digest, seal_manifest, sha256
 from tests.support.manifests import sample_fields, sample_manifest
 
 _UNDIGESTED = {"digest", "metrics", "provenance"}
@@ -46,7 +46,7 @@ def _fields():
 
 def _resealed(**changes):
     fields = {**_fields(), **changes}
-    return json.dumps({**fields, "digest": digest_of(fields)})
+    return json.dumps({**fields, "digest": manifest_digest(fields)})
 
 
 def _reason(text):
@@ -66,7 +66,7 @@ def test_every_field_is_decisive_or_named_as_not():
 @pytest.mark.parametrize("field", _CHANGES)
 def test_digest_changes_with_each_decisive_field(field):
     fields = _fields()
-    assert digest_of({**fields, field: _CHANGES[field]}) != digest_of(fields)
+    assert manifest_digest({**fields, field: _CHANGES[field]}) != manifest_digest(fields)
 
 
 @pytest.mark.parametrize("field", _CHANGES)
@@ -92,7 +92,7 @@ def test_digest_is_sha256_of_canonical_json():
     """Pinned: published bundles carry it."""
     wanted = hashlib.sha256(b'{"a":[1.5,null,"\\u00e9"],"b":{"c":1,"d":true}}').hexdigest()
     fields = {"b": {"d": True, "c": 1}, "a": [1.5, None, "é"], "metrics": {"x": 1}, "digest": "old", "provenance": {}}
-    assert digest_of(fields) == f"sha256:{wanted}"
+    assert manifest_digest(fields) == f"sha256:{wanted}"
 
 
 def test_fields_of_later_versions_change_no_digest_where_they_say_nothing():
@@ -101,7 +101,7 @@ def test_fields_of_later_versions_change_no_digest_where_they_say_nothing():
     later = {"free": None, "result": None, "positions": None, "branches": 1}
     assert {name: fields[name] for name in later} == later
     older = {name: value for name, value in fields.items() if name not in later}
-    assert digest_of(older) == fields["digest"]
+    assert manifest_digest(older) == fields["digest"]
     assert Manifest.model_validate_json(json.dumps(older)).scheme == Scheme("iid", "shared", 1)
 
 
@@ -113,9 +113,9 @@ def test_json_round_trip_gives_an_equal_manifest():
 
 
 def test_sealed_fills_in_the_digest_of_its_fields():
-    manifest = sealed(sample_fields())
-    assert manifest.digest == digest_of(json.loads(manifest.model_dump_json(by_alias=True)))
-    assert sealed(sample_fields(digest="sha256:" + "0" * 64)).digest == manifest.digest
+    manifest = seal_manifest(sample_fields())
+    assert manifest.digest == manifest_digest(json.loads(manifest.model_dump_json(by_alias=True)))
+    assert seal_manifest(sample_fields(digest="sha256:" + "0" * 64)).digest == manifest.digest
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
 from dropout_core.graph.program import Device, Graph, Input, Operation, Ref, RowAxis, Site
 from dropout_core.graph.sizes import Size
-from mcdrop_models.bundle.arguments import decode, encode
-from mcdrop_models.bundle.program_json import from_json, to_json
+from mcdrop_models.bundle.argument_json import decode_argument, encode_argument
+from mcdrop_models.bundle.program_json import graph_to_json, program_from_json
 from mcdrop_models.errors import InvalidBundle
 from tests.support.program_nets import CASES, Mlp, rows_for, seeded
 
@@ -28,17 +28,17 @@ def captured(request):
 
 def test_round_trip_gives_an_equal_graph_and_equal_bytes(captured):
     case, program, _ = captured
-    content = to_json(program.graph)
+    content = graph_to_json(program.graph)
     assert case.holds in content.decode()  # the case is what it says
-    again = from_json(content, program.weights)
+    again = program_from_json(content, program.weights)
     assert again.graph == program.graph
-    assert to_json(again.graph) == content
+    assert graph_to_json(again.graph) == content
     assert list(again.weights) == list(program.graph.weights)
 
 
 def test_round_trip_gives_identical_outputs(captured):
     _, program, rows = captured
-    again = from_json(to_json(program.graph), program.weights)
+    again = program_from_json(graph_to_json(program.graph), program.weights)
     first, second = (
         torch.cat([chunk.outputs for chunk in Engine(p).run(p.weights, rows, passes=5, seed=3)])
         for p in (program, again)
@@ -50,7 +50,7 @@ def test_round_trip_gives_identical_outputs(captured):
 
 def test_json_is_strict_and_has_no_lines_of_the_source(captured):
     _, program, _ = captured
-    content = to_json(program.graph).decode()
+    content = graph_to_json(program.graph).decode()
     lines = {node.where for node in program.graph.nodes if node.where}
     assert not any(line in content or line.rpartition(":")[0] in content for line in lines)
 
@@ -81,15 +81,15 @@ def test_json_is_strict_and_has_no_lines_of_the_source(captured):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_each_argument_has_one_form_and_keeps_its_type(argument, text):
-    assert json.dumps(encode(argument)) == text
-    back = decode(json.loads(text))
+    assert json.dumps(encode_argument(argument)) == text
+    back = decode_argument(json.loads(text))
     assert back == argument
     assert type(back) is type(argument)
 
 
 def test_not_a_number_is_an_argument_too():
-    assert encode(math.nan) == {"float": "nan"}
-    assert math.isnan(decode({"float": "nan"}))
+    assert encode_argument(math.nan) == {"float": "nan"}
+    assert math.isnan(decode_argument({"float": "nan"}))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_not_a_number_is_an_argument_too():
 )
 def test_what_json_cannot_hold_is_refused_by_name(argument):
     with pytest.raises(InvalidBundle) as caught:
-        encode(argument)
+        encode_argument(argument)
     assert str(argument) in str(caught.value)
 
 
@@ -126,10 +126,10 @@ def test_what_json_cannot_hold_is_refused_by_name(argument):
 def test_an_argument_of_no_form_is_refused(item):
     node = {"name": "a", "target": "aten.relu.default", "args": [{"ref": "x"}], "kwargs": {}}
     document = {**_document(), "nodes": [node]}
-    from_json(json.dumps(document).encode(), {})  # it is the argument that is refused
+    program_from_json(json.dumps(document).encode(), {})  # it is the argument that is refused
     node["args"] = [item]
     with pytest.raises(InvalidBundle, match=r"program\.json"):
-        from_json(json.dumps(document).encode(), {})
+        program_from_json(json.dumps(document).encode(), {})
 
 
 def test_arguments_nest_as_deep_as_a_network_needs_and_no_deeper():
@@ -139,18 +139,18 @@ def test_arguments_nest_as_deep_as_a_network_needs_and_no_deeper():
             item = [item]
         return item
 
-    assert encode(decode(nested(30))) == nested(30)
+    assert encode_argument(decode_argument(nested(30))) == nested(30)
     with pytest.raises(InvalidBundle, match="deeper than"):
-        decode(nested(34))
+        decode_argument(nested(34))
 
 
 def test_a_site_index_is_its_place_among_the_sites():
     """The index decides the noise, so it is never read from the file."""
     net = torch.nn.Sequential(Mlp(), torch.nn.Dropout(0.1), torch.nn.Linear(3, 2), torch.nn.Dropout(0.2)).eval()
     program = capture(net, rows_for(net, (4,), 4))
-    document = json.loads(to_json(program.graph))
+    document = json.loads(graph_to_json(program.graph))
     assert all("index" not in node for node in document["nodes"])
-    again = from_json(to_json(program.graph), program.weights).graph
+    again = program_from_json(graph_to_json(program.graph), program.weights).graph
     assert [(site.index, site.rate) for site in again.sites] == [(0, 0.5), (1, 0.1), (2, 0.2)]
 
 
@@ -160,7 +160,7 @@ def test_rows_of_sites_and_boundary_are_kept():
     site = Site("drop", 0, "feature_dropout", Ref("wide"), 0.25, rows, "trunk.2")
     wide = Operation("wide", _aten.relu.default, (Ref("x"),), {})
     graph = Graph((Input("x", (4,), torch.float32),), (), (wide, site), "drop", {"wide": rows})
-    again = from_json(to_json(graph), {}).graph
+    again = program_from_json(graph_to_json(graph), {}).graph
     assert again == graph
     assert again.sites[0].rows == rows
     assert again.sites[0].module == "trunk.2"
@@ -170,7 +170,7 @@ def test_a_weight_that_the_file_lacks_is_named():
     program = capture(seeded(Mlp), torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))
     weights = {name: value for name, value in program.weights.items() if name != "weights/3.bias"}
     with pytest.raises(InvalidBundle, match=r"lacks weights/3\.bias"):
-        from_json(to_json(program.graph), weights)
+        program_from_json(graph_to_json(program.graph), weights)
 
 
 def _document():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mcdrop_models.bundle.manifest import sha256
-from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
 from mcdrop_models.errors import InvalidBundle, UnknownModel
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.publishing.torch import publish
@@ -46,7 +46,7 @@ def test_the_version_after_a_removed_one_is_new(tmp_path):
     """A version's number is not used twice while a later one is there."""
     for _ in range(3):
         put(tmp_path)
-    for file in (MANIFEST, PROGRAM, WEIGHTS):
+    for file in (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE):
         (tmp_path / "net" / "2" / file).unlink()
     (tmp_path / "net" / "2").rmdir()
     assert put(tmp_path) == 4
@@ -140,7 +140,7 @@ def _spoil(folder, file, how):
         os.mkfifo(path)  # reading one would wait for ever
 
 
-@pytest.mark.parametrize("file", [MANIFEST, PROGRAM, WEIGHTS])
+@pytest.mark.parametrize("file", [MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE])
 @pytest.mark.parametrize("how", ["missing", "truncated", "empty", "changed", "a folder", "a link", "a pipe"])
 def test_a_spoilt_version_is_listed_with_its_reason_and_never_read(tmp_path, file, how):
     put(tmp_path)
@@ -174,7 +174,7 @@ def test_a_bundle_under_another_name_is_refused(tmp_path):
         Repository(tmp_path).read("renamed", 1)
 
 
-@pytest.mark.parametrize(("file", "bound"), [(MANIFEST, 2**20), (PROGRAM, 2**26), (WEIGHTS, 2**37)])
+@pytest.mark.parametrize(("file", "bound"), [(MANIFEST_FILE, 2**20), (PROGRAM_FILE, 2**26), (WEIGHTS_FILE, 2**37)])
 def test_a_file_is_bounded_before_it_is_read(tmp_path, file, bound):
     put(tmp_path)
     path = tmp_path / "net" / "1" / file
@@ -189,13 +189,13 @@ def test_a_file_that_cannot_be_read_is_a_reason_too(tmp_path, monkeypatch):
     readable = Path.open
 
     def open_(path, *args, **kwargs):
-        if path.name == WEIGHTS:
+        if path.name == WEIGHTS_FILE:
             raise PermissionError(13, "Permission denied")
         return readable(path, *args, **kwargs)
 
     monkeypatch.setattr("pathlib.Path.open", open_)
     (entry,) = Repository(tmp_path).entries()
-    assert entry.reason == f"{WEIGHTS} cannot be read: Permission denied."
+    assert entry.reason == f"{WEIGHTS_FILE} cannot be read: Permission denied."
 
 
 def test_concurrent_publishes_get_distinct_versions_each_with_its_own_content(tmp_path):
@@ -231,5 +231,5 @@ def test_another_user_can_read_what_was_published(tmp_path):
     assert modes == {
         "root/net": 0o755,
         "root/net/1": 0o755,
-        **{f"root/net/1/{file}": 0o644 for file in (MANIFEST, PROGRAM, WEIGHTS)},
+        **{f"root/net/1/{file}": 0o644 for file in (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE)},
     }

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dropout_core.layers import VariationalLSTM
-from mcdrop_models.bundle.operators import name_of, operator
+from mcdrop_models.bundle.allowed_operators import allowed_operator, operator_name
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.publishing.torch import publish
@@ -46,13 +46,13 @@ def operations(bundle):
 
 
 def test_its_name_is_kept():
-    assert name_of(torch.ops.mcdrop.rnn.default) == _NAME
-    assert operator(_NAME) is torch.ops.mcdrop.rnn.default
+    assert operator_name(torch.ops.mcdrop.rnn.default) == _NAME
+    assert allowed_operator(_NAME) is torch.ops.mcdrop.rnn.default
 
 
 def test_whoever_reads_bundles_knows_it():
     """In a process that imported nothing else."""
-    code = f"from mcdrop_models.bundle.operators import operator; print(operator({_NAME!r}))"
+    code = f"from mcdrop_models.bundle.allowed_operators import operator; print(operator({_NAME!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == _NAME
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dropout_core.engine.plan import Plan
-from mcdrop_models.bundle.program_json import from_json, to_json
+from mcdrop_models.bundle.program_json import graph_to_json, program_from_json
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 
@@ -40,4 +40,4 @@ def test_a_bundle_published_earlier_gives_the_answers_it_gave_then(name):
 def test_a_program_published_earlier_is_written_as_it_was(name):
     files = Repository(BUNDLES).read(name, 1)
     weights = load_file(BUNDLES / name / "1" / "weights.safetensors")
-    assert to_json(from_json(files.program, weights).graph) == files.program
+    assert graph_to_json(program_from_json(files.program, weights).graph) == files.program

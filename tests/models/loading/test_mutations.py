@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
-from mcdrop_models.bundle.manifest import Manifest, digest_of
-from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from mcdrop_models.bundle.manifest import Manifest, manifest_digest
+from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
 from mcdrop_models.errors import InvalidBundle
 from mcdrop_models.loading.predictor import Predictor
 
@@ -117,11 +117,11 @@ def test_a_changed_value_of_the_manifest_loads_or_is_refused(honest, data):
     fields = _changed(honest.manifest, data.draw(st.sampled_from(paths)), "replace", data.draw(_json))
     with tempfile.TemporaryDirectory() as folder:
         written = honest.write(Path(folder))
-        sealed = json.loads((written / MANIFEST).read_bytes())
+        sealed = json.loads((written / MANIFEST_FILE).read_bytes())
         fields = {**fields, "program": sealed["program"], "weights": sealed["weights"]}
         with contextlib.suppress(ValueError):  # NaN has no digest, and is refused before that matters
-            fields["digest"] = digest_of(fields)
-        (written / MANIFEST).write_text(json.dumps(fields))
+            fields["digest"] = manifest_digest(fields)
+        (written / MANIFEST_FILE).write_text(json.dumps(fields))
         _loads(Path(folder))
 
 
@@ -132,22 +132,22 @@ def _with_changed_bytes(content, place, new, removed):
 
 @_settings
 @given(
-    file=st.sampled_from([PROGRAM, WEIGHTS]),
+    file=st.sampled_from([PROGRAM_FILE, WEIGHTS_FILE]),
     place=st.one_of(st.integers(0, 500), st.integers(0, 2**20)),
     new=st.one_of(st.binary(max_size=3), st.sampled_from([b"1e999", b"NaN", b"null", b"[", b'"', b"\xff\xff\xff\x7f"])),
     removed=st.integers(0, 9),
 )
 def test_changed_bytes_load_or_are_refused(published, honest, file, place, new, removed):
-    contents = {name: (published / "net" / "1" / name).read_bytes() for name in (PROGRAM, WEIGHTS)}
+    contents = {name: (published / "net" / "1" / name).read_bytes() for name in (PROGRAM_FILE, WEIGHTS_FILE)}
     contents[file] = _with_changed_bytes(contents[file], place, new, removed)
-    _outcome(honest, program=contents[PROGRAM], weights=contents[WEIGHTS])
+    _outcome(honest, program=contents[PROGRAM_FILE], weights=contents[WEIGHTS_FILE])
 
 
 @_settings
 @given(place=st.integers(0, 2**12), new=st.binary(max_size=3), removed=st.integers(0, 3))
 def test_changed_bytes_of_a_manifest_never_change_what_it_says(published, place, new, removed):
     """Its digest covers all that decides: what is still accepted says the same, or differs in facts of the run."""
-    content = (published / "net" / "1" / MANIFEST).read_bytes()
+    content = (published / "net" / "1" / MANIFEST_FILE).read_bytes()
     try:
         changed = Manifest.model_validate_json(_with_changed_bytes(content, place, new, removed))
     except ValueError:

@@ -10,8 +10,8 @@ from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
 from dropout_core.errors import InvalidInput, NonFiniteOutput
 from dropout_core.predict import predict
-from mcdrop_models.bundle.manifest import Manifest, digest_of
-from mcdrop_models.bundle.repository import MANIFEST, Repository
+from mcdrop_models.bundle.manifest import Manifest, manifest_digest
+from mcdrop_models.bundle.repository import MANIFEST_FILE, Repository
 from mcdrop_models.errors import InvalidBundle
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.publishing.torch import publish
@@ -74,9 +74,9 @@ def loaded(root, name):
 def test_a_manifest_says_its_positions(root, name, positions, num_outputs):
     manifest = loaded(root, name).manifest
     assert (manifest.positions, manifest.num_outputs) == (positions, num_outputs)
-    stored = json.loads((root / name / "1" / MANIFEST).read_bytes())
+    stored = json.loads((root / name / "1" / MANIFEST_FILE).read_bytes())
     assert stored["positions"] == list(positions)
-    assert digest_of({**stored, "positions": None}) != manifest.digest
+    assert manifest_digest({**stored, "positions": None}) != manifest.digest
 
 
 def test_a_published_segmentation_is_the_live_one(root):
@@ -138,7 +138,7 @@ def test_a_bundle_of_before_there_were_positions_says_nothing_of_them(honest):
     assert "positions" not in honest.program
     older = {name: value for name, value in honest.manifest.items() if name != "positions"}
     assert honest.manifest["positions"] is None
-    assert digest_of(older) == Manifest.model_validate(older).digest == honest.manifest["digest"]
+    assert manifest_digest(older) == Manifest.model_validate(older).digest == honest.manifest["digest"]
 
 
 def test_as_many_labels_as_classes_are_wanted_not_as_positions():

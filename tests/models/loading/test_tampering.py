@@ -8,8 +8,8 @@ import json
 import pytest
 import torch
 
-from mcdrop_models.bundle.manifest import digest_of
-from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from mcdrop_models.bundle.manifest import manifest_digest
+from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
 from mcdrop_models.errors import InvalidBundle, UnknownModel
 from mcdrop_models.loading.predictor import Predictor
 from tests.support.side_effects import outside_of, refused, watched
@@ -23,7 +23,7 @@ def test_an_untampered_copy_loads_and_opens_its_three_files_only(bundle, tmp_pat
         Predictor.load(Repository(tmp_path), "net", 1)
     assert outside_of(folder, events) == []
     assert [str(args[0]) for event, args in events if event == "open"] == [
-        str(folder / file) for file in (MANIFEST, PROGRAM, WEIGHTS)
+        str(folder / file) for file in (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE)
     ]
 
 
@@ -36,7 +36,7 @@ def test_the_watch_sees_what_is_opened_and_run(tmp_path):
     assert [event for event, _ in outside_of(tmp_path, events)] == ["open", "compile", "exec"]
 
 
-@pytest.mark.parametrize("file", [PROGRAM, WEIGHTS])
+@pytest.mark.parametrize("file", [PROGRAM_FILE, WEIGHTS_FILE])
 def test_a_changed_byte_without_its_digest_is_refused(bundle, tmp_path, file):
     folder = bundle.write(tmp_path)
     content = bytearray((folder / file).read_bytes())
@@ -48,11 +48,11 @@ def test_a_changed_byte_without_its_digest_is_refused(bundle, tmp_path, file):
 @pytest.mark.parametrize("file", ["program", "weights", "digest"])
 def test_a_changed_digest_is_refused(bundle, tmp_path, file):
     folder = bundle.write(tmp_path)
-    fields = json.loads((folder / MANIFEST).read_bytes())
+    fields = json.loads((folder / MANIFEST_FILE).read_bytes())
     fields[file] = "sha256:" + "0" * 64
     if file != "digest":
-        fields["digest"] = digest_of(fields)
-    (folder / MANIFEST).write_text(json.dumps(fields))
+        fields["digest"] = manifest_digest(fields)
+    (folder / MANIFEST_FILE).write_text(json.dumps(fields))
     assert "digest" in refused(tmp_path)
 
 
@@ -99,12 +99,12 @@ def test_a_manifest_that_says_something_else_is_refused(bundle, tmp_path, change
     ids=lambda text: repr(text[:12]),
 )
 def test_a_manifest_that_is_none_is_refused(bundle, tmp_path, text):
-    (bundle.write(tmp_path) / MANIFEST).write_text(text)
+    (bundle.write(tmp_path) / MANIFEST_FILE).write_text(text)
     assert refused(tmp_path).startswith("manifest.json of net/1 is wrong at")
 
 
 def test_a_manifest_of_random_bytes_is_refused(bundle, tmp_path):
-    (bundle.write(tmp_path) / MANIFEST).write_bytes(bytes(range(256)))
+    (bundle.write(tmp_path) / MANIFEST_FILE).write_bytes(bytes(range(256)))
     assert refused(tmp_path).startswith("manifest.json of net/1 is wrong at")
 
 

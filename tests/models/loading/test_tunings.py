@@ -12,7 +12,7 @@ from dropout_core.engine.tuning import Tuning
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading import tunings
 from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.loading.tunings import Tunings, tunings_at
+from mcdrop_models.loading.tunings import TuningCache, tuning_cache_at
 from tests.support.program_nets import Mlp, rows_for
 
 _UNUSUAL = Tuning(thin_rows=1, thin_rows_cold=1, chunk_bytes=2**10)
@@ -32,7 +32,7 @@ def measured(monkeypatch):
 
 
 def _loaded(published, folder):
-    return Predictor.load(Repository(published), "net", 1, tunings=tunings_at(folder))
+    return Predictor.load(Repository(published), "net", 1, tunings=tuning_cache_at(folder))
 
 
 def test_a_bundle_is_measured_once_and_read_then(published, measured, tmp_path):
@@ -65,7 +65,7 @@ def test_another_machine_measures_anew(published, measured, tmp_path, monkeypatc
 
 
 def test_another_bundle_is_measured_by_itself(published, measured, tmp_path):
-    program, kept = Predictor.load(Repository(published), "net", 1).program, Tunings(tmp_path)
+    program, kept = Predictor.load(Repository(published), "net", 1).program, TuningCache(tmp_path)
     for digest in ("sha256:a", "sha256:b", "sha256:a"):
         kept.get(digest, program, {"input": torch.zeros(2, 4)})
     assert len(measured) == 2

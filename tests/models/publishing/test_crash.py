@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcdrop_models.bundle.manifest import Manifest
-from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
 from mcdrop_models.loading.predictor import Predictor
 from tests.support.manifests import PROGRAM_BYTES, WEIGHTS_BYTES, put, sample_manifest
 
@@ -18,7 +18,7 @@ _PUBLISHER = """
 import os, sys, time
 from pathlib import Path
 from mcdrop_models.bundle.manifest import Manifest
-from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
 
 folder, root, stage = map(Path, sys.argv[1:])
 fsync = os.fsync
@@ -31,13 +31,13 @@ def hang(descriptor):
     time.sleep(600)
 
 os.fsync = hang
-manifest, program, weights = ((folder / file).read_bytes() for file in (MANIFEST, PROGRAM, WEIGHTS))
+manifest, program, weights = ((folder / file).read_bytes() for file in (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE))
 Repository(root).publish(Manifest.model_validate_json(manifest), program, weights)
 """
 
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), KeyboardInterrupt()], ids=["a full disk", "Ctrl-C"])
-@pytest.mark.parametrize("stage", [PROGRAM, WEIGHTS, MANIFEST])
+@pytest.mark.parametrize("stage", [PROGRAM_FILE, WEIGHTS_FILE, MANIFEST_FILE])
 def test_a_failing_write_leaves_no_trace(tmp_path, monkeypatch, stage, error):
     put(tmp_path)
     fsync = os.fsync
@@ -56,12 +56,12 @@ def test_a_failing_write_leaves_no_trace(tmp_path, monkeypatch, stage, error):
     assert put(tmp_path) == 2
 
 
-@pytest.mark.parametrize("stage", [WEIGHTS, MANIFEST])
+@pytest.mark.parametrize("stage", [WEIGHTS_FILE, MANIFEST_FILE])
 def test_kill_9_in_the_middle_leaves_the_repository_as_it_was(published, tmp_path, stage):
     source = published / "net" / "1"
-    files = [(source / file).read_bytes() for file in (PROGRAM, WEIGHTS)]
+    files = [(source / file).read_bytes() for file in (PROGRAM_FILE, WEIGHTS_FILE)]
     repository = Repository(tmp_path)
-    manifest = Manifest.model_validate_json((source / MANIFEST).read_bytes())
+    manifest = Manifest.model_validate_json((source / MANIFEST_FILE).read_bytes())
     repository.publish(manifest, *files)
 
     command = [sys.executable, "-c", _PUBLISHER, str(source), str(tmp_path), stage]
@@ -99,5 +99,5 @@ def test_all_is_on_disk_before_the_version_appears(tmp_path, monkeypatch):
     Repository(tmp_path).publish(sample_manifest(), PROGRAM_BYTES, WEIGHTS_BYTES)
     names = {path.stat().st_ino: path.name for path in tmp_path.rglob("*")}
     *files, staging, placed, folder = (names.get(step, step) for step in order)
-    assert sorted(files) == sorted([MANIFEST, PROGRAM, WEIGHTS])
+    assert sorted(files) == sorted([MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE])
     assert (staging, placed, folder) == ("1", "rename", "net")

@@ -15,7 +15,7 @@ from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.onnx.to_onnx.halves import halves_of
 from mcdrop_models.publishing import export as exporting
-from mcdrop_models.publishing.export import exported, thinned_bytes
+from mcdrop_models.publishing.export import export_onnx, thinned_bytes
 from mcdrop_models.publishing.torch import publish
 from tests.support.ensemble_answers import LEVELS, answers, assert_are, drawn, reference_answers
 
@@ -55,12 +55,12 @@ def halves(predictor):
 
 @pytest.fixture(scope="module")
 def file(predictor, halves):
-    return exported(predictor, Plan(20, 9, predictor.manifest.scheme), {})
+    return export_onnx(predictor, Plan(20, 9, predictor.manifest.scheme), {})
 
 
 @pytest.fixture(scope="module")
 def thin_file(predictor, halves):
-    return exported(predictor, Plan(20, 9, predictor.manifest.scheme), {}, thin=True)
+    return export_onnx(predictor, Plan(20, 9, predictor.manifest.scheme), {}, thin=True)
 
 
 @pytest.mark.parametrize("form", ["file", "thin_file"])
@@ -108,7 +108,7 @@ def kept(row):
 def test_other_seeds_and_passes_answer_otherwise(predictor, file):
     x = drawn(2, 1, 6, 6)
     plans = (Plan(20, 10, predictor.manifest.scheme), Plan(19, 9, predictor.manifest.scheme))
-    others = [exported(predictor, plan, {}) for plan in plans]
+    others = [export_onnx(predictor, plan, {}) for plan in plans]
 
     assert len({answers(model, x)["mean"].tobytes() for model in (file, *others)}) == 3
 
@@ -124,7 +124,7 @@ def test_a_file_says_what_it_is_and_is_the_same_each_time(predictor, file):
     assert {name: facts[name] for name in ("passes", "seed", "sampling", "branches", "version")} == {
         "passes": "20", "seed": "9", "sampling": "balanced", "branches": "2", "version": "1",
     }  # fmt: skip
-    again = exported(predictor, Plan(20, 9, predictor.manifest.scheme), {})
+    again = export_onnx(predictor, Plan(20, 9, predictor.manifest.scheme), {})
     assert again.SerializeToString(deterministic=True) == file.SerializeToString(deterministic=True)
 
 

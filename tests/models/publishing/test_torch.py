@@ -16,7 +16,7 @@ from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
 from dropout_core.errors import CoupledRows, InvalidInput, NoSite, NotTheModel
 from dropout_core.predict import predict
-from mcdrop_models.bundle.repository import MANIFEST, PROGRAM, WEIGHTS, Repository
+from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
 from mcdrop_models.errors import InvalidBundle
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.publishing.torch import publish
@@ -48,14 +48,14 @@ def test_a_bundle_holds_three_files_and_says_where(tmp_path):
     first, second = _publish(net, tmp_path), _publish(net, tmp_path)
     assert (first.version, second.version) == (1, 2)
     assert second.path == tmp_path / "net" / "2"
-    assert sorted(path.name for path in second.path.iterdir()) == [MANIFEST, PROGRAM, WEIGHTS]
+    assert sorted(path.name for path in second.path.iterdir()) == [MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE]
     assert Repository(tmp_path).read("net", 2).manifest == second.manifest
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path):
     net = seeded(Mlp)
     first, second = _publish(net, tmp_path), _publish(net, tmp_path)
-    for file in (PROGRAM, WEIGHTS):
+    for file in (PROGRAM_FILE, WEIGHTS_FILE):
         assert (first.path / file).read_bytes() == (second.path / file).read_bytes()
     assert first.manifest.digest == second.manifest.digest
 
@@ -64,7 +64,7 @@ def test_weights_are_those_of_the_network_and_the_probe_its_first_rows(tmp_path)
     net = seeded(ConvNet)
     rows = rows_for(net, (1, 6, 6), 10)
     path = publish(net, rows, name="net", task="classification", root=tmp_path).path
-    stored = safetensors.torch.load((path / WEIGHTS).read_bytes())
+    stored = safetensors.torch.load((path / WEIGHTS_FILE).read_bytes())
     wanted = {f"weights/{name}": value for name, value in net.state_dict().items() if "num_batches" not in name}
     kept = {name: value for name, value in stored.items() if not name.startswith("probe/")}
     assert kept.keys() == wanted.keys()
@@ -170,7 +170,7 @@ def test_nothing_tells_of_the_publishers_machine(local_source, tmp_path):
     path = _publish(net, tmp_path / "bundles").path
     places = [source.parent, source.name, "private", tmp_path, Path.cwd(), Path(torch.__file__).parent, Path.home()]
     texts = [text for text in map(str, places) if len(text) > 1]  # a home may be "/"
-    for file in (MANIFEST, PROGRAM, WEIGHTS):
+    for file in (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE):
         content = (path / file).read_bytes()
         for text in (*texts, "Traceback", 'File "', ".py", "stack"):
             assert text.encode() not in content, (file, text)
@@ -188,7 +188,7 @@ def test_a_bundle_needs_no_code_of_the_publisher(local_source, tmp_path):
 
 def test_weights_are_safetensors(published):
     """Eight bytes of length, JSON of so many bytes, then numbers and nothing else."""
-    content = (published / "net" / "1" / WEIGHTS).read_bytes()
+    content = (published / "net" / "1" / WEIGHTS_FILE).read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header.pop("__metadata__", None)

@@ -12,7 +12,7 @@ from mcdrop.client import Prediction, RankedRows
 from mcdrop.inference.catalogue import LoadedModel
 from mcdrop.inference.cost import Cost
 from mcdrop.settings import Settings
-from mcdrop_models.bundle.write import Published
+from mcdrop_models.bundle.write import PublishedBundle
 from tests.support.asgi import good
 
 
@@ -52,8 +52,8 @@ def test_an_error_is_one_line_on_standard_error(capsys):
 
 def test_what_was_published_is_said_with_its_metrics(capsys, digits, tmp_path):
     path = tmp_path / "[b]" / "digits"
-    console.published(Published(path, 2, digits.manifest))
-    console.published(Published(path, 2, digits.manifest.model_copy(update={"metrics": {}})))
+    console.published(PublishedBundle(path, 2, digits.manifest))
+    console.published(PublishedBundle(path, 2, digits.manifest.model_copy(update={"metrics": {}})))
 
     assert capsys.readouterr().out == f"published {path}: accuracy 0.5\npublished {path}\n"
 

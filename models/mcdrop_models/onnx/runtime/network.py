@@ -16,7 +16,7 @@ from dropout_core.engine.network import ExecutionPlan, Network, PassNoise, Secti
 from dropout_core.engine.torch_network import TorchNetwork
 from dropout_core.graph.inputs import NamedTensors
 from dropout_core.graph.program import Graph, Program, Site
-from mcdrop_models.bundle.manifest import PREFIX, SUFFIX
+from mcdrop_models.bundle.manifest import PREFIX_FILE, SUFFIX_FILE
 from mcdrop_models.errors import InvalidBundle
 from mcdrop_models.onnx.graph.checks import parsed
 from mcdrop_models.onnx.graph.halves import OUTPUT, Halves, noise_name, size_name
@@ -139,8 +139,8 @@ def onnx_network(prefix: bytes | None, suffix: bytes, program: Program, runtime:
     """The network of two halves, as files. Raises InvalidBundle where they are not those of the program."""
     graph, halves = program.graph, halves_in(prefix, suffix)
     _refuse_misfit(halves, program)
-    before = None if prefix is None else Session(prefix, runtime, PREFIX)
-    sessions = Sessions(before, Session(suffix, runtime, SUFFIX))
+    before = None if prefix is None else Session(prefix, runtime, PREFIX_FILE)
+    sessions = Sessions(before, Session(suffix, runtime, SUFFIX_FILE))
     if graph.is_outline:
         return OnnxNetwork(graph, sessions, Seeing(graph, halves, runtime), None)
     staged = TorchNetwork(program)
@@ -163,4 +163,4 @@ def _refuse_misfit(halves: Halves, program: Program) -> None:
     if halves.prefix is not None:
         fits = fits and {one.name for one in halves.prefix.graph.input} <= inputs | free
     if not fits or [one.name for one in halves.suffix.graph.output] != [OUTPUT]:
-        raise InvalidBundle(f"{PREFIX} and {SUFFIX} are not the halves of the network of program.json.")
+        raise InvalidBundle(f"{PREFIX_FILE} and {SUFFIX_FILE} are not the halves of the network of program.json.")

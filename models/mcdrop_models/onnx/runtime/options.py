@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mcdrop_models.bundle.manifest import Backend
+from mcdrop_models.bundle.manifest import BackendChoice
 
 
 @dataclass(frozen=True)
@@ -22,5 +22,5 @@ class Runtime:
 class Backends:
     """What an operator wants. wanted: None for what each bundle says."""
 
-    wanted: Backend | None = None
+    wanted: BackendChoice | None = None
     runtime: Runtime = field(default_factory=Runtime)

@@ -16,12 +16,12 @@ from dropout_core.engine.scheme import Scheme
 from dropout_core.errors import InvalidInput
 from mcdrop_models.architectures.cnn import SmallCNN
 from mcdrop_models.architectures.mlp import GaussianMLP
-from mcdrop_models.bundle.manifest import PREFIX, SUFFIX, digest_of, sha256
-from mcdrop_models.bundle.repository import MANIFEST, Repository
+from mcdrop_models.bundle.manifest import PREFIX_FILE, SUFFIX_FILE, manifest_digest, sha256
+from mcdrop_models.bundle.repository import MANIFEST_FILE, Repository
 from mcdrop_models.errors import InvalidBundle, NotExportable
 from mcdrop_models.loading import tunings
 from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.loading.tunings import Tunings
+from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends, Runtime
 from mcdrop_models.publishing.torch import publish
 from tests.support.foreign import FOREIGN
@@ -130,7 +130,7 @@ def test_who_is_faster_is_measured_once(torch_s, onnx_s, wanted, both, tmp_path,
 
     monkeypatch.setattr(tunings, "seconds", seconds)
     for _ in range(2):
-        assert computer(loaded(both, "tokens", "auto", tunings=Tunings(tmp_path))) == wanted
+        assert computer(loaded(both, "tokens", "auto", tunings=TuningCache(tmp_path))) == wanted
     assert sorted(measured) == [(name, count) for name in ("onnx", "torch") for count in (1, 32)]
 
 
@@ -220,11 +220,13 @@ def tampered(both, tmp_path, change):
     (folder := tmp_path / "convnet" / "1").mkdir(parents=True)
     for file in (both.root / "convnet" / "1").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    model = onnx.load(folder / SUFFIX)
+    model = onnx.load(folder / SUFFIX_FILE)
     change(model)
-    (folder / SUFFIX).write_bytes(model.SerializeToString())
-    fields = json.loads((folder / MANIFEST).read_text()) | {"onnx_suffix": sha256((folder / SUFFIX).read_bytes())}
-    (folder / MANIFEST).write_text(json.dumps(fields | {"digest": digest_of(fields)}))
+    (folder / SUFFIX_FILE).write_bytes(model.SerializeToString())
+    fields = json.loads((folder / MANIFEST_FILE).read_text()) | {
+        "onnx_suffix": sha256((folder / SUFFIX_FILE).read_bytes())
+    }
+    (folder / MANIFEST_FILE).write_text(json.dumps(fields | {"digest": manifest_digest(fields)}))
     return Repository(tmp_path)
 
 
@@ -282,7 +284,7 @@ def test_another_suffix_is_refused(change, reason, both, tmp_path):
         Predictor.load(repository, "convnet", 1, backends=Backends("onnx"))
 
 
-@pytest.mark.parametrize("file", [PREFIX, SUFFIX])
+@pytest.mark.parametrize("file", [PREFIX_FILE, SUFFIX_FILE])
 def test_a_file_that_was_changed_is_refused_by_its_digest(file, both, tmp_path):
     repository = tampered(both, tmp_path, lambda model: None)
     path = tmp_path / "convnet" / "1" / file
@@ -303,9 +305,9 @@ def test_models_of_torch_alone_do_not_load_onnxruntime(published):
 
 
 def test_a_bundle_of_before_keeps_its_digest(published, both):
-    fields = json.loads((published / "net" / "1" / MANIFEST).read_text())
+    fields = json.loads((published / "net" / "1" / MANIFEST_FILE).read_text())
     before = {key: value for key, value in fields.items() if key not in ("backend", "onnx_prefix", "onnx_suffix")}
-    assert digest_of(before) == fields["digest"]
+    assert manifest_digest(before) == fields["digest"]
     mlp = seeded(Mlp)
     version = publish(mlp, rows_for(mlp, (4,), 8), name="mlp", task="classification", root=both.root, backend="auto")
     assert version.manifest.backend == "auto"

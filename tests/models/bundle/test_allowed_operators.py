@@ -6,7 +6,7 @@ import torch
 from dropout_core.capture.sites import draws
 from dropout_core.graph.program import Device, Ref
 from dropout_core.graph.sizes import Size
-from mcdrop_models.bundle.operators import _ALLOWED, check_call, name_of, operator
+from mcdrop_models.bundle.allowed_operators import _ALLOWED, allowed_operator, check_call, operator_name
 from mcdrop_models.errors import InvalidBundle
 
 _aten = torch.ops.aten
@@ -30,7 +30,7 @@ def _usable(base):
     found = []
     for overload in packet.overloads():
         try:
-            found.append(operator(f"aten.{base}.{overload}"))
+            found.append(allowed_operator(f"aten.{base}.{overload}"))
         except InvalidBundle:
             continue
     return found
@@ -70,7 +70,7 @@ def test_only_operators_with_a_switch_can_draw_random_numbers(usable):
 
 def test_names_are_kept(usable):
     for target in (target for found in usable.values() for target in found):
-        assert operator(name_of(target)) is target
+        assert allowed_operator(operator_name(target)) is target
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_names_are_kept(usable):
 )
 def test_a_name_that_is_not_allowed_is_refused(name):
     with pytest.raises(InvalidBundle) as caught:
-        operator(name)
+        allowed_operator(name)
     assert name in str(caught.value) or repr(name) in str(caught.value)
 
 
 def test_refusing_a_captured_operator_names_it_and_its_line():
     with pytest.raises(InvalidBundle, match=r"'aten\.special_bessel_j0\.default' \(at net\.py:12\)"):
-        name_of(_aten.special_bessel_j0.default, "net.py:12")
+        operator_name(_aten.special_bessel_j0.default, "net.py:12")
     with pytest.raises(InvalidBundle, match="sqrt"):
-        name_of(torch.sqrt)
+        operator_name(torch.sqrt)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from dropout_core.engine.network import Network
 from dropout_core.engine.torch_network import TorchNetwork
 from dropout_core.graph.inputs import NamedTensors
 from dropout_core.graph.program import Program
-from mcdrop_models.bundle.repository import Files
+from mcdrop_models.bundle.repository import BundleFiles
 from mcdrop_models.errors import InvalidBundle
-from mcdrop_models.loading.tunings import Computer, Tunings
+from mcdrop_models.loading.tunings import Backend, TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
 
 
-def networks_of(files: Files, program: Program, backends: Backends) -> dict[Computer, Network]:
+def available_networks(files: BundleFiles, program: Program, backends: Backends) -> dict[Backend, Network]:
     """The networks to choose from for a bundle. Raises InvalidBundle where it has not what is wanted.
 
     A server may want "auto" of bundles that have one only; "torch" or "onnx" of a bundle without it is an error.
@@ -21,7 +21,7 @@ def networks_of(files: Files, program: Program, backends: Backends) -> dict[Comp
     if program.graph.is_outline and files.suffix is None:
         raise InvalidBundle(f"program.json of {files.manifest.name} is an outline, and no suffix.onnx computes it.")
     wanted = backends.wanted or files.manifest.backend
-    found: dict[Computer, Network] = {}
+    found: dict[Backend, Network] = {}
     if wanted != "onnx" and not program.graph.is_outline:
         found["torch"] = TorchNetwork(program)
     if wanted != "torch" and files.suffix is not None:
@@ -38,8 +38,12 @@ def networks_of(files: Files, program: Program, backends: Backends) -> dict[Comp
     return found
 
 
-def fastest(
-    files: Files, program: Program, probe: NamedTensors, networks: Mapping[Computer, Network], tunings: Tunings | None
+def choose_network(
+    files: BundleFiles,
+    program: Program,
+    probe: NamedTensors,
+    networks: Mapping[Backend, Network],
+    tunings: TuningCache | None,
 ) -> Network:
     """The network to serve with: of several, the faster one; torch, where nothing is measured."""
     if len(networks) == 1:

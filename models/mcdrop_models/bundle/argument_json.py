@@ -32,10 +32,10 @@ _FLOATS = {name: float(name) for name in ("inf", "-inf", "nan")}
 _BINARY = ("add", "mul", "floordiv", "mod")
 
 
-def encode(arg: Any) -> Any:
+def encode_argument(arg: Any) -> Any:
     """An argument as JSON. Raises InvalidBundle for what has no form."""
     if isinstance(arg, tuple):
-        return [encode(item) for item in arg]
+        return [encode_argument(item) for item in arg]
     if isinstance(arg, float) and not math.isfinite(arg):
         return {"float": str(arg)}
     if arg is None or isinstance(arg, bool | int | float | str):
@@ -46,12 +46,12 @@ def encode(arg: Any) -> Any:
     raise InvalidBundle(f"an operator has the argument {arg!r}, which program.json cannot hold.")
 
 
-def decode(item: Any, depth: int = 0) -> Any:
+def decode_argument(item: Any, depth: int = 0) -> Any:
     """The argument of some JSON. Raises InvalidBundle for any other tag."""
     if depth > _MAX_DEPTH:
         raise InvalidBundle(f"program.json nests arguments deeper than {_MAX_DEPTH}.")
     if isinstance(item, list):
-        return tuple(decode(part, depth + 1) for part in item)
+        return tuple(decode_argument(part, depth + 1) for part in item)
     if not isinstance(item, dict):
         return item
     ((tag, value),) = item.items()

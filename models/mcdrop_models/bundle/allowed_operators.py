@@ -63,11 +63,11 @@ _ALLOWED = frozenset(
 _NAMESPACES = {"aten": _ALLOWED, "mcdrop": frozenset({"rnn"})}
 
 
-def name_of(target: Any, where: str = "") -> str:
+def operator_name(target: Any, where: str = "") -> str:
     """An operator's name in program.json. Raises InvalidBundle for one that bundles may not use."""
     name = str(target)
     try:
-        found = operator(name)
+        found = allowed_operator(name)
     except InvalidBundle as error:
         raise InvalidBundle(_refusal(name, where)) from error
     if found is not target:
@@ -75,7 +75,7 @@ def name_of(target: Any, where: str = "") -> str:
     return name
 
 
-def operator(name: str) -> Any:
+def allowed_operator(name: str) -> Any:
     """The operator of a name such as "aten.linear.default". Raises InvalidBundle for any that is not allowed."""
     namespace, _, rest = name.partition(".")
     base, _, overload = rest.partition(".")
@@ -109,4 +109,4 @@ def check_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> N
 
 def _refusal(name: str, where: str = "") -> str:
     place = f" (at {where})" if where else ""
-    return f"the operator {name!r}{place} is not one that bundles may use (mcdrop_models.bundle.operators)."
+    return f"the operator {name!r}{place} is not one that bundles may use (mcdrop_models.bundle.allowed_operators)."
