@@ -52,7 +52,7 @@ def test_its_name_is_kept():
 
 def test_whoever_reads_bundles_knows_it():
     """In a process that imported nothing else."""
-    code = f"from mcdrop_models.bundle.allowed_operators import operator; print(operator({_NAME!r}))"
+    code = f"from mcdrop_models.bundle.allowed_operators import allowed_operator; print(allowed_operator({_NAME!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == _NAME
 
