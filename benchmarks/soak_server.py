@@ -10,14 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcdrop.inference import batch as computing
+from mcdrop.inference.batch import Result, run_batch
 from mcdrop.inference.scheduler import Slice
 from mcdrop.server.app import create_app
 from mcdrop.server.memory import share_heap
 from mcdrop.server.run import run_server
 from mcdrop.settings import Settings
-
-_run = computing.run
 
 
 class Told:
@@ -27,7 +25,7 @@ class Told:
         self._fail, self._die = folder / "fail", folder / "die"
         self._condemned = 0
 
-    def __call__(self, batch: Sequence[Slice]) -> list[computing.Result | Exception]:
+    def __call__(self, batch: Sequence[Slice]) -> list[Result | Exception]:
         if self._die.exists():
             self._die.unlink()
             raise SystemExit("told to die")
@@ -37,15 +35,16 @@ class Told:
         if any(id(one.ticket) == self._condemned for one in batch):
             self._condemned = self._condemned if len(batch) > 1 else 0
             raise RuntimeError("told to fail")
-        return list(_run(batch))
+        return list(run_batch(batch))
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING)
-    computing.run = Told(Path(sys.argv[1]))  # type: ignore[assignment]
     settings = Settings()
     share_heap()
-    run_server(create_app(settings), settings)
+    app = create_app(settings)
+    app.state.mcdrop.compute = Told(Path(sys.argv[1]))
+    run_server(app, settings)
 
 
 if __name__ == "__main__":

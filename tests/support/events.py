@@ -1,6 +1,6 @@
 """Events as a server tells them."""
 
-from mcdrop.observability.events import Answered, Computed, Phase
+from mcdrop.observability.events import BatchFinished, CallFinished, Phase
 
 START_NS = 1_800_000_000_000_000_000
 # Nanoseconds of each phase: no sum of some of them is that of others.
@@ -17,8 +17,8 @@ def phases(spent=SPENT_NS):
 
 
 def answered(outcome="success", spent=SPENT_NS, rows=3, passes=32, model="digits", version=2, **measures):
-    return Answered(model, version, "predict", outcome, rows, passes, phases(spent), measures)
+    return CallFinished(model, version, "predict", outcome, rows, passes, phases(spent), measures)
 
 
 def computed(rows=3, seconds=0.25, failed=False, requests=2, model="digits", version=2):
-    return Computed(model, version, rows, 32, requests, seconds, failed)
+    return BatchFinished(model, version, rows, 32, requests, seconds, failed)

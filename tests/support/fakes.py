@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mcdrop.inference.catalogue import LoadedModel, VersionState
-from mcdrop.inference.cost import Cost
+from mcdrop.inference.cost import RowCost
 from mcdrop_models.bundle.repository import BundleFiles, Repository
 from mcdrop_models.errors import UnknownModel
 from mcdrop_models.loading.predictor import Predictor
 
 SECRET = "hunter2"
-CHEAP = Cost(0.0, 1e-6)
+CHEAP = RowCost(0.0, 1e-6)
 
 
 class NoEngine:
@@ -51,7 +51,7 @@ class OneModel:
     """
 
     predictor: Predictor
-    cost: Cost = CHEAP
+    cost: RowCost = CHEAP
     may_load: threading.Event = field(default_factory=threading.Event)
     held: list[LoadedModel] = field(default_factory=list)
 

@@ -5,7 +5,7 @@ import json
 import threading
 from dataclasses import dataclass, field, replace
 
-from mcdrop.inference.cost import Cost
+from mcdrop.inference.cost import RowCost
 from mcdrop.settings import Settings
 from tests.support import service_nets as nets
 from tests.support.asgi import Served
@@ -14,7 +14,7 @@ from tests.support.fakes import OneModel
 PATIENCE_S = 60
 ROWS = nets.images(12, seed=3).int().tolist()
 PATH = "/v1/models/digits/predict"
-CHEAP = Cost(0.0, 1e-9)
+CHEAP = RowCost(0.0, 1e-9)
 
 
 @dataclass
@@ -24,10 +24,10 @@ class Seen:
     told: list = field(default_factory=list)
     batches: list = field(default_factory=list)
 
-    def answered(self, event):
+    def call_finished(self, event):
         self.told.append(event)
 
-    def computed(self, event):
+    def batch_finished(self, event):
         self.batches.append(event)
 
     @property

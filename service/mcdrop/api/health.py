@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from mcdrop.http.refusals import problems
-from mcdrop.inference.state import Shared
+from mcdrop.http.error_docs import problem_docs
+from mcdrop.inference.state import State
 
 
 class Liveness(BaseModel):
@@ -34,8 +34,8 @@ _DEAD: dict[str, Any] = {"model": Liveness, "description": "What computes has di
 _UNREADY: dict[str, Any] = {"model": Unreadiness, "description": "No model can be asked, and why."}
 
 
-@router.get("/live", responses={503: _DEAD, **problems("internal")})
-async def live(response: Response, shared: Shared) -> Liveness:
+@router.get("/live", responses={503: _DEAD, **problem_docs("internal")})
+async def live(response: Response, shared: State) -> Liveness:
     """The process runs, and what computes in it."""
     response.status_code = 200 if shared.batcher.alive else 503
     return Liveness(live=shared.batcher.alive)
@@ -44,9 +44,9 @@ async def live(response: Response, shared: Shared) -> Liveness:
 @router.get(
     "/ready",
     response_model=Readiness | Unreadiness,
-    responses={200: {"model": Readiness}, 503: _UNREADY, **problems("internal")},
+    responses={200: {"model": Readiness}, 503: _UNREADY, **problem_docs("internal")},
 )
-async def ready(response: Response, shared: Shared) -> Readiness | Unreadiness:
+async def ready(response: Response, shared: State) -> Readiness | Unreadiness:
     """At least one model can be asked."""
     if shared.unready:
         response.status_code = 503

@@ -3,8 +3,8 @@
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
-from mcdrop.http.refusals import problems
-from mcdrop.inference.state import Shared
+from mcdrop.http.error_docs import problem_docs
+from mcdrop.inference.state import State
 
 router = APIRouter(tags=["health"])
 
@@ -12,8 +12,8 @@ router = APIRouter(tags=["health"])
 _FORMS = {"text/plain": {"schema": {"type": "string"}}, "application/openmetrics-text": {"schema": {"type": "string"}}}
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": _FORMS}, **problems("internal")})
-async def metrics(request: Request, shared: Shared) -> Response:
+@router.get("/metrics", response_class=Response, responses={200: {"content": _FORMS}, **problem_docs("internal")})
+async def metrics(request: Request, shared: State) -> Response:
     """Every metric, as text or as OpenMetrics: what the Accept header says."""
     content, media_type = await anyio.to_thread.run_sync(shared.metrics.text, request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": media_type})

@@ -20,7 +20,7 @@ from dropout_core.lint import Finding
 from mcdrop.cli.bench import BenchmarkRow
 from mcdrop.client import Prediction
 from mcdrop.inference.catalogue import Catalogue
-from mcdrop.inference.query import example_of, one_row
+from mcdrop.inference.query import example_inputs, example_row
 from mcdrop.pool.output import Ranked
 from mcdrop.pool.run import OnRows
 from mcdrop.settings import Settings
@@ -245,7 +245,7 @@ def _numbers(predictor: Predictor) -> int:
 
 
 def _curl(settings: Settings, url: str, predictor: Predictor) -> str:
-    body = orjson.dumps({"inputs": one_row(example_of(predictor))}).decode()
+    body = orjson.dumps({"inputs": example_inputs(example_row(predictor))}).decode()
     key = ' -H "Authorization: Bearer $MCDROP_API_KEY"' if settings.asks_for_keys else ""
     target = f"{url}/v1/models/{predictor.manifest.name}/predict"
     return f"curl -s {target}{key} -H 'Content-Type: application/json' -d '{body}'"

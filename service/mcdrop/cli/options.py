@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from mcdrop.inference.device import device_of
+from mcdrop.inference.device import resolve_device
 from mcdrop.settings import CommonSettings, InvalidConfig
 
 S = TypeVar("S", bound=CommonSettings)
@@ -45,4 +45,4 @@ def bundles_folder(given: Path | None) -> Path:
 
 def chosen_device(given: str | None) -> str:
     """The device that was given, or that of the settings. Raises InvalidInput where there is none such."""
-    return device_of(common_settings(device=given).device)
+    return resolve_device(common_settings(device=given).device)

@@ -9,13 +9,13 @@ import typer
 
 from dropout_core.engine.plan import DEFAULT_PASSES, Plan
 from dropout_core.errors import InvalidInput
-from mcdrop.api.v1.predict.response import run_of
+from mcdrop.api.v1.predict.response import provenance_of
 from mcdrop.cli import console
 from mcdrop.cli.bench import bench as bench_rows
 from mcdrop.cli.options import Bundles, Device, Url, Version, bundles_folder, chosen_device, common_settings
 from mcdrop.client import Client, Prediction
 from mcdrop.inference.inputs import arrays_to_inputs
-from mcdrop.inference.query import Asked, Query, RequestLimits, make_query, run_predict
+from mcdrop.inference.query import Asked, Query, RequestLimits, make_query, run_query
 from mcdrop.wire.npy import write_npz
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -61,7 +61,7 @@ def predict(
             )
     else:
         predictor, query = _question(name, rows, version, asked, bundles, device)
-        answer = Prediction.of(run_of(predictor, query), run_predict(predictor, query))
+        answer = Prediction.of(provenance_of(predictor, query), run_query(predictor, query))
     if out is not None:
         out.write_bytes(write_npz({**answer.outputs, **answer.run.members}))
     if json:

@@ -15,7 +15,7 @@ from dropout_core.acquire.vocabulary import Selector
 from dropout_core.errors import InvalidInput
 from mcdrop.client.retry import Patience
 from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ
-from mcdrop.wire.npy import npy_of, write_npz
+from mcdrop.wire.npy import write_npy, write_npz
 
 Inputs = ArrayLike | Mapping[str, ArrayLike]
 
@@ -130,7 +130,7 @@ def _asked(verb: str, name: str, inputs: Inputs, accept: str, fields: dict[str, 
         query=tuple(_query(fields)),
         content=write_npz({key: _numbers(rows) for key, rows in inputs.items()})
         if isinstance(inputs, Mapping)
-        else npy_of(_numbers(inputs)),
+        else write_npy(_numbers(inputs)),
         content_type=NPZ if several else NPY,
     )
 

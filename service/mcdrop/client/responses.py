@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mcdrop.client.errors import ServerError, Unreachable
 from mcdrop.http.media_types import NDJSON, NPZ
-from mcdrop.inference.run import DEFER, Run
+from mcdrop.inference.provenance import DEFER, Provenance
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Prediction:
     defer: NDArray[Any] | None = None
 
     @staticmethod
-    def of(run: Run, outputs: Mapping[str, NDArray[Any]]) -> "Prediction":
+    def of(run: Provenance, outputs: Mapping[str, NDArray[Any]]) -> "Prediction":
         """The answer of a run."""
         measures = dict(outputs)
         return Prediction(
@@ -51,10 +51,10 @@ class Prediction:
         )
 
     @property
-    def run(self) -> Run:
+    def run(self) -> Provenance:
         """All but the outputs."""
-        facts = {one.name: getattr(self, one.name) for one in fields(Run)}
-        return Run(**{**facts, "labels": self.labels or (), "quantiles": self.quantiles or ()})
+        facts = {one.name: getattr(self, one.name) for one in fields(Provenance)}
+        return Provenance(**{**facts, "labels": self.labels or (), "quantiles": self.quantiles or ()})
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Row:
 
     index: int
     outputs: Mapping[str, NDArray[Any]]
-    run: Run
+    run: Provenance
     defer: bool | None = None
 
 
@@ -93,7 +93,7 @@ class RankedRows:
     saturated: bool = False
     considered: int = 0
     digest: str = ""
-    run: Run | None = None
+    run: Provenance | None = None
 
 
 class Lines:
@@ -102,7 +102,7 @@ class Lines:
     def __init__(self, response: httpx.Response) -> None:
         self._response, self._rest = response, b""
         try:
-            self._run = Run.told(response.headers)
+            self._run = Provenance.told(response.headers)
         except (KeyError, ValueError) as error:
             raise _stranger(response) from error
 
@@ -184,11 +184,11 @@ def is_ready(response: httpx.Response) -> bool:
     return True
 
 
-def _members(response: httpx.Response) -> tuple[dict[str, NDArray[Any]], Run]:
+def _members(response: httpx.Response) -> tuple[dict[str, NDArray[Any]], Provenance]:
     try:
         with np.load(io.BytesIO(content_of(response, NPZ)), allow_pickle=False) as archive:
             members = dict(archive)
-        return members, Run.taken(members)
+        return members, Provenance.taken(members)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _stranger(response) from error
 

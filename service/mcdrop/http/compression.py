@@ -8,7 +8,7 @@ from mcdrop.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-def inflated(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """A body without its Content-Encoding.
 
     Raises UnsupportedMediaType for others than gzip and deflate, BodyTooLarge before more than max_bytes are made, or

@@ -14,7 +14,7 @@ OIP = "application/octet-stream"
 _URLENCODED = "application/x-www-form-urlencoded"
 
 
-def form_of_body(content_type: str) -> str:
+def body_media_type(content_type: str) -> str:
     """JSON, NPY or NPZ. A body that says nothing of itself, or that it is text, is taken for JSON.
 
     Raises UnsupportedMediaType.
@@ -27,7 +27,7 @@ def form_of_body(content_type: str) -> str:
     raise UnsupportedMediaType(f"the body's Content-Type is {content_type[:60]!r}; send {JSON}, {NPY} or {NPZ}.")
 
 
-def form_of_answer(accept: str, offered: Sequence[str]) -> str:
+def negotiate(accept: str, offered: Sequence[str]) -> str:
     """The one of the forms offered that an Accept header likes best; the first of several it likes as well.
 
     Raises NotAcceptable.

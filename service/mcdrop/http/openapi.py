@@ -13,7 +13,7 @@ TIMEOUT = {
 COMPRESSED = "Content-Encoding may be gzip or deflate."
 
 
-def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+def inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema of pydantic's without $defs, which stand elsewhere in an OpenAPI document. None refers to itself."""
     definitions = schema.get("$defs", {})
 

@@ -7,5 +7,7 @@ from fastapi import Path
 from mcdrop_models.bundle.manifest import NAME_PATTERN
 
 # Not enforced here: that there is no model of a wrong name is for the catalogue to say.
-Name = Annotated[str, Path(description="A model.", examples=["digits"], json_schema_extra={"pattern": NAME_PATTERN})]
-Version = Annotated[int, Path(ge=1, description="One version of it.", examples=[1])]
+ModelName = Annotated[
+    str, Path(description="A model.", examples=["digits"], json_schema_extra={"pattern": NAME_PATTERN})
+]
+ModelVersion = Annotated[int, Path(ge=1, description="One version of it.", examples=[1])]

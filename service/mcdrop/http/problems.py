@@ -78,15 +78,15 @@ def outcome_of(error: BaseException) -> Outcome:
     return _OUTCOMES.get(status, "backend" if status >= 500 else "invalid")
 
 
-def answer_of(error: BaseException, path: str) -> Response:
+def error_response(error: BaseException, path: str) -> Response:
     """The answer to an error, in the form that a path's callers read."""
     status, code, title = status_of(error)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, QueueFull) else {}
     detail = _INTERNAL_DETAIL if code == "internal" else str(error)
-    return refusal(path, status, code, title, detail, headers)
+    return problem_response(path, status, code, title, detail, headers)
 
 
-def refusal(path: str, status: int, code: str, title: str, detail: str, headers: dict[str, str]) -> Response:
+def problem_response(path: str, status: int, code: str, title: str, detail: str, headers: dict[str, str]) -> Response:
     """A refusal, in the form that a path's callers read."""
     if status == 401:
         headers = {"WWW-Authenticate": "Bearer", **headers}
@@ -94,37 +94,37 @@ def refusal(path: str, status: int, code: str, title: str, detail: str, headers:
         detail = f"Request for unknown model: {detail}" if code == "unknown-model" else detail
         body = orjson.dumps({"error": detail})
         return Response(body, OIP_STATUS.get(status, status), headers, media_type="application/json")
-    return Response(problem(status, code, title, detail), status, headers, media_type="application/problem+json")
+    return Response(problem_json(status, code, title, detail), status, headers, media_type="application/problem+json")
 
 
-def problem(status: int, code: str, title: str, detail: str) -> bytes:
+def problem_json(status: int, code: str, title: str, detail: str) -> bytes:
     """The body of an application/problem+json answer."""
     return orjson.dumps({"type": f"urn:mcdrop:{code}", "title": title, "status": status, "detail": detail})
 
 
 async def on_mcdrop_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for errors of ours."""
-    return answer_of(error, request.url.path)
+    return error_response(error, request.url.path)
 
 
 async def on_invalid_path(request: Request, _: Exception) -> Response:
     """FastAPI's handler for a path with a version that is no number."""
     detail = f"{request.url.path} names no version: versions are whole numbers."
-    return refusal(request.url.path, 404, "unknown-model", "There is no such model", detail, {})
+    return problem_response(request.url.path, 404, "unknown-model", "There is no such model", detail, {})
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for unknown paths and methods."""
     if not isinstance(error, HTTPException):
-        return answer_of(error, request.url.path)
+        return error_response(error, request.url.path)
     detail = f"{request.method} {request.url.path}: {error.detail}. See /docs."
     headers = dict(error.headers or {})
-    return refusal(request.url.path, error.status_code, "http", error.detail, detail, headers)
+    return problem_response(request.url.path, error.status_code, "http", error.detail, detail, headers)
 
 
 async def on_unexpected_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for everything else; the server logs it. It stands above what gives answers their id."""
-    answer, exchange = answer_of(error, request.url.path), current()
+    answer, exchange = error_response(error, request.url.path), current()
     if exchange is not None:
         answer.headers["X-Request-Id"] = exchange.request_id
     return answer

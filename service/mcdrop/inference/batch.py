@@ -14,8 +14,9 @@ from dropout_core.engine.embedding import embeddings
 from dropout_core.errors import NonFiniteOutput
 from dropout_core.graph.inputs import NamedTensors
 from mcdrop.inference.catalogue import LoadedModel
-from mcdrop.inference.query import Array, Embed, Query, answered, arrays_of
+from mcdrop.inference.query import EmbeddingQuery, Query, estimate_arrays, query_outputs
 from mcdrop.inference.scheduler import Slice
+from mcdrop.wire.npy import Array
 from mcdrop_models.loading.predictor import Predictor, finite_rows
 
 # What is watched of every answer, asked for or not, where a model has it: a change of it is a change of the rows.
@@ -27,7 +28,7 @@ class Work:
     """A question to a model."""
 
     model: LoadedModel
-    query: Query | Embed
+    query: Query | EmbeddingQuery
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Result:
     prefix_s: float
 
 
-def key_of(work: Work) -> Hashable:
+def batch_key(work: Work) -> Hashable:
     """Queries of equal keys may be run as one."""
     query = work.query
     shapes = tuple((name, rows.shape[1:], rows.dtype) for name, rows in sorted(query.inputs.items()))
-    if isinstance(query, Embed):
+    if isinstance(query, EmbeddingQuery):
         return work.model, shapes
     plan = query.plan
     tolerance = tuple(sorted(plan.tolerance.items())) if plan.tolerance is not None else None
@@ -51,7 +52,7 @@ def key_of(work: Work) -> Hashable:
     return work.model, shapes, passes, query.quantiles, query.samples
 
 
-def run(batch: Sequence[Slice]) -> list[Result | NonFiniteOutput]:
+def run_batch(batch: Sequence[Slice]) -> list[Result | NonFiniteOutput]:
     """The answer to each slice of a batch, whose tickets hold Work of one key."""
     works: list[Work] = [one.ticket.work for one in batch]
     predictor = works[0].model.predictor
@@ -80,11 +81,13 @@ def _estimates(
     estimate = predictor.estimate(inputs, first.plan, first.keeps_draws, own)
     watched = tuple(name for name in _WATCHED if name in estimate.measures)
     names = tuple(dict.fromkeys(name for query in queries for name in (*query.needed, *watched)))
-    arrays = arrays_of(estimate, names, first.quantiles, samples=first.samples)
+    arrays = estimate_arrays(estimate, names, first.quantiles, samples=first.samples)
     results = []
     for query, rows in zip(queries, _slices(places), strict=True):
         own_rows = {name: array[rows] for name, array in arrays.items()}
-        results.append(Result(answered(query, own_rows), {name: own_rows[name] for name in watched}, estimate.prefix_s))
+        results.append(
+            Result(query_outputs(query, own_rows), {name: own_rows[name] for name in watched}, estimate.prefix_s)
+        )
     return finite_rows(estimate).cpu(), results
 
 
@@ -98,7 +101,7 @@ def _embeddings(predictor: Predictor, inputs: NamedTensors, places: Sequence[Ten
     return found.isfinite().all(1), results
 
 
-def _places(query: Query | Embed, one: Slice) -> Tensor:
+def _places(query: Query | EmbeddingQuery, one: Slice) -> Tensor:
     """Where the rows of a slice stand in their request."""
     return torch.arange(one.start, one.stop) if query.places is None else query.places[one.start : one.stop]
 
@@ -110,7 +113,7 @@ def _slices(places: Sequence[Tensor]) -> Iterator[slice]:
         start += len(where)
 
 
-def joined(results: Sequence[Result]) -> Result:
+def concatenate(results: Sequence[Result]) -> Result:
     """The answers to consecutive rows as one."""
     if len(results) == 1:
         return results[0]

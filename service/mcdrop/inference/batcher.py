@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from mcdrop.errors import ComputeDied, DeadlineExceeded, Draining, QueueFull
-from mcdrop.inference.scheduler import Part, Slice, Ticket, take
+from mcdrop.inference.scheduler import Slice, SliceResult, Ticket, next_batch
 
 _log = logging.getLogger("mcdrop")
 # How fast the measured speed follows the last batches.
@@ -18,7 +18,7 @@ _SLOWEST, _FASTEST = 100.0, 0.1
 _LEAST_S = 1e-9
 _RESTARTS = 1
 
-Run = Callable[[Sequence[Slice]], Sequence[Any]]
+RunBatch = Callable[[Sequence[Slice]], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Batcher:
     slice is tried once by itself. prepare: called on the thread before anything else.
     """
 
-    def __init__(self, run: Run, bounds: QueueLimits, prepare: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, run: RunBatch, bounds: QueueLimits, prepare: Callable[[], None] = lambda: None) -> None:
         self._run, self._bounds, self._prepare = run, bounds, prepare
         self._waiting: list[Ticket] = []
         self._running: list[Slice] = []
@@ -126,7 +126,7 @@ class Batcher:
         self._fail(late, DeadlineExceeded("no time was left before the computing began; send fewer rows, or later."))
 
     def _take(self) -> None:
-        self._running = take(self._waiting, self._bounds.batch_s / self._slowness)
+        self._running = next_batch(self._waiting, self._bounds.batch_s / self._slowness)
         taken = {id(one.ticket) for one in self._running}
         self._waiting = [ticket for ticket in self._waiting if id(ticket) not in taken]
         for one in self._running:
@@ -177,7 +177,7 @@ class Batcher:
             if isinstance(result, Exception):
                 self._fail([ticket], result)
                 return
-            ticket.on_part(Part(one.start, one.stop, result, began_ns, ended_ns))
+            ticket.on_part(SliceResult(one.start, one.stop, result, began_ns, ended_ns))
             if one.stop == ticket.rows:
                 ticket.over = True
                 ticket.on_end(None)

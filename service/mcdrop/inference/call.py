@@ -10,14 +10,16 @@ import anyio.to_thread
 from fastapi import Request
 
 from mcdrop.errors import ClientGone, DeadlineExceeded, InvalidRequest
-from mcdrop.http.body import body_of
+from mcdrop.http.body import read_body
 from mcdrop.http.problems import outcome_of
-from mcdrop.inference.batch import Result, Work, joined, key_of
+from mcdrop.inference.batch import Result, Work, batch_key, concatenate
 from mcdrop.inference.catalogue import LoadedModel
-from mcdrop.inference.query import Array, Embed, Query
-from mcdrop.inference.scheduler import Part, Ticket
+from mcdrop.inference.query import EmbeddingQuery, Query
+from mcdrop.inference.scheduler import SliceResult, Ticket
 from mcdrop.inference.state import ServerState
-from mcdrop.observability.events import Answered, Outcome, Phase
+from mcdrop.observability.events import CallFinished, Outcome, Phase
+from mcdrop.observability.middleware import attach_call
+from mcdrop.wire.npy import Array
 
 T = TypeVar("T")
 TIMEOUT_HEADER = "x-request-timeout-ms"
@@ -61,7 +63,7 @@ class Call:
         self._held.close()
         outcome: Outcome = "success" if error is None else _outcome(error)
         rows, passes = self._size or (0, 0)
-        event = Answered(
+        event = CallFinished(
             model=self.model.name,
             version=self.model.version,
             verb=self._verb,
@@ -71,7 +73,8 @@ class Call:
             phases=tuple(self._phases),
             measures=self._watched if error is None else {},
         )
-        self.shared.answered(event)
+        attach_call(event)
+        self.shared.call_finished(event)
 
     def within(self, seconds: float) -> None:
         """Let the deadline be no later than so many seconds from now."""
@@ -88,16 +91,16 @@ class Call:
         """
         began = time.time_ns()
         try:
-            body = await body_of(self.request, self.shared.settings.max_body_bytes, self._deadline - time.monotonic())
+            body = await read_body(self.request, self.shared.settings.max_body_bytes, self._deadline - time.monotonic())
             return read(body) if weigh(body) <= SMALL_BODY_BYTES else await anyio.to_thread.run_sync(read, body)
         finally:
             self._phases.append(Phase("decode", began, time.time_ns()))
 
-    async def compute(self, query: Query | Embed) -> Mapping[str, Array]:
+    async def compute(self, query: Query | EmbeddingQuery) -> Mapping[str, Array]:
         """The measures of all rows, by name. Raises as `parts`."""
-        return joined([part.result async for part in self.parts(query)]).measures
+        return concatenate([part.result async for part in self.parts(query)]).measures
 
-    async def parts(self, query: Query | Embed, *, watched: bool = True) -> AsyncGenerator[Part, None]:
+    async def parts(self, query: Query | EmbeddingQuery, *, watched: bool = True) -> AsyncGenerator[SliceResult, None]:
         """The answer in parts, rows in order: several where there are too many rows for one batch.
 
         watched: whether its measures may be told of the request; those of the first query that has any are.
@@ -105,22 +108,22 @@ class Call:
         Raises QueueFull, Draining, ComputeDied, DeadlineExceeded, ClientGone, NonFiniteOutput, or what a run raises.
         """
         self._size = self._size or (query.num_rows, query.passes)
-        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Part | BaseException | None]()
+        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[SliceResult | BaseException | None]()
         tell = inbox.put_nowait
 
-        def later(item: Part | BaseException | None) -> None:
+        def later(item: SliceResult | BaseException | None) -> None:
             loop.call_soon_threadsafe(tell, item)
 
         work = Work(self.model, query)
         row_cost = self.model.cost.of_row(query.passes)
-        ticket = Ticket(work, key_of(work), query.num_rows, row_cost, self._deadline, later, later)
+        ticket = Ticket(work, batch_key(work), query.num_rows, row_cost, self._deadline, later, later)
         queued_ns = time.time_ns()
         self.shared.batcher.submit(ticket)
         late = loop.call_later(max(0.0, self._deadline - time.monotonic()), tell, _late())
         gone = asyncio.create_task(_tell_gone(self.request, tell))
-        found: list[Part] = []
+        found: list[SliceResult] = []
         try:
-            while isinstance(item := await inbox.get(), Part):
+            while isinstance(item := await inbox.get(), SliceResult):
                 found.append(item)
                 yield item
             if item is not None:
@@ -131,7 +134,7 @@ class Call:
             self.shared.batcher.cancel(ticket)
             self._computed(queued_ns, found)
             if watched and found and not self._watched:
-                self._watched = joined([part.result for part in found]).watched
+                self._watched = concatenate([part.result for part in found]).watched
 
     async def choose(self, work: Callable[..., T], *args: Any) -> T:
         """The result of some work on a choice, off the event loop. Raises what it raises, DeadlineExceeded, ClientGone.
@@ -157,7 +160,7 @@ class Call:
         self._phases.append(Phase("encode", began, time.time_ns()))
         return content
 
-    def _computed(self, queued_ns: int, parts: list[Part]) -> None:
+    def _computed(self, queued_ns: int, parts: list[SliceResult]) -> None:
         """Note when it waited and ran. What parts share with others of their batch counts in full."""
         if not parts:
             self._phases.append(Phase("queue", queued_ns, time.time_ns()))

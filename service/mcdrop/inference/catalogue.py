@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from mcdrop.errors import Unloaded
-from mcdrop.inference.cost import Cost, cost_of
+from mcdrop.inference.cost import RowCost, measure_row_cost
 from mcdrop_models.bundle.repository import FILE_NAMES, Repository
 from mcdrop_models.errors import InvalidBundle, UnknownModel
 from mcdrop_models.loading.predictor import Predictor
@@ -22,7 +22,7 @@ from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
 
 _log = logging.getLogger("mcdrop")
-Key = tuple[str, int]
+ModelKey = tuple[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class LoadedModel:
     """A predictor in memory, and what its rows cost on this machine."""
 
     predictor: Predictor
-    cost: Cost
+    cost: RowCost
 
     @property
     def name(self) -> str:
@@ -77,11 +77,11 @@ class Catalogue:
     ) -> None:
         self.repository = repository
         self._device, self._tunings, self._max_bytes, self._backends = device, tunings, max_bytes, backends
-        self._loaded: dict[Key, LoadedModel] = {}  # the longest unused first
+        self._loaded: dict[ModelKey, LoadedModel] = {}  # the longest unused first
         self._current: dict[str, int] = {}
         self._closed: set[str] = set()
-        self._verdicts: dict[Key, Verdict] = {}
-        self._being_loaded: Key | None = None
+        self._verdicts: dict[ModelKey, Verdict] = {}
+        self._being_loaded: ModelKey | None = None
         self._held: Counter[LoadedModel] = Counter()
         self._loading, self._changed = threading.Lock(), threading.Condition()
 
@@ -174,7 +174,7 @@ class Catalogue:
         versions = [(name, version) for name in self.repository.names() for version in self.repository.versions(name)]
         return [self._state(key) for key in versions]
 
-    def _state(self, key: Key) -> VersionState:
+    def _state(self, key: ModelKey) -> VersionState:
         if key in self._loaded:
             return VersionState(*key, "ready")
         if key == self._being_loaded:
@@ -222,7 +222,7 @@ class Catalogue:
             self._make_room()
         return model
 
-    def _judge(self, key: Key, reason: str, stamps: tuple[int, ...]) -> Verdict:
+    def _judge(self, key: ModelKey, reason: str, stamps: tuple[int, ...]) -> Verdict:
         """Note what is against a version, and tell it."""
         if reason:
             _log.warning("%s/%s is not served: %s", *key, reason)
@@ -248,7 +248,7 @@ class Catalogue:
                 f"{name}/{version} has {predictor.nbytes} bytes of weights; this server holds up to {self._max_bytes}."
             )
         try:
-            return LoadedModel(predictor, cost_of(predictor))
+            return LoadedModel(predictor, measure_row_cost(predictor))
         except Exception as error:  # a hostile program may raise anything on rows it was not verified with
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InvalidBundle(f"{name}/{version} does not run: {type(error).__name__}: {reason}") from error
@@ -280,7 +280,7 @@ class Catalogue:
             for key in [key for key in self._loaded if key[0] == name and key[1] not in kept]:
                 del self._loaded[key]
 
-    def _stamps(self, key: Key) -> tuple[int, ...]:
+    def _stamps(self, key: ModelKey) -> tuple[int, ...]:
         folder = self.repository.root / key[0] / str(key[1])
         return tuple(_stamp(folder / file) for file in FILE_NAMES)
 

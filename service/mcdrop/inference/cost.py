@@ -16,7 +16,7 @@ _LEAST_S = 1e-7
 
 
 @dataclass(frozen=True)
-class Cost:
+class RowCost:
     """Seconds of a row: row_s once, pass_s for each pass."""
 
     row_s: float
@@ -27,7 +27,7 @@ class Cost:
         return self.row_s + passes * self.pass_s
 
 
-def cost_of(predictor: Predictor) -> Cost:
+def measure_row_cost(predictor: Predictor) -> RowCost:
     """By how much longer more rows, and more passes, take: what a batch costs besides is not the rows'.
 
     On some of the rows that a model was published with; it warms the model as well.
@@ -36,7 +36,7 @@ def cost_of(predictor: Predictor) -> Cost:
     rows = max(2, min(_MOST_ROWS, int(_ENOUGH_S / alone)))
     few, many = (_seconds(predictor, rows, passes) for passes in (_FEW, _MANY))
     pass_s = max((many - few) / (_MANY - _FEW) / rows, _LEAST_S)
-    return Cost(max((few - alone) / (rows - 1) - _FEW * pass_s, 0.0), pass_s)
+    return RowCost(max((few - alone) / (rows - 1) - _FEW * pass_s, 0.0), pass_s)
 
 
 def _seconds(predictor: Predictor, rows: int, passes: int) -> float:

@@ -5,7 +5,7 @@ import torch
 from dropout_core.errors import InvalidInput
 
 
-def device_of(setting: str) -> str:
+def resolve_device(setting: str) -> str:
     """The device that auto, cpu, cuda or cuda:N means: "auto" is a GPU where there is one.
 
     On a GPU convolutions keep all of float32's digits: with TF32 they would answer the stored probes otherwise.

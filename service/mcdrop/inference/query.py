@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dropout_core.acquire.vocabulary import SCORES
@@ -21,11 +20,11 @@ from dropout_core.graph.program import ROWS
 from dropout_core.measures.measures import OUTPUT_KINDS
 from dropout_core.measures.precision import PRECISION, Tolerance
 from dropout_core.noise.philox import MAX_SEED
-from mcdrop.inference.run import DEFER
+from mcdrop.inference.provenance import DEFER
+from mcdrop.wire.npy import Array
 from mcdrop_models.bundle.manifest import Manifest
 from mcdrop_models.loading.predictor import Predictor
 
-Array = NDArray[Any]
 _ALIASES = {"entropy": "predictive_entropy"}
 # the largest integer that every JSON reader keeps exact
 _MAX_DRAWN_SEED = 2**53
@@ -87,7 +86,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Embed:
+class EmbeddingQuery:
     """Rows by input, to be told where the network puts them: one run with the noise off, which costs a pass.
 
     places: as a Query's.
@@ -99,7 +98,7 @@ class Embed:
     passes: int = field(default=1, init=False)
 
 
-def measures_of(predictor: Predictor) -> tuple[str, ...]:
+def model_measures(predictor: Predictor) -> tuple[str, ...]:
     """The measures a model has."""
     return tuple(OUTPUT_KINDS[predictor.manifest.output].measures)
 
@@ -150,7 +149,7 @@ def make_query(
 
 def _names(predictor: Predictor, plan: Plan, outputs: Sequence[str] | None) -> tuple[str, ...]:
     """The measures to answer. Raises UnknownMeasure for those a model has not, as outputs or with a tolerance."""
-    measures = measures_of(predictor)
+    measures = model_measures(predictor)
     informed = "mutual_information" in measures
     known = (*measures, *(name for name in PRECISION if informed or not name.startswith("mutual_information")))
     by_default = (*measures, "passes_used", "standard_error") if plan.tolerance is not None else measures
@@ -175,13 +174,13 @@ def _plan(manifest: Manifest, asked: Asked, limits: RequestLimits) -> Plan:
     return plan_of(most, seed, scheme, asked.tolerance, asked.min_passes)
 
 
-def example_of(predictor: Predictor) -> Any:
+def example_row(predictor: Predictor) -> Any:
     """The first row a model was published with, as short JSON numbers: by name where a model has several inputs."""
     rows = {name: _short(values[0].cpu().numpy()) for name, values in predictor.probe.items()}
     return rows if len(rows) > 1 else next(iter(rows.values()))
 
 
-def one_row(example: Any) -> Any:
+def example_inputs(example: Any) -> Any:
     """The inputs of a request with an example's row alone."""
     return {name: [row] for name, row in example.items()} if isinstance(example, dict) else [example]
 
@@ -191,20 +190,20 @@ def draw_seed() -> int:
     return secrets.randbelow(_MAX_DRAWN_SEED)
 
 
-def run_predict(predictor: Predictor, query: Query) -> Mapping[str, Array]:
+def run_query(predictor: Predictor, query: Query) -> Mapping[str, Array]:
     """The measures by name, rows first; quantiles [B, Q, *P, C] and samples [B, T, *P, C] where they were asked for."""
     estimate = predictor.predict(query.inputs, query.plan, query.keeps_draws)
-    return answered(query, arrays_of(estimate, query.needed, query.quantiles, samples=query.samples))
+    return query_outputs(query, estimate_arrays(estimate, query.needed, query.quantiles, samples=query.samples))
 
 
-def answered(query: Query, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def query_outputs(query: Query, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Of arrays of the query's rows by name, those that it asks for, and DEFER: which rows are for a human."""
     wanted = (*query.measures, *(name for name in ("quantiles", "samples") if name in arrays))
     deferred = {DEFER: _deferred(query.defer_above, arrays)} if query.defer_above else {}
     return {**{name: arrays[name] for name in wanted}, **deferred}
 
 
-def arrays_of(
+def estimate_arrays(
     estimate: Estimate, measures: Sequence[str], quantiles: Sequence[float], *, samples: bool
 ) -> dict[str, Array]:
     """Measures of an estimate by name, rows first, and where they are wanted its quantiles and samples."""

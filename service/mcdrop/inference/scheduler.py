@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Part:
+class SliceResult:
     """An answer to some rows of a ticket: their results, when their batch began and ended, time.time_ns."""
 
     start: int
@@ -31,7 +31,7 @@ class Ticket:
     rows: int
     row_cost: float
     deadline: float
-    on_part: Callable[[Part], None]
+    on_part: Callable[[SliceResult], None]
     on_end: Callable[[BaseException | None], None]
     taken: int = field(default=0, init=False)
     over: bool = field(default=False, init=False)
@@ -56,7 +56,7 @@ class Slice:
         return self.stop - self.start
 
 
-def take(waiting: Sequence[Ticket], budget: float) -> list[Slice]:
+def next_batch(waiting: Sequence[Ticket], budget: float) -> list[Slice]:
     """The next batch: of the first ticket as many rows as cost the budget, one at least, and whole ones of its key.
 
     waiting: the longest wait first; at least one. Only the first is ever cut: a small query is never in two batches.

@@ -14,18 +14,17 @@ import anyio.to_thread
 import torch
 from fastapi import Depends, Request
 
-from dropout_core.errors import NonFiniteOutput
-from mcdrop.inference import batch as computing
-from mcdrop.inference.batcher import Batcher, QueueLimits
+from mcdrop.inference.batch import Result, Work, run_batch
+from mcdrop.inference.batcher import Batcher, QueueLimits, RunBatch
 from mcdrop.inference.catalogue import Catalogue, LoadedModel
-from mcdrop.inference.device import device_of
+from mcdrop.inference.device import resolve_device
 from mcdrop.inference.query import RequestLimits
 from mcdrop.inference.scheduler import Slice
-from mcdrop.observability.events import Answered, Computed, Observer
+from mcdrop.observability.events import BatchFinished, CallFinished, Observer
 from mcdrop.observability.metrics import Metrics, Reading
 from mcdrop.settings import Settings
 from mcdrop.wire.json import parse_json
-from mcdrop.wire.json_worker import Parser
+from mcdrop.wire.json_worker import JsonWorker
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.tunings import tuning_cache_at
 
@@ -48,7 +47,8 @@ class ServerState:
     catalogue: Catalogue
     batcher: Batcher = field(init=False)
     metrics: Metrics = field(init=False)
-    parser: Parser = field(default_factory=Parser)
+    parser: JsonWorker = field(default_factory=JsonWorker)
+    compute: RunBatch = run_batch
     observers: list[Observer] = field(default_factory=list)
     started: bool = False
     ending: bool = False
@@ -68,7 +68,7 @@ class ServerState:
     def of(settings: Settings) -> "ServerState":
         """The parts that settings ask for. Raises InvalidInput where there is no such device."""
         repository = Repository(settings.bundles)
-        device, tunings = device_of(settings.device), tuning_cache_at(settings.tunings)
+        device, tunings = resolve_device(settings.device), tuning_cache_at(settings.tunings)
         backends = settings.backends(device)
         return ServerState(settings, Catalogue(repository, device, tunings, settings.max_loaded_bytes, backends))
 
@@ -114,10 +114,10 @@ class ServerState:
         parsed = self.parser.parse(body) if len(body) > _LARGE_JSON_BYTES else None
         return parse_json(body) if parsed is None else parsed
 
-    def answered(self, event: Answered) -> None:
+    def call_finished(self, event: CallFinished) -> None:
         """Tell those who watch that a request has been answered."""
         for observer in self.observers:
-            _watch(observer.answered, event)
+            _watch(observer.call_finished, event)
 
     def close(self) -> None:
         """End what computes, what parses, what loads and what chooses."""
@@ -142,15 +142,15 @@ class ServerState:
             Reading("mcdrop_ready", "1 when a model can be asked, 0 otherwise.", lambda: not self.unready),
         )
 
-    def _run(self, batch: Sequence[Slice]) -> list[computing.Result | NonFiniteOutput]:
+    def _run(self, batch: Sequence[Slice]) -> Sequence[Result | Exception]:
         """What the compute thread does with a batch."""
-        work: computing.Work = batch[0].ticket.work
+        work: Work = batch[0].ticket.work
         began, failed = time.perf_counter(), True
         try:
-            results = computing.run(batch)
+            results = self.compute(batch)
             failed = False
         finally:
-            event = Computed(
+            event = BatchFinished(
                 model=work.model.name,
                 version=work.model.version,
                 rows=sum(one.rows for one in batch),
@@ -160,7 +160,7 @@ class ServerState:
                 failed=failed,
             )
             for observer in self.observers:
-                _watch(observer.computed, event)
+                _watch(observer.batch_finished, event)
         return results
 
 
@@ -168,7 +168,7 @@ def _about(settings: Settings) -> dict[str, str]:
     return {
         "version": version("mcdrop"),
         "torch": torch.__version__,
-        "device": device_of(settings.device),
+        "device": resolve_device(settings.device),
         "threads": str(settings.threads),
     }
 
@@ -185,4 +185,4 @@ async def _state(request: Request) -> ServerState:
     return cast("ServerState", request.app.state.mcdrop)
 
 
-Shared = Annotated[ServerState, Depends(_state)]
+State = Annotated[ServerState, Depends(_state)]

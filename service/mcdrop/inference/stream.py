@@ -9,13 +9,13 @@ from starlette.types import Receive, Scope, Send
 from dropout_core.errors import McdropError
 from mcdrop.errors import ClientGone
 from mcdrop.http.media_types import NDJSON
-from mcdrop.http.problems import answer_of
+from mcdrop.http.problems import error_response
 from mcdrop.inference.call import Call
 
 _log = logging.getLogger("mcdrop")
 
 
-class Streamed(StreamingResponse):
+class LineStream(StreamingResponse):
     """Lines of JSON as they come. What goes wrong after the first is told by a last line, {"error": the problem}.
 
     The call ends with the answer; when its reader leaves, the rest is computed for nobody, and is not.
@@ -27,11 +27,11 @@ class Streamed(StreamingResponse):
         self._ended: BaseException | None = ClientGone("the caller left before the whole answer was sent.")
 
     @staticmethod
-    async def of(call: Call, parts: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> "Streamed":
+    async def of(call: Call, parts: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> "LineStream":
         """An answer once its first part is there: what goes wrong before is raised, and has an answer of its own."""
         first = await anext(parts)
         call.keep_open()
-        return Streamed(call, first, parts, headers)
+        return LineStream(call, first, parts, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it. However that ends, nothing of the call stays behind."""
@@ -50,6 +50,6 @@ class Streamed(StreamingResponse):
             if not isinstance(error, McdropError):
                 _log.exception("a streamed answer failed")
             self._ended = error
-            yield b'{"error":' + bytes(answer_of(error, self._call.request.url.path).body) + b"}\n"
+            yield b'{"error":' + bytes(error_response(error, self._call.request.url.path).body) + b"}\n"
         else:
             self._ended = None

@@ -19,7 +19,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Answered:
+class CallFinished:
     """A request about a model that exists has been answered or refused.
 
     model, version: as in the repository. verb: the last part of the path. outcome: success, or why not: the queue was
@@ -39,7 +39,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Computed:
+class BatchFinished:
     """A batch has been computed, or has failed. seconds: of the compute thread."""
 
     model: str
@@ -54,8 +54,8 @@ class Computed:
 class Observer(Protocol):
     """Somebody who watches. Called from the event loop and from the compute thread: quick, and safe for threads."""
 
-    def answered(self, event: Answered) -> None:
+    def call_finished(self, event: CallFinished) -> None:
         """A request has been answered."""
 
-    def computed(self, event: Computed) -> None:
+    def batch_finished(self, event: BatchFinished) -> None:
         """A batch has been computed."""

@@ -42,7 +42,7 @@ def log_exchange(exchange: Exchange) -> None:
         return
     path, status = exchange.path[:_MAX_PATH], exchange.status
     fields: dict[str, Any] = {"method": exchange.method, "path": path, "status": status}
-    event = exchange.answered
+    event = exchange.call
     if event is not None:
         fields |= {"model": event.model, "version": event.version, "outcome": event.outcome}
         fields |= {"rows": event.rows, "passes": event.passes}

@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from mcdrop.observability.events import Answered, Computed
+from mcdrop.observability.events import BatchFinished, CallFinished
 from mcdrop.observability.middleware import Exchange
 from mcdrop.observability.tallies import Histogram, Statistics, Tally
 
@@ -51,16 +51,16 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def answered(self, event: Answered) -> None:
+    def call_finished(self, event: CallFinished) -> None:
         """Count a request about a model."""
         with self._lock:
-            self._tallies[event.model, event.version].answered(event)
+            self._tallies[event.model, event.version].call_finished(event)
 
-    def computed(self, event: Computed) -> None:
+    def batch_finished(self, event: BatchFinished) -> None:
         """Count a batch."""
         now_ms = time.time_ns() // 10**6
         with self._lock:
-            self._tallies[event.model, event.version].computed(event, now_ms)
+            self._tallies[event.model, event.version].batch_finished(event, now_ms)
 
     def exchanged(self, exchange: Exchange) -> None:
         """Count an answer of any path."""

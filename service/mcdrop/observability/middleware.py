@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcdrop.observability.events import Answered, Computed
+from mcdrop.observability.events import CallFinished
 
 _log = logging.getLogger("mcdrop")
 # What a caller sends stands in every line of a log: nothing that could end a line, or fill it.
@@ -22,8 +22,8 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Exchange:
     """A request, and what became of it.
 
-    Times are of time.time_ns. scope: as ASGI has it. status: None until an answer has begun. answered: what is known of
-    a request about a model.
+    Times are of time.time_ns. scope: as ASGI has it. status: None until an answer has begun. call: what is known of a
+    request about a model.
     """
 
     scope: Scope
@@ -32,7 +32,7 @@ class Exchange:
     began_ns: int
     ended_ns: int = 0
     status: int | None = field(default=None)
-    answered: Answered | None = field(default=None)
+    call: CallFinished | None = field(default=None)
 
     @property
     def method(self) -> str:
@@ -106,17 +106,15 @@ class ExchangeMiddleware:
                 _tell(watcher, exchange)
 
 
-class Noting:
-    """An observer that notes what was answered beside the request it was the answer to."""
+def attach_call(event: CallFinished) -> None:
+    """Attach a finished call to the exchange that is being handled, if there is one.
 
-    def answered(self, event: Answered) -> None:
-        """Called while the request goes on."""
-        exchange = current()
-        if exchange is not None:
-            exchange.answered = event
-
-    def computed(self, event: Computed) -> None:
-        """A batch belongs to no one request."""
+    Args:
+        event: The call that the current request made.
+    """
+    exchange = current()
+    if exchange is not None:
+        exchange.call = event
 
 
 def id_of(sent: str) -> str:

@@ -8,8 +8,8 @@ from math import ceil
 
 import numpy as np
 
-from mcdrop.inference.query import Array
-from mcdrop.observability.events import Answered, Computed, Outcome
+from mcdrop.observability.events import BatchFinished, CallFinished, Outcome
+from mcdrop.wire.npy import Array
 
 # Edges are the same for every model, so that histograms of several models can be added up.
 _S = 1e9
@@ -56,7 +56,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Duration:
+class TimedCount:
     """How often something happened, and how long it took altogether, ns."""
 
     count: int
@@ -75,13 +75,13 @@ class Statistics:
     inference_count: int
     execution_count: int
     last_inference_ms: int
-    success: Duration
-    fail: Duration
-    queue: Duration
-    compute_input: Duration
-    compute_infer: Duration
-    compute_output: Duration
-    batches: Mapping[int, Duration]
+    success: TimedCount
+    fail: TimedCount
+    queue: TimedCount
+    compute_input: TimedCount
+    compute_infer: TimedCount
+    compute_output: TimedCount
+    batches: Mapping[int, TimedCount]
 
 
 @dataclass
@@ -103,10 +103,10 @@ class Tally:
     batch: Histogram = field(default_factory=lambda: Histogram(DURATIONS_NS))
     batch_rows: Histogram = field(default_factory=lambda: Histogram(COUNTS))
     batch_requests: Histogram = field(default_factory=lambda: Histogram(COUNTS))
-    by_size: dict[int, Duration] = field(default_factory=dict)
+    by_size: dict[int, TimedCount] = field(default_factory=dict)
     last_ms: int = 0
 
-    def answered(self, event: Answered) -> None:
+    def call_finished(self, event: CallFinished) -> None:
         """Count a request."""
         self.outcomes[event.outcome] += 1
         good = event.outcome == "success"
@@ -119,7 +119,7 @@ class Tally:
             self.row_passes += event.rows * event.passes
             self._watch(event.measures)
 
-    def computed(self, event: Computed, now_ms: int) -> None:
+    def batch_finished(self, event: BatchFinished, now_ms: int) -> None:
         """Count a batch."""
         self.batches["failure" if event.failed else "success"] += 1
         if event.failed:
@@ -129,8 +129,8 @@ class Tally:
         self.batch_rows.add(event.rows)
         self.batch_requests.add(event.requests)
         size = 1 << max(event.rows - 1, 0).bit_length()
-        before = self.by_size.get(size, Duration(0, 0))
-        self.by_size[size] = Duration(before.count + 1, before.ns + ns)
+        before = self.by_size.get(size, TimedCount(0, 0))
+        self.by_size[size] = TimedCount(before.count + 1, before.ns + ns)
         self.last_ms = now_ms
 
     def statistics(self) -> Statistics:
@@ -141,11 +141,11 @@ class Tally:
             inference_count=self.rows,
             execution_count=self.batches["success"],
             last_inference_ms=self.last_ms,
-            success=Duration(successes, int(self.success.total)),
-            fail=Duration(self.outcomes.total() - successes, int(self.failure.total)),
+            success=TimedCount(successes, int(self.success.total)),
+            fail=TimedCount(self.outcomes.total() - successes, int(self.failure.total)),
             queue=_duration(self.phases["queue"]),
             compute_input=_duration(self.phases["decode"]),
-            compute_infer=Duration(suffix.count, prefix.ns + suffix.ns),
+            compute_infer=TimedCount(suffix.count, prefix.ns + suffix.ns),
             compute_output=_duration(self.phases["encode"]),
             batches=dict(sorted(self.by_size.items())),
         )
@@ -167,5 +167,5 @@ def _some(values: Array) -> Array:
     return values[:: max(1, ceil(values.size / MAX_DRIFT_NUMBERS))]
 
 
-def _duration(histogram: Histogram) -> Duration:
-    return Duration(histogram.count, int(histogram.total))
+def _duration(histogram: Histogram) -> TimedCount:
+    return TimedCount(histogram.count, int(histogram.total))

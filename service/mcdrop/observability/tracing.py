@@ -37,7 +37,7 @@ class Tracing:
 
     def exchanged(self, exchange: Exchange) -> None:
         """Make the spans of a request about a model, with the times at which it all happened."""
-        event = exchange.answered
+        event = exchange.call
         if event is None:
             return
         span = self._tracer.start_span(
@@ -72,7 +72,7 @@ def _attributes(exchange: Exchange) -> dict[str, str | int]:
         "client.address": exchange.client,
         "mcdrop.request_id": exchange.request_id,
     }
-    event = exchange.answered
+    event = exchange.call
     if event is not None:
         known |= {f"mcdrop.{name}": getattr(event, name) for name in ("model", "version", "outcome", "rows", "passes")}
     return {name: value for name, value in known.items() if value is not None}

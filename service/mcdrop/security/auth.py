@@ -18,7 +18,7 @@ from starlette.types import Scope as Connection
 
 from dropout_core.errors import McdropError
 from mcdrop.errors import Forbidden, Unauthorized
-from mcdrop.http.problems import answer_of
+from mcdrop.http.problems import error_response
 from mcdrop.security.keys import InvalidKeys, Scope, digest_of, read_keys
 from mcdrop.settings import Settings, is_loopback
 
@@ -73,7 +73,7 @@ class RequireKey:
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Pass on who may; refuse the rest."""
         refusal = self._refusal(scope["path"], Headers(scope=scope)) if scope["type"] == "http" else None
-        answer = self._app if refusal is None else answer_of(refusal, scope["path"])
+        answer = self._app if refusal is None else error_response(refusal, scope["path"])
         await answer(scope, receive, send)
 
     def _refusal(self, path: str, headers: Headers) -> McdropError | None:

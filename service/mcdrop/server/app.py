@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 
 from dropout_core.errors import McdropError
 from mcdrop.api import health, metrics
+from mcdrop.api.document import complete_document
 from mcdrop.api.oip import repository
 from mcdrop.api.oip import routes as oip
-from mcdrop.api.openapi import completed
 from mcdrop.api.v1 import models
 from mcdrop.api.v1.predict import route as predict
 from mcdrop.api.v1.rank import route as rank
@@ -68,7 +68,7 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
     ):
         app.include_router(router)
     document = app.openapi
-    app.openapi = cache(lambda: completed(document(), settings))  # type: ignore[method-assign] # as FastAPI has it
+    app.openapi = cache(lambda: complete_document(document(), settings))  # type: ignore[method-assign] # as FastAPI has it
     app.add_exception_handler(McdropError, on_mcdrop_error)
     app.add_exception_handler(RequestValidationError, on_invalid_path)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from mcdrop.inference.state import ServerState
 from mcdrop.observability.logs import log_exchange
-from mcdrop.observability.middleware import ExchangeMiddleware, Noting, Watcher
+from mcdrop.observability.middleware import ExchangeMiddleware, Watcher
 from mcdrop.settings import InvalidConfig
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ def watch(app: FastAPI, state: ServerState) -> Callable[[], None]:
     tracing = _tracing() if state.settings.traces else None
     if tracing is not None:
         watchers.append(tracing.exchanged)
-    state.observers.append(Noting())
     app.add_middleware(ExchangeMiddleware, watchers=watchers)
     return tracing.close if tracing is not None else lambda: None
 

@@ -26,7 +26,7 @@ def parse_json(body: bytes) -> Any:
         return value
 
 
-def to_json(value: Any) -> bytes:
+def dump_json(value: Any) -> bytes:
     """JSON of an answer, numpy arrays included.
 
     Made piece by piece: in between other threads get their turn, above all the event loop.

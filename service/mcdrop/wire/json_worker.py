@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 _LENGTH_BYTES = 8
 
 
-class ParserDied(Exception):
+class JsonWorkerDied(Exception):
     """The process ended in the middle of a body."""
 
 
-class Parser:
+class JsonWorker:
     """Parses bodies in a process that is started when the first one comes. One at a time; for many threads."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Parser:
                 return self._ask(process, body)
             except (OSError, EOFError) as error:
                 self._end()
-                raise ParserDied(f"the process that parses JSON ended: {process.returncode}.") from error
+                raise JsonWorkerDied(f"the process that parses JSON ended: {process.returncode}.") from error
 
     def close(self) -> None:
         """End the process, if there is one."""

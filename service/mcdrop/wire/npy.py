@@ -75,11 +75,11 @@ def write_npz(members: Mapping[str, Any]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, value in members.items():
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), npy_of(value))
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), write_npy(value))
     return file.getvalue()
 
 
-def npy_of(value: Any) -> bytes:
+def write_npy(value: Any) -> bytes:
     """A .npy file of one array. Raises ValueError for one that only pickle could write."""
     file = io.BytesIO()
     npy.write_array(file, np.asanyarray(value), allow_pickle=False)

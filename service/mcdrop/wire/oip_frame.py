@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mcdrop.errors import InvalidRequest
-from mcdrop.wire.json import to_json
+from mcdrop.wire.json import dump_json
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MOST_DIGITS = 19
@@ -60,17 +60,17 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Written:
+class EncodedFrame:
     """An answer as bytes. json_length: those of its JSON, where tensors follow it."""
 
     content: bytes
     json_length: int | None
 
 
-def written(document: dict[str, Any], tensors: Sequence[NDArray[Any]]) -> Written:
+def encode_frame(document: dict[str, Any], tensors: Sequence[NDArray[Any]]) -> EncodedFrame:
     """A document, and the tensors that it says follow it, each in one piece of memory."""
-    json = to_json(document)
+    json = dump_json(document)
     if not tensors:
-        return Written(json, None)
+        return EncodedFrame(json, None)
     parts: list[Any] = [json, *tensors]
-    return Written(b"".join(parts), len(json))
+    return EncodedFrame(b"".join(parts), len(json))

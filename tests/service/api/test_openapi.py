@@ -45,10 +45,10 @@ class Ends:
     def __init__(self):
         self.counted = Counter()
 
-    def answered(self, event):
+    def call_finished(self, event):
         self.counted[event.verb, event.outcome] += 1
 
-    def computed(self, event):
+    def batch_finished(self, event):
         pass
 
 

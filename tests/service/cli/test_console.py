@@ -10,7 +10,7 @@ import torch
 from mcdrop.cli import console
 from mcdrop.client import Prediction, RankedRows
 from mcdrop.inference.catalogue import LoadedModel
-from mcdrop.inference.cost import Cost
+from mcdrop.inference.cost import RowCost
 from mcdrop.settings import Settings
 from mcdrop_models.bundle.write import PublishedBundle
 from tests.support.asgi import good
@@ -28,7 +28,7 @@ class Loaded:
     predictors: list
 
     def loaded(self):
-        return [LoadedModel(predictor, Cost(0.0, 0.0)) for predictor in self.predictors]
+        return [LoadedModel(predictor, RowCost(0.0, 0.0)) for predictor in self.predictors]
 
 
 def cells(text):

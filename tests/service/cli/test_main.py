@@ -11,7 +11,7 @@ from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
 from dropout_core.layers.variants import VARIANTS
 from mcdrop.cli import main as cli
-from mcdrop.inference.query import measures_of
+from mcdrop.inference.query import model_measures
 from mcdrop.server.app import create_app
 from mcdrop.settings import Settings
 from mcdrop_models.publishing.torch import publish
@@ -66,7 +66,7 @@ def test_predict_prints_json_with_every_measure(mcdrop, here, bundles, digits):
     assert code == 0
     assert (answer["model"], answer["version"], answer["passes"], answer["seed"]) == ("digits", 2, 20, 7)
     assert answer["labels"] == list(LABELS)
-    assert tuple(answer["outputs"]) == measures_of(digits)
+    assert tuple(answer["outputs"]) == model_measures(digits)
     for name, values in answer["outputs"].items():
         assert np.array_equal(values, estimate.measure(name).numpy()), name
 
@@ -77,9 +77,9 @@ def test_predict_writes_arrays_that_are_read_back(mcdrop, here, bundles, digits)
     estimate = digits.predict(X, Plan(20, 7, DEFAULT))
     assert ended == (0, "", "")
     with np.load("answer.npz", allow_pickle=False) as answer:
-        for name in measures_of(digits):
+        for name in model_measures(digits):
             assert np.array_equal(answer[name], estimate.measure(name).numpy()), name
-        run = {name: answer[name].item() for name in set(answer) - {*measures_of(digits), "labels"}}
+        run = {name: answer[name].item() for name in set(answer) - {*model_measures(digits), "labels"}}
         assert tuple(answer["labels"]) == LABELS
     scheme = {"sampling": "balanced", "masks": "shared", "branches": 1, "noise": 1}
     assert run == {"model": "digits", "version": 2, "passes": 20, "seed": 7, **scheme}

@@ -8,7 +8,7 @@ from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
 from dropout_core.errors import InvalidInput, McdropError
 from mcdrop.client import Client, Prediction, RankedRows, ServerError, Unreachable
-from mcdrop.inference.query import measures_of
+from mcdrop.inference.query import model_measures
 from mcdrop.server.app import create_app
 from mcdrop.settings import Settings
 from tests.service.conftest import LABELS
@@ -64,7 +64,7 @@ def test_a_prediction_is_the_predictors_own_in_arrays(client, digits):
     assert isinstance(answer, Prediction)
     assert (answer.model, answer.version, answer.passes, answer.seed) == ("digits", 2, 20, 7)
     assert (answer.labels, answer.quantiles) == (LABELS, None)
-    assert tuple(answer.outputs) == measures_of(digits)
+    assert tuple(answer.outputs) == model_measures(digits)
     for name, values in answer.outputs.items():
         assert isinstance(values, np.ndarray)
         assert np.array_equal(values, estimate.measure(name).numpy()), name

@@ -2,7 +2,7 @@ import pytest
 
 from mcdrop.api.v1.predict.request import query_fields
 from mcdrop.errors import NotAcceptable, UnsupportedMediaType
-from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ, form_of_answer, form_of_body
+from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ, body_media_type, negotiate
 
 OFFERED = (JSON, NPZ, NDJSON)
 
@@ -21,7 +21,7 @@ OFFERED = (JSON, NPZ, NDJSON)
     ],
 )
 def test_a_body_is_of_the_form_it_says(sent, form):
-    assert form_of_body(sent) == form
+    assert body_media_type(sent) == form
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_body_is_of_the_form_it_says(sent, form):
 )
 def test_a_form_that_is_not_read_is_refused_with_those_that_are(sent):
     with pytest.raises(UnsupportedMediaType) as refusal:
-        form_of_body(sent)
+        body_media_type(sent)
     said = f"the body's Content-Type is {sent!r}; send application/json, application/x-npy or application/x-npz."
     assert str(refusal.value) == said
 
@@ -59,7 +59,7 @@ def test_a_form_that_is_not_read_is_refused_with_those_that_are(sent):
     ],
 )
 def test_an_answer_is_of_the_form_that_is_liked_best(accept, form):
-    assert form_of_answer(accept, OFFERED) == form
+    assert negotiate(accept, OFFERED) == form
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_an_answer_is_of_the_form_that_is_liked_best(accept, form):
 )
 def test_where_no_form_is_liked_those_there_are_are_named(accept):
     with pytest.raises(NotAcceptable) as refusal:
-        form_of_answer(accept, (JSON, NPZ) if "json" in accept else OFFERED)
+        negotiate(accept, (JSON, NPZ) if "json" in accept else OFFERED)
     assert f"the Accept header is {accept!r}; there are application/json, application/x-npz" in str(refusal.value)
 
 

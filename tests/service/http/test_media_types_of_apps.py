@@ -12,10 +12,10 @@ import torch
 from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
 from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ
-from mcdrop.inference.query import measures_of
+from mcdrop.inference.query import model_measures
 from mcdrop.server.app import create_app
 from mcdrop.settings import Settings
-from mcdrop.wire.npy import npy_of, write_npz
+from mcdrop.wire.npy import write_npy, write_npz
 from mcdrop_models.publishing.torch import publish
 from tests.service.conftest import LABELS
 from tests.support import service_nets as nets
@@ -31,7 +31,7 @@ RUN = {
 }  # fmt: skip
 BODIES = {
     JSON: json.dumps({"inputs": ROWS}).encode(),
-    NPY: npy_of(X.numpy()),
+    NPY: write_npy(X.numpy()),
     NPZ: write_npz({"x": X.numpy()}),
 }
 
@@ -60,12 +60,12 @@ def test_every_form_has_the_same_answer_in_every_form(server, digits, form):
     members = arrays(asked(server, f"{DIGITS}/predict", BODIES[form], form, NPZ))
     lines = rows(asked(server, f"{DIGITS}/predict", BODIES[form], form, NDJSON))
 
-    assert list(members) == [*measures_of(digits), *RUN, "labels"]
+    assert list(members) == [*model_measures(digits), *RUN, "labels"]
     assert {name: members[name].item() for name in RUN} == RUN
     assert tuple(members["labels"].tolist()) == LABELS
     assert [line["row"] for line in lines] == list(range(5))
-    assert all(list(line) == ["row", *measures_of(digits)] for line in lines)
-    for name in measures_of(digits):
+    assert all(list(line) == ["row", *model_measures(digits)] for line in lines)
+    for name in model_measures(digits):
         wanted = estimate.measure(name).numpy()
         assert members[name].dtype == wanted.dtype
         assert np.array_equal(members[name], wanted)
@@ -76,7 +76,7 @@ def test_every_form_has_the_same_answer_in_every_form(server, digits, form):
 def test_the_query_of_the_address_says_all_that_json_does(server):
     said = {"passes": 4, "seed": 9, "outputs": ["std"], "quantiles": [0.1, 0.9], "samples": "true", "sampling": "iid"}
     wanted = server.predict("heights", F.tolist(), **{**said, "samples": True})
-    members = arrays(asked(server, f"{HEIGHTS}/predict", npy_of(F), NPY, NPZ, **said))
+    members = arrays(asked(server, f"{HEIGHTS}/predict", write_npy(F), NPY, NPZ, **said))
 
     outputs = wanted.pop("outputs")
     assert members.pop("quantile_levels").tolist() == wanted.pop("quantiles") == [0.1, 0.9]
@@ -104,7 +104,7 @@ def test_the_headers_of_lines_say_what_was_run(server):
 
 
 def test_no_rows_are_no_lines(server):
-    assert rows(asked(server, f"{DIGITS}/predict", npy_of(np.zeros((0, 8, 8))), NPY, NDJSON)) == []
+    assert rows(asked(server, f"{DIGITS}/predict", write_npy(np.zeros((0, 8, 8))), NPY, NDJSON)) == []
 
 
 @pytest.mark.parametrize("form", BODIES)
@@ -166,10 +166,10 @@ REFUSED = {
     "no zip": (NPZ, BODIES[NPY], {}, "invalid-request", "the body is no .npz file"),
     "another name": (NPZ, write_npz({"y": F}), {}, "invalid-input", "inputs is an object of y; x takes float32 of sh"),
     "no members": (NPZ, write_npz({}), {}, "invalid-input", "inputs is an object of nothing"),
-    "another shape": (NPY, npy_of(F), {}, "invalid-input", "row 0 has shape [4]; x takes float32 of shape [8, 8] for"),
-    "truths": (NPY, npy_of(X.numpy() > 3), {}, "invalid-input", "the array holds bool"),
-    "not a number": (NPY, npy_of(np.full((2, 8, 8), np.nan)), {}, "invalid-input", "row 0, column [0, 0] is nan"),
-    "one number": (NPY, npy_of(3.5), {}, "invalid-input", "row 0 has shape []"),
+    "another shape": (NPY, write_npy(F), {}, "invalid-input", "row 0 has shape [4]; x takes float32 of shape [8, 8]"),
+    "truths": (NPY, write_npy(X.numpy() > 3), {}, "invalid-input", "the array holds bool"),
+    "not a number": (NPY, write_npy(np.full((2, 8, 8), np.nan)), {}, "invalid-input", "row 0, column [0, 0] is nan"),
+    "one number": (NPY, write_npy(3.5), {}, "invalid-input", "row 0 has shape []"),
 }  # fmt: skip
 
 
@@ -204,8 +204,8 @@ def test_what_fails_after_the_first_rows_is_the_last_line(slow):
     with Served(slow) as served:
         outcomes = Outcomes(served.loaded().state)
         path, params = "/v1/models/rooted/predict", {"passes": 1000, "outputs": ["mean"]}
-        answer = asked(served, path, npy_of(values), NPY, NDJSON, **params)
-        lone = served.post(path, npy_of(values[-1:]), headers={"Content-Type": NPY, "Accept": NDJSON})
+        answer = asked(served, path, write_npy(values), NPY, NDJSON, **params)
+        lone = served.post(path, write_npy(values[-1:]), headers={"Content-Type": NPY, "Accept": NDJSON})
         served.until(lambda: len(outcomes.seen) == 2)
 
     *lines, last = rows(answer)
@@ -226,7 +226,7 @@ def test_what_fails_after_the_first_rows_is_the_last_line(slow):
 def test_who_leaves_in_the_middle_is_computed_for_no_more(slow):
     app = create_app(slow)
     outcomes = Outcomes(app.state.mcdrop)
-    body, state = npy_of(nets.images(4000).numpy()), app.state.mcdrop
+    body, state = write_npy(nets.images(4000).numpy()), app.state.mcdrop
     with listening(app) as url, httpx.Client(timeout=60) as caller:
         request = {"content": body, "headers": {"Content-Type": NPY, "Accept": NDJSON}, "params": {"passes": 1000}}
         with caller.stream("POST", f"{url}/v1/models/wide/predict", **request) as answer:
@@ -245,10 +245,10 @@ class Outcomes:
         self.seen = []
         state.observers.append(self)
 
-    def answered(self, event):
+    def call_finished(self, event):
         self.seen.append(event.outcome)
 
-    def computed(self, event):
+    def batch_finished(self, event):
         pass
 
 

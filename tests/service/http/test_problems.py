@@ -26,13 +26,13 @@ from mcdrop.errors import (
     UnsupportedMediaType,
 )
 from mcdrop.http.problems import (
-    answer_of,
+    error_response,
     on_http_error,
     on_invalid_path,
     on_mcdrop_error,
     on_unexpected_error,
     outcome_of,
-    problem,
+    problem_json,
 )
 from mcdrop_models.errors import BundleError, InvalidBundle, UnknownModel
 from tests.support.asgi import strict
@@ -78,7 +78,7 @@ def body(answer):
 
 @pytest.mark.parametrize(("kind", "status", "code", "outcome"), TABLE, ids=[code for _, _, code, _ in TABLE])
 def test_an_error_has_its_status_and_says_its_own_text(kind, status, code, outcome):
-    answer = answer_of(error_of(kind), V1)
+    answer = error_response(error_of(kind), V1)
 
     assert answer.status_code == status
     said = body(answer)
@@ -89,7 +89,7 @@ def test_an_error_has_its_status_and_says_its_own_text(kind, status, code, outco
 
 @pytest.mark.parametrize(("kind", "status", "code", "_"), TABLE, ids=[code for _, _, code, _ in TABLE])
 def test_below_v2_it_is_said_as_those_of_the_protocol_read_it(kind, status, code, _):
-    answer = answer_of(error_of(kind), V2)
+    answer = error_response(error_of(kind), V2)
 
     assert (answer.status_code, answer.headers["content-type"]) == (
         400 if status == 422 else status,
@@ -116,20 +116,20 @@ def test_every_error_of_the_wire_has_a_row():
     ],
 )
 def test_the_form_of_a_refusal_is_that_of_its_path(path, kind):
-    assert answer_of(UnknownModel("no"), path).headers["content-type"] == kind
+    assert error_response(UnknownModel("no"), path).headers["content-type"] == kind
 
 
 def test_a_subclass_is_answered_as_its_parent():
     class Worse(InvalidBundle):
         pass
 
-    assert answer_of(Worse("no"), V1).status_code == 503
+    assert error_response(Worse("no"), V1).status_code == 503
 
 
 @pytest.mark.parametrize("path", [V1, V2])
 @pytest.mark.parametrize("kind", OURS_TO_FIX, ids=lambda kind: kind.__name__)
 def test_an_error_without_a_row_is_a_fault_of_ours_and_leaks_nothing(kind, path):
-    answer = answer_of(kind("hunter2"), path)
+    answer = error_response(kind("hunter2"), path)
 
     assert answer.status_code == 500
     assert outcome_of(kind("hunter2")) == "backend"
@@ -139,22 +139,22 @@ def test_an_error_without_a_row_is_a_fault_of_ours_and_leaks_nothing(kind, path)
 
 @pytest.mark.parametrize("path", [V1, V2])
 def test_only_a_missing_key_asks_for_one(path):
-    assert answer_of(Unauthorized("no"), path).headers["www-authenticate"] == "Bearer"
-    assert "www-authenticate" not in answer_of(UnknownModel("no"), path).headers
+    assert error_response(Unauthorized("no"), path).headers["www-authenticate"] == "Bearer"
+    assert "www-authenticate" not in error_response(UnknownModel("no"), path).headers
 
 
 @pytest.mark.parametrize("path", [V1, V2])
 def test_who_comes_when_enough_waits_is_told_when_to_come_again(path):
-    assert answer_of(QueueFull("full", 7), path).headers["retry-after"] == "7"
-    assert "retry-after" not in answer_of(Draining("no"), path).headers
+    assert error_response(QueueFull("full", 7), path).headers["retry-after"] == "7"
+    assert "retry-after" not in error_response(Draining("no"), path).headers
 
 
 def test_the_titles_are_all_different():
-    assert len({body(answer_of(error_of(kind), V1))["title"] for kind, *_ in TABLE}) == len(TABLE)
+    assert len({body(error_response(error_of(kind), V1))["title"] for kind, *_ in TABLE}) == len(TABLE)
 
 
 def test_a_problem_is_as_rfc_9457_has_it():
-    assert strict(problem(418, "teapot", "Short and stout", "pour")) == {
+    assert strict(problem_json(418, "teapot", "Short and stout", "pour")) == {
         "type": "urn:mcdrop:teapot",
         "title": "Short and stout",
         "status": 418,
@@ -166,7 +166,7 @@ def test_a_problem_is_as_rfc_9457_has_it():
 def test_a_handler_says_nothing_of_an_error_it_does_not_know(handler):
     answer = asyncio.run(handler(request_to(V1), ValueError("hunter2")))
 
-    assert (answer.status_code, answer.body) == (500, answer_of(ValueError(), V1).body)
+    assert (answer.status_code, answer.body) == (500, error_response(ValueError(), V1).body)
 
 
 def test_the_handler_of_our_errors_uses_the_table():

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from mcdrop.inference.query import measures_of
+from mcdrop.inference.query import model_measures
 from mcdrop.settings import Settings
 from tests.support import service_nets as nets
 from tests.support.asgi import Served, refused
@@ -159,7 +159,7 @@ def test_more_samples_than_the_bound_are_422_with_the_bound(strict_server, kept)
 def test_an_unknown_measure_is_422_with_the_known(server, digits):
     answer = server.post(PREDICT, {"inputs": [ROW], "outputs": ["mean", "uncertainty"]})
 
-    known = ", ".join((*measures_of(digits), "passes_used", "standard_error", "mutual_information_standard_error"))
+    known = ", ".join((*model_measures(digits), "passes_used", "standard_error", "mutual_information_standard_error"))
     assert refused(answer, 422, "unknown-measure") == f"digits has no measure 'uncertainty'; it has {known}."
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dropout_core.errors import NonFiniteOutput
-from mcdrop.inference.batch import Work, joined, key_of, run
+from mcdrop.inference.batch import Work, batch_key, concatenate, run_batch
 from mcdrop.inference.catalogue import LoadedModel
-from mcdrop.inference.query import Asked, Embed, RequestLimits, make_query, run_predict
+from mcdrop.inference.query import Asked, EmbeddingQuery, RequestLimits, make_query, run_query
 from mcdrop.inference.scheduler import Slice, Ticket
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -40,7 +40,7 @@ def work_of(model, rows, asked=None, **more):
 
 
 def whole(work):
-    ticket = Ticket(work, key_of(work), work.query.num_rows, 1.0, math.inf, lambda part: None, lambda error: None)
+    ticket = Ticket(work, batch_key(work), work.query.num_rows, 1.0, math.inf, lambda part: None, lambda error: None)
     return Slice(ticket, 0, work.query.num_rows)
 
 
@@ -52,7 +52,7 @@ def pieces(work, *cuts):
 
 def assert_as_alone(measures, work):
     """Sums of other batch sizes may be rounded otherwise: 1e-5 of the scale is promised."""
-    wanted = run_predict(work.model.predictor, work.query)
+    wanted = run_query(work.model.predictor, work.query)
     assert list(measures) == list(wanted)
     for name, values in wanted.items():
         assert (measures[name].shape, measures[name].dtype) == (values.shape, values.dtype), name
@@ -68,9 +68,9 @@ def test_each_query_of_a_batch_has_its_own_rows_and_measures(classifier):
         work_of(classifier, nets.images(1, seed=3), outputs=[]),
         work_of(classifier, nets.images(2, seed=4)),
     ]
-    assert len({key_of(work) for work in works}) == 1
+    assert len({batch_key(work) for work in works}) == 1
 
-    results = run([whole(work) for work in works])
+    results = run_batch([whole(work) for work in works])
 
     for work, result in zip(works, results, strict=True):
         assert_as_alone(result.measures, work)
@@ -82,7 +82,7 @@ def test_quantiles_and_samples_are_cut_apart_by_rows(regressor):
         for rows in (2, 1, 4)
     ]
 
-    for work, result in zip(works, run([whole(work) for work in works]), strict=True):
+    for work, result in zip(works, run_batch([whole(work) for work in works]), strict=True):
         assert_as_alone(result.measures, work)
         assert result.measures["quantiles"].shape == (work.query.num_rows, 2, 2)
         assert result.measures["samples"].shape == (work.query.num_rows, 6, 2)
@@ -96,20 +96,20 @@ def test_a_cut_query_among_others_is_answered_as_whole(classifier, masks):
     others = [work_of(classifier, nets.images(rows, seed=rows), asked, samples=True) for rows in (2, 3)]
     first, second, third = pieces(long, 4, 5)
 
-    parts = [run([first])[0]]
-    _, middle = run([whole(others[0]), second])
+    parts = [run_batch([first])[0]]
+    _, middle = run_batch([whole(others[0]), second])
     parts.append(middle)
-    part, neighbour = run([third, whole(others[1])])
+    part, neighbour = run_batch([third, whole(others[1])])
     parts.append(part)
 
-    assert_as_alone(joined(parts).measures, long)
+    assert_as_alone(concatenate(parts).measures, long)
     assert_as_alone(neighbour.measures, others[1])
 
 
 def test_independent_masks_differ_by_row_at_all(classifier):
     """Or the places of the test above would say nothing."""
     same = nets.images(1).repeat(2, 1, 1)
-    (result,) = run([whole(work_of(classifier, same, Asked(passes=8, masks="independent"), samples=True))])
+    (result,) = run_batch([whole(work_of(classifier, same, Asked(passes=8, masks="independent"), samples=True))])
 
     assert not np.array_equal(result.measures["samples"][0], result.measures["samples"][1])
 
@@ -118,7 +118,7 @@ def test_rows_stop_early_whoever_they_are_with(classifier):
     asked = Asked(passes=400, tolerance=0.02, min_passes=8)
     works = [work_of(classifier, nets.images(rows, seed=rows), asked) for rows in (1, 6, 3)]
 
-    results = run([whole(work) for work in works])
+    results = run_batch([whole(work) for work in works])
 
     used = np.concatenate([result.measures["passes_used"] for result in results])
     assert len(set(used.tolist())) > 1  # some sooner than others
@@ -131,40 +131,40 @@ def test_a_row_without_an_answer_fails_its_own_query_alone_and_by_its_own_number
     bad[3, 1] = -1.0
     works = [work_of(rooted, good), work_of(rooted, bad), work_of(rooted, good + 1)]
 
-    first, failed, last = run([whole(work) for work in works])
+    first, failed, last = run_batch([whole(work) for work in works])
 
     assert isinstance(failed, NonFiniteOutput)
     assert "row 3 with NaN" in str(failed)
     assert_as_alone(first.measures, works[0])
     assert_as_alone(last.measures, works[2])
-    _, cut = run([whole(works[0]), pieces(works[1], 2)[1]])
+    _, cut = run_batch([whole(works[0]), pieces(works[1], 2)[1]])
     assert "row 3 with NaN" in str(cut)
 
 
 def test_what_is_watched_is_of_every_answer_where_the_model_has_it(classifier, regressor):
     rows = {classifier: nets.images(2), regressor: nets.features(2)}
     watched = {
-        model: run([whole(work_of(model, rows[model], outputs=["mean"]))])[0].watched
+        model: run_batch([whole(work_of(model, rows[model], outputs=["mean"]))])[0].watched
         for model in (classifier, regressor)
     }
 
     assert list(watched[classifier]) == ["mutual_information", "predictive_entropy", "std"]
     assert list(watched[regressor]) == ["std"]
-    everything = run_predict(classifier.predictor, work_of(classifier, rows[classifier]).query)
+    everything = run_query(classifier.predictor, work_of(classifier, rows[classifier]).query)
     for name, values in watched[classifier].items():
         assert np.array_equal(values, everything[name])
 
 
 def test_parts_are_joined_by_rows(classifier):
     work = work_of(classifier, nets.images(4), outputs=["mean", "margin"], samples=True)
-    parts = [run([one])[0] for one in pieces(work, 1)]
+    parts = [run_batch([one])[0] for one in pieces(work, 1)]
 
-    result = joined(parts)
+    result = concatenate(parts)
 
     assert_as_alone(result.measures, work)
     assert {name: len(values) for name, values in result.watched.items()} == dict.fromkeys(result.watched, 4)
     assert result.prefix_s == parts[0].prefix_s + parts[1].prefix_s > 0
-    assert joined(parts[:1]) is parts[0]
+    assert concatenate(parts[:1]) is parts[0]
 
 
 X = nets.images(2)
@@ -181,8 +181,8 @@ CONTRARY = {
 
 @pytest.mark.parametrize("more", CONTRARY.values(), ids=CONTRARY)
 def test_what_changes_a_run_keeps_queries_apart(classifier, more):
-    assert key_of(work_of(classifier, X, **more)) == key_of(work_of(classifier, nets.images(5), **more))
-    assert key_of(work_of(classifier, X, **more)) != key_of(work_of(classifier, X))
+    assert batch_key(work_of(classifier, X, **more)) == batch_key(work_of(classifier, nets.images(5), **more))
+    assert batch_key(work_of(classifier, X, **more)) != batch_key(work_of(classifier, X))
 
 
 @pytest.mark.parametrize(
@@ -196,32 +196,32 @@ def test_what_changes_a_run_keeps_queries_apart(classifier, more):
     ids=["tolerances", "what is tolerated", "least passes", "order of levels"],
 )
 def test_other_numbers_keep_queries_apart(classifier, one, other):
-    assert key_of(work_of(classifier, X, **one)) != key_of(work_of(classifier, X, **other))
+    assert batch_key(work_of(classifier, X, **one)) != batch_key(work_of(classifier, X, **other))
 
 
 def test_models_shapes_and_dtypes_keep_queries_apart(classifier):
     work = work_of(classifier, X)
 
-    assert key_of(work_of(replace(classifier), X)) != key_of(work)  # loaded once more: it may be another version
+    assert batch_key(work_of(replace(classifier), X)) != batch_key(work)  # loaded once more: it may be another version
     for rows in (X.double(), X.reshape(2, 4, 16)):
         other = replace(work, query=replace(work.query, inputs={"x": rows}))
-        assert key_of(other) != key_of(work)
+        assert batch_key(other) != batch_key(work)
 
 
 def test_nothing_else_keeps_queries_apart(classifier):
     one = work_of(classifier, X, outputs=["mean"])
     same = work_of(classifier, nets.images(7, seed=9), Asked(passes=20, seed=7), outputs=["std"])
 
-    assert key_of(one) == key_of(same)
-    assert hash(key_of(one)) == hash(key_of(same))
+    assert batch_key(one) == batch_key(same)
+    assert hash(batch_key(one)) == hash(batch_key(same))
 
 
 def test_rows_to_be_placed_share_a_batch_and_run_without_noise(classifier):
     rows = [{"x": nets.images(count, seed=count)} for count in (3, 5)]
-    works = [Work(classifier, Embed(one, len(one["x"]))) for one in rows]
-    assert key_of(works[0]) == key_of(works[1]) != key_of(work_of(classifier, nets.images(3)))
+    works = [Work(classifier, EmbeddingQuery(one, len(one["x"]))) for one in rows]
+    assert batch_key(works[0]) == batch_key(works[1]) != batch_key(work_of(classifier, nets.images(3)))
 
-    results = run([whole(work) for work in works])
+    results = run_batch([whole(work) for work in works])
 
     layers = nets.seeded(nets.Classifier, 2).layers
     for one, result in zip(rows, results, strict=True):
@@ -233,10 +233,10 @@ def test_rows_to_be_placed_share_a_batch_and_run_without_noise(classifier):
 def test_a_row_that_cannot_be_placed_is_named_as_its_request_does(rooted):
     places = torch.tensor([4, 7, 9])
     rows = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, 2.0]])
-    embed = Work(rooted, Embed({"x": rows}, 3, places))
+    embed = Work(rooted, EmbeddingQuery({"x": rows}, 3, places))
     query = Work(rooted, replace(work_of(rooted, rows).query, places=places))
 
     for work in (embed, query):
-        (error,) = run([whole(work)])
+        (error,) = run_batch([whole(work)])
         assert isinstance(error, NonFiniteOutput)
         assert "row 7" in str(error)

@@ -11,7 +11,7 @@ import pytest
 from fastapi import Request
 
 from mcdrop.inference.call import SMALL_BODY_BYTES, Call
-from mcdrop.inference.cost import Cost
+from mcdrop.inference.cost import RowCost
 from tests.support.asgi import refused
 from tests.support.gated_server import PATH, PATIENCE_S, ROWS
 
@@ -27,7 +27,7 @@ def agree(found, wanted):
 
 def test_a_long_query_is_cut_and_answered_as_whole(place, server):
     # 20 passes of 1 ms for each row, in batches of 100 ms: 5 rows at a time by its own cost
-    one = place(Cost(0.0, 0.001), batch_ms=100)
+    one = place(RowCost(0.0, 0.001), batch_ms=100)
     fields = {"quantiles": [0.1, 0.9], "samples": True, "masks": "independent"}
 
     answer = one.served.predict("digits", ROWS, **fields)
@@ -119,7 +119,7 @@ def test_a_body_that_does_not_come_is_408(place):
 
 
 def test_when_enough_waits_the_next_is_429_and_told_when_to_come_again(place):
-    one = place(Cost(0.0, 0.01), max_queue=1)
+    one = place(RowCost(0.0, 0.01), max_queue=1)
 
     async def too_many():
         one.gate.shut()

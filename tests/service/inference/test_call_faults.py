@@ -132,10 +132,10 @@ def test_an_observer_that_stumbles_harms_nobody(place, caplog):
     one = place()
 
     class Clumsy:
-        def answered(self, event):
+        def call_finished(self, event):
             raise RuntimeError("I am clumsy")
 
-        computed = answered
+        batch_finished = call_finished
 
     one.state.observers.insert(0, Clumsy())
 

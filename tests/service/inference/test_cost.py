@@ -7,7 +7,7 @@ import torch
 
 from dropout_core.engine.scheme import DEFAULT
 from mcdrop.inference import cost as module
-from mcdrop.inference.cost import Cost, cost_of
+from mcdrop.inference.cost import RowCost, measure_row_cost
 
 
 class Timed:
@@ -31,7 +31,7 @@ class Timed:
 
 def costs(monkeypatch, timed):
     monkeypatch.setattr(module, "time", timed)
-    return cost_of(timed)
+    return measure_row_cost(timed)
 
 
 def near(cost):
@@ -45,7 +45,7 @@ def test_what_rows_and_passes_take_is_told_apart_from_what_a_batch_takes(monkeyp
 
     found = costs(monkeypatch, timed)
 
-    assert (found.row_s, found.pass_s) == near(Cost(2e-5, 3e-6))
+    assert (found.row_s, found.pass_s) == near(RowCost(2e-5, 3e-6))
     assert found.of_row(10) == pytest.approx(5e-5, rel=1e-9)
 
 
@@ -75,11 +75,11 @@ def test_a_row_never_costs_nothing(monkeypatch, seconds):
     """Of a measurement that tells rows not apart, or is of another program beside."""
     found = costs(monkeypatch, Timed(seconds))
 
-    assert found == Cost(0.0, 1e-7)
+    assert found == RowCost(0.0, 1e-7)
 
 
 def test_a_real_model_costs_something(digits):
-    found = cost_of(digits)
+    found = measure_row_cost(digits)
 
     assert found.row_s >= 0
     assert found.pass_s > 0

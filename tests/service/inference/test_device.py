@@ -2,15 +2,15 @@ import pytest
 import torch
 
 from dropout_core.errors import InvalidInput
-from mcdrop.inference.device import device_of
+from mcdrop.inference.device import resolve_device
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused():
-    assert (device_of("auto"), device_of("cpu")) == ("cpu", "cpu")
+    assert (resolve_device("auto"), resolve_device("cpu")) == ("cpu", "cpu")
     for name in ("cuda", "cuda:0"):
         with pytest.raises(InvalidInput, match=f"the device is {name}, and torch finds no GPU"):
-            device_of(name)
+            resolve_device(name)
 
 
 def test_of_two_gpus_the_first_is_taken_unless_one_is_named(monkeypatch):
@@ -18,10 +18,10 @@ def test_of_two_gpus_the_first_is_taken_unless_one_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
 
-    assert device_of("cpu") == "cpu"
+    assert resolve_device("cpu") == "cpu"
     assert torch.backends.cudnn.allow_tf32
-    found = {name: device_of(name) for name in ("auto", "cuda", "cuda:1")}
+    found = {name: resolve_device(name) for name in ("auto", "cuda", "cuda:1")}
     assert found == {"auto": "cuda:0", "cuda": "cuda:0", "cuda:1": "cuda:1"}
     assert not torch.backends.cudnn.allow_tf32
     with pytest.raises(InvalidInput, match="the device is cuda:2; torch finds cuda:0 to cuda:1"):
-        device_of("cuda:2")
+        resolve_device("cuda:2")

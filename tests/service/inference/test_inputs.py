@@ -11,9 +11,9 @@ from starlette.requests import Request
 
 from dropout_core.errors import InvalidInput
 from mcdrop.errors import BodyTooLarge, ClientGone, MalformedJson
-from mcdrop.http.body import body_of, read_body
+from mcdrop.http.body import read_body, receive_body
 from mcdrop.inference.inputs import array_to_rows, to_rows
-from mcdrop.wire.json import parse_json, to_json
+from mcdrop.wire.json import dump_json, parse_json
 from mcdrop_models.bundle.manifest import InputSpec
 
 VECTOR = InputSpec(name="x", shape=(3,), dtype="float32")
@@ -74,7 +74,7 @@ class Wire:
 
     def body(self, max_bytes):
         request = Request({"type": "http", "headers": self.headers}, self.receive)
-        return asyncio.run(read_body(request, max_bytes))
+        return asyncio.run(receive_body(request, max_bytes))
 
 
 def test_a_body_in_parts_is_read_whole():
@@ -111,7 +111,7 @@ def test_a_caller_who_leaves_is_no_failure_of_ours():
         return {"type": "http.disconnect"}
 
     with pytest.raises(ClientGone, match="the caller left"):
-        asyncio.run(body_of(Request({"type": "http", "headers": []}, receive), 5, 1.0))
+        asyncio.run(read_body(Request({"type": "http", "headers": []}, receive), 5, 1.0))
 
 
 def test_json_is_read():
@@ -169,13 +169,13 @@ def test_a_whole_number_of_any_length_becomes_one_that_can_be_refused(zeros, bes
 
 @given(st.recursive(st.none() | st.booleans() | FINITE | st.text(), lambda inner: st.lists(inner, max_size=4)))
 def test_what_is_written_is_read_back(value):
-    assert parse_json(to_json(value)) == value
+    assert parse_json(dump_json(value)) == value
 
 
 def test_arrays_are_written_with_every_digit():
     values = np.array([[0.1, 1 / 3], [1e-300, -2.0]])
 
-    assert np.array_equal(json.loads(to_json({"a": values}))["a"], values)
+    assert np.array_equal(json.loads(dump_json({"a": values}))["a"], values)
 
 
 @given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3)))
@@ -271,4 +271,4 @@ def test_arrays_of_any_length_are_written_as_if_at_once(shape):
 
     document = {"a": {"b": value, "c": None}, "d": {}, "e": [{"f": value}, {"g": [1, "x"]}], "h": [], "i": [None, {}]}
     lists = {**document, "a": {"b": value.tolist(), "c": None}, "e": [{"f": value.tolist()}, {"g": [1, "x"]}]}
-    assert to_json(document) == json.dumps(lists, separators=(",", ":")).encode()
+    assert dump_json(document) == json.dumps(lists, separators=(",", ":")).encode()

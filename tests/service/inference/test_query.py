@@ -11,10 +11,10 @@ from mcdrop.inference.query import (
     Query,
     RequestLimits,
     draw_seed,
-    example_of,
+    example_row,
     make_query,
-    measures_of,
-    run_predict,
+    model_measures,
+    run_query,
 )
 from tests.support import service_nets as nets
 
@@ -34,8 +34,8 @@ REGRESSION = ("mean", "variance", "std", "epistemic_variance", "aleatoric_varian
 
 
 def test_a_model_has_the_measures_of_its_output(digits, heights):
-    assert measures_of(digits) == CLASSIFICATION
-    assert measures_of(heights) == REGRESSION
+    assert model_measures(digits) == CLASSIFICATION
+    assert model_measures(heights) == REGRESSION
 
 
 def test_what_is_not_said_is_the_bundles_own(digits):
@@ -128,7 +128,7 @@ def test_an_answer_is_that_of_the_predictor(heights):
     x = nets.features(3)
     estimate = heights.predict(x, Plan(8, 5, DEFAULT), keep_draws=True)
 
-    answer = run_predict(heights, Query({"input": x}, 3, Plan(8, 5, DEFAULT), REGRESSION, (0.1, 0.9), samples=True))
+    answer = run_query(heights, Query({"input": x}, 3, Plan(8, 5, DEFAULT), REGRESSION, (0.1, 0.9), samples=True))
 
     assert tuple(answer) == (*REGRESSION, "quantiles", "samples")
     for name in REGRESSION:
@@ -140,9 +140,9 @@ def test_an_answer_is_that_of_the_predictor(heights):
 
 
 def test_the_example_is_the_first_row_in_short_numbers(digits, heights):
-    assert example_of(digits) == nets.images(4)[0].int().tolist()
-    assert {type(value) for row in example_of(digits) for value in row} == {int}
-    assert torch.equal(torch.tensor(example_of(heights)), nets.features(4)[0])
+    assert example_row(digits) == nets.images(4)[0].int().tolist()
+    assert {type(value) for row in example_row(digits) for value in row} == {int}
+    assert torch.equal(torch.tensor(example_row(heights)), nets.features(4)[0])
 
 
 def test_drawn_seeds_differ_and_every_json_reader_keeps_them():

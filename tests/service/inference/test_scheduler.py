@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcdrop.inference.scheduler import Slice, Ticket, take
+from mcdrop.inference.scheduler import Slice, Ticket, next_batch
 
 COSTS = st.sampled_from([1e-7, 0.001, 0.3, 1.0, 7.0, 1e300])
 
@@ -25,7 +25,7 @@ def turns(waiting, budget):
     for _ in range(1000):
         if not waiting:
             return
-        batch = take(waiting, budget)
+        batch = next_batch(waiting, budget)
         yield batch, list(waiting)
         for one in batch:
             one.ticket.taken = one.stop
@@ -85,7 +85,7 @@ def test_nobody_is_left_out_who_would_have_fitted(waiting, budget):
 
 @given(TICKETS)
 def test_small_queries_of_one_key_go_together_and_overtake_another_key(waiting):
-    batch = take(waiting, budget=math.inf)
+    batch = next_batch(waiting, budget=math.inf)
 
     assert [one.ticket for one in batch] == [one for one in waiting if one.key == waiting[0].key]
 
@@ -93,7 +93,7 @@ def test_small_queries_of_one_key_go_together_and_overtake_another_key(waiting):
 def test_a_batch_is_filled_to_the_budget():
     waiting = [ticket(2), ticket(3, key="other"), ticket(4), ticket(1), ticket(2)]
 
-    batch = take(waiting, budget=5.0)
+    batch = next_batch(waiting, budget=5.0)
 
     # 4 rows more would cost 6; 1 and 2 fill it
     assert batch == [Slice(waiting[0], 0, 2), Slice(waiting[3], 0, 1), Slice(waiting[4], 0, 2)]
@@ -102,19 +102,19 @@ def test_a_batch_is_filled_to_the_budget():
 def test_the_first_is_cut_where_it_costs_more_than_the_budget():
     first, second = ticket(10, row_cost=0.5), ticket(1, row_cost=0.5)
 
-    assert shapes(take([first, second], budget=2.2)) == [(0, 4)]
+    assert shapes(next_batch([first, second], budget=2.2)) == [(0, 4)]
     first.taken = 4
-    assert shapes(take([first, second], budget=2.2)) == [(4, 8)]
+    assert shapes(next_batch([first, second], budget=2.2)) == [(4, 8)]
     first.taken = 8
-    assert shapes(take([first, second], budget=2.2)) == [(8, 10), (0, 1)]
+    assert shapes(next_batch([first, second], budget=2.2)) == [(8, 10), (0, 1)]
 
 
 @pytest.mark.parametrize("row_cost", [5.1, 1e300])
 def test_one_row_goes_however_much_it_costs(row_cost):
-    assert shapes(take([ticket(3, row_cost=row_cost), ticket(1)], budget=5.0)) == [(0, 1)]
+    assert shapes(next_batch([ticket(3, row_cost=row_cost), ticket(1)], budget=5.0)) == [(0, 1)]
 
 
 def test_no_rows_cost_nothing():
     waiting = [ticket(0), ticket(5), ticket(0)]
 
-    assert shapes(take(waiting, budget=5.0)) == [(0, 0), (0, 5), (0, 0)]
+    assert shapes(next_batch(waiting, budget=5.0)) == [(0, 0), (0, 5), (0, 0)]

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from mcdrop.errors import ComputeDied
-from mcdrop.inference.stream import Streamed
+from mcdrop.inference.stream import LineStream
 
 
 class Telling:
@@ -45,7 +45,7 @@ def streamed(parts, sending):
     call = Telling()
 
     async def run():
-        answer = await Streamed.of(call, parts, {})
+        answer = await LineStream.of(call, parts, {})
         await answer({"type": "http"}, sending.receive, sending.send)
 
     asyncio.run(run())

@@ -38,10 +38,10 @@ def metrics():
 
 
 def test_events_are_the_samples_of_every_format(metrics):
-    metrics.answered(answered(mutual_information=np.array([0.05, 0.05, 0.65])))
-    metrics.answered(answered("rejected", {"decode": 500_000_000}))
-    metrics.computed(computed(rows=17, seconds=0.03, requests=3))
-    metrics.computed(computed(failed=True))
+    metrics.call_finished(answered(mutual_information=np.array([0.05, 0.05, 0.65])))
+    metrics.call_finished(answered("rejected", {"decode": 500_000_000}))
+    metrics.batch_finished(computed(rows=17, seconds=0.03, requests=3))
+    metrics.batch_finished(computed(failed=True))
 
     for accept, parse in (("", plain), ("application/openmetrics-text; version=1.0.0", openmetrics)):
         found = samples(metrics.text(accept)[0], parse)
@@ -73,8 +73,8 @@ def test_the_accept_header_chooses_the_format(metrics):
 
 
 def test_statistics_are_of_one_version_and_nothing_of_one_that_was_never_asked(metrics):
-    metrics.answered(answered(version=1, rows=7))
-    metrics.answered(answered(version=2))
+    metrics.call_finished(answered(version=1, rows=7))
+    metrics.call_finished(answered(version=2))
 
     assert metrics.statistics("digits", 1).inference_count == 7
     assert metrics.statistics("digits", 2).inference_count == 3
@@ -84,7 +84,7 @@ def test_statistics_are_of_one_version_and_nothing_of_one_that_was_never_asked(m
 
 def test_when_a_batch_was_computed_is_told_in_milliseconds(metrics):
     before = time.time_ns() // 10**6
-    metrics.computed(computed())
+    metrics.batch_finished(computed())
 
     assert before <= metrics.statistics("digits", 2).last_inference_ms <= time.time_ns() // 10**6
 
@@ -101,7 +101,7 @@ def test_readings_are_looked_up_each_time():
 
 def test_two_servers_of_one_process_count_apart():
     first, second = Metrics((), {}), Metrics((), {})
-    first.answered(answered())
+    first.call_finished(answered())
 
     assert b"digits" in first.text("")[0]
     assert b"digits" not in second.text("")[0]
@@ -125,8 +125,8 @@ def test_threads_count_one_after_the_other(metrics):
 
     def work():
         for _ in range(5):
-            metrics.answered(event)
-            metrics.computed(computed(version=1))
+            metrics.call_finished(event)
+            metrics.batch_finished(computed(version=1))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from mcdrop.observability.middleware import ExchangeMiddleware, Noting, current, id_of
+from mcdrop.observability.middleware import ExchangeMiddleware, attach_call, current, id_of
 from mcdrop.settings import Settings
 from tests.support.asgi import Served
 from tests.support.events import answered
@@ -57,7 +57,7 @@ def test_an_answer_carries_the_id_and_its_watchers_know_how_it_went():
     (one,) = seen
     assert Headers(raw=sent[0]["headers"]) == Headers({"a": "b", "x-request-id": "mine"})
     assert (one.request_id, one.status, one.method, one.path, one.client) == ("mine", 418, "GET", "/here", "10.0.0.7")
-    assert (one.route, one.answered, one.failed, one.headers["user-agent"]) == ("", None, False, "me")
+    assert (one.route, one.call, one.failed, one.headers["user-agent"]) == ("", None, False, "me")
     assert 0 < one.began_ns <= one.ended_ns
 
 
@@ -124,7 +124,7 @@ def test_requests_at_once_know_their_own():
     async def app(scope, receive, send):
         await asyncio.sleep(0)
         found = current().request_id
-        Noting().answered(answered(model=found))
+        attach_call(answered(model=found))
         await send({"type": "http.response.start", "status": 200, "headers": [(b"found", found.encode())]})
 
     seen = []
@@ -135,7 +135,7 @@ def test_requests_at_once_know_their_own():
     answers = asyncio.run(both())
 
     assert [dict(sent[0]["headers"])[b"found"] for sent in answers] == [b"a", b"b"]
-    assert sorted((one.request_id, one.answered.model) for one in seen) == [("a", "a"), ("b", "b")]
+    assert sorted((one.request_id, one.call.model) for one in seen) == [("a", "a"), ("b", "b")]
 
 
 def test_what_is_no_request_passes():
@@ -151,7 +151,7 @@ def test_what_is_no_request_passes():
 
 def test_a_note_outside_of_a_request_is_dropped():
     assert current() is None
-    Noting().answered(answered())
+    attach_call(answered())
 
 
 def test_every_answer_of_a_server_has_one_id(bundles, server):

@@ -9,9 +9,9 @@ from mcdrop.observability.tallies import (
     MAX_DRIFT_NUMBERS,
     NATS,
     SPREADS,
-    Duration,
     Histogram,
     Tally,
+    TimedCount,
 )
 from tests.support.events import SPENT_NS, answered, computed
 
@@ -56,30 +56,30 @@ def test_what_is_no_number_is_not_counted():
 
 def test_statistics_are_the_sums_of_what_happened():
     tally = Tally()
-    tally.answered(answered())
-    tally.answered(answered(rows=5))
-    tally.answered(answered("deadline", {"decode": 7, "queue": 11}))
-    tally.answered(answered("invalid", {}))
-    tally.computed(computed(rows=8, seconds=0.5), 1234)
-    tally.computed(computed(failed=True), 5678)
+    tally.call_finished(answered())
+    tally.call_finished(answered(rows=5))
+    tally.call_finished(answered("deadline", {"decode": 7, "queue": 11}))
+    tally.call_finished(answered("invalid", {}))
+    tally.batch_finished(computed(rows=8, seconds=0.5), 1234)
+    tally.batch_finished(computed(failed=True), 5678)
 
     found = tally.statistics()
 
     assert (found.inference_count, found.execution_count, found.last_inference_ms) == (8, 1, 1234)
-    assert found.success == Duration(2, 2 * TOTAL_NS)
-    assert found.fail == Duration(2, 18)
-    assert found.queue == Duration(2, 2 * SPENT_NS["queue"])
-    assert found.compute_input == Duration(2, 2 * SPENT_NS["decode"])
-    assert found.compute_infer == Duration(2, 2 * (SPENT_NS["prefix"] + SPENT_NS["suffix"]))
-    assert found.compute_output == Duration(2, 2 * SPENT_NS["encode"])
-    assert found.batches == {8: Duration(1, 500_000_000)}
+    assert found.success == TimedCount(2, 2 * TOTAL_NS)
+    assert found.fail == TimedCount(2, 18)
+    assert found.queue == TimedCount(2, 2 * SPENT_NS["queue"])
+    assert found.compute_input == TimedCount(2, 2 * SPENT_NS["decode"])
+    assert found.compute_infer == TimedCount(2, 2 * (SPENT_NS["prefix"] + SPENT_NS["suffix"]))
+    assert found.compute_output == TimedCount(2, 2 * SPENT_NS["encode"])
+    assert found.batches == {8: TimedCount(1, 500_000_000)}
 
 
 def test_rows_count_times_passes_and_only_of_good_answers():
     tally = Tally()
-    tally.answered(answered(rows=3, passes=32))
-    tally.answered(answered(rows=2, passes=16))
-    tally.answered(answered("backend", rows=100))
+    tally.call_finished(answered(rows=3, passes=32))
+    tally.call_finished(answered(rows=2, passes=16))
+    tally.call_finished(answered("backend", rows=100))
 
     assert (tally.rows, tally.row_passes) == (5, 3 * 32 + 2 * 16)
 
@@ -87,7 +87,7 @@ def test_rows_count_times_passes_and_only_of_good_answers():
 def test_sizes_of_batches_are_rounded_up_to_powers_of_two():
     tally = Tally()
     for rows in (0, 1, 2, 3, 4, 5, 1000):
-        tally.computed(computed(rows=rows, seconds=0.001), 0)
+        tally.batch_finished(computed(rows=rows, seconds=0.001), 0)
 
     sizes = {size: batches.count for size, batches in tally.statistics().batches.items()}
 
@@ -99,7 +99,7 @@ def test_rows_of_one_answer_are_watched_evenly_and_up_to_a_bound(rows):
     values = np.linspace(0.0, 1.0, rows)
     tally = Tally()
 
-    tally.answered(answered(mutual_information=values))
+    tally.call_finished(answered(mutual_information=values))
 
     watched = tally.drift["mutual_information"]
     every = 1 if rows <= MAX_DRIFT_NUMBERS else -(-rows // MAX_DRIFT_NUMBERS)
@@ -111,7 +111,7 @@ def test_of_several_targets_whole_rows_are_watched():
     values = np.arange(600 * 10, dtype=np.float64).reshape(600, 10)
     tally = Tally()
 
-    tally.answered(answered(std=values))
+    tally.call_finished(answered(std=values))
 
     assert tally.drift["std"].counts == counted(SPREADS, values[::6].ravel())
     assert tally.drift["std"].count <= MAX_DRIFT_NUMBERS
@@ -121,8 +121,8 @@ def test_of_a_classifier_the_entropies_are_watched_and_of_a_regression_the_sprea
     classifier, regression = Tally(), Tally()
     row = np.array([0.5])
 
-    classifier.answered(answered(mutual_information=row, predictive_entropy=row, std=row[None]))
-    regression.answered(answered(std=row[None]))
+    classifier.call_finished(answered(mutual_information=row, predictive_entropy=row, std=row[None]))
+    regression.call_finished(answered(std=row[None]))
 
     assert set(classifier.drift) == {"mutual_information", "predictive_entropy"}
     assert set(regression.drift) == {"std"}

@@ -5,9 +5,9 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from pydantic import SecretStr
 
-from mcdrop.api.openapi import completed
+from mcdrop.api.document import complete_document
 from mcdrop.api.v1.rank.schemas import RankRequest
-from mcdrop.api.v1.schemas import PredictRequest, parse
+from mcdrop.api.v1.schemas import PredictRequest, parse_body
 from mcdrop.http.problems import CODES
 from mcdrop.security.keys import new_key
 from mcdrop.settings import Settings
@@ -100,7 +100,7 @@ def test_a_body_is_documented_with_an_example_that_fits(openapi, path):
     assert schema["additionalProperties"] is False
     assert all(field.get("description") for field in schema["properties"].values())
     for example in schema["examples"]:
-        assert parse(ASKING[path], example)
+        assert parse_body(ASKING[path], example)
 
 
 @pytest.mark.parametrize("path", ASKING)
@@ -164,7 +164,7 @@ def test_what_takes_a_key_says_which(guarded):
 def test_a_key_need_not_be_sent_where_anybody_may_ask(openapi, server):
     settings = Settings(api_key=SecretStr("a-key"), allow_anonymous=True, host="0.0.0.0", open_metrics=True)
 
-    paths = completed(openapi, settings)["paths"]
+    paths = complete_document(openapi, settings)["paths"]
 
     assert paths["/v1/models"]["get"]["security"] == [{}, {"bearer": []}, {"key": []}]
     assert "401" in paths["/v1/models"]["get"]["responses"]  # a wrong key is refused all the same

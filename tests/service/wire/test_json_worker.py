@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcdrop.wire.json import parse_json
-from mcdrop.wire.json_worker import Parser, ParserDied
+from mcdrop.wire.json_worker import JsonWorker, JsonWorkerDied
 
 NUMBERS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_infinity=False), st.booleans())
 VALUES = st.recursive(
@@ -23,7 +23,7 @@ VALUES = st.recursive(
 
 @pytest.fixture(scope="module")
 def parser():
-    parser = Parser()
+    parser = JsonWorker()
     yield parser
     parser.close()
 
@@ -108,7 +108,7 @@ def test_a_process_that_dies_is_told_and_another_one_is_started(parser):
     os.kill(parser._process.pid, signal.SIGKILL)
     parser._process.wait()
 
-    with pytest.raises(ParserDied, match="-9"):
+    with pytest.raises(JsonWorkerDied, match="-9"):
         parser.parse(b'{"inputs": [1]}')
 
     assert parser.parse(b'{"inputs": [1]}')["inputs"].tolist() == [1]

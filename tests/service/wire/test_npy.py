@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcdrop.errors import BodyTooLarge, InvalidRequest
-from mcdrop.wire.npy import npy_of, read_npy, read_npz, write_npz
+from mcdrop.wire.npy import read_npy, read_npz, write_npy, write_npz
 
 DTYPES = ["?", "i1", "u1", "<i2", ">i4", "<i8", ">u8", "<f2", ">f4", "<f4", "<f8"]
 SHAPES = [(), (0,), (3,), (2, 3), (2, 0, 3), (2, 3, 4)]
@@ -100,7 +100,7 @@ def test_what_is_written_numpy_loads_without_pickle():
 
 def test_what_only_pickle_could_write_is_not_written():
     with pytest.raises(ValueError, match="allow_pickle"):
-        npy_of([{}])
+        write_npy([{}])
 
 
 HOSTILE = {

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcdrop.errors import InvalidRequest
-from mcdrop.wire.oip_frame import Frame, written
+from mcdrop.wire.oip_frame import Frame, encode_frame
 
 SIZES = st.lists(st.none() | st.integers(0, 12), max_size=5)
 
@@ -62,7 +62,7 @@ def test_whatever_is_claimed_ends_in_a_refusal_or_in_bytes_that_are_there(body, 
 def test_an_answer_is_cut_as_it_was_written():
     tensors = [np.arange(6.0).reshape(2, 3), np.zeros((0, 3)), np.array([7], np.int64)]
 
-    answer = written({"said": [1.5], "number": np.float64(2)}, tensors)
+    answer = encode_frame({"said": [1.5], "number": np.float64(2)}, tensors)
     frame = Frame.of(answer.content, str(answer.json_length))
 
     assert json.loads(frame.json) == {"said": [1.5], "number": 2.0}
@@ -70,6 +70,6 @@ def test_an_answer_is_cut_as_it_was_written():
 
 
 def test_an_answer_without_tensors_has_no_length():
-    answer = written({"data": np.arange(3)}, [])
+    answer = encode_frame({"data": np.arange(3)}, [])
 
     assert (answer.content, answer.json_length) == (b'{"data":[0,1,2]}', None)

@@ -5,11 +5,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dropout_core.errors import InvalidInput
+from mcdrop.wire.npy import Array
 
-Array = NDArray[Any]
 # Little-endian on the wire, whatever the machine.
 _NUMPY = {
     "BOOL": "?",

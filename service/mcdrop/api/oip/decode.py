@@ -6,13 +6,14 @@ from typing import Any
 
 from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.measures.precision import PRECISION
-from mcdrop.api.oip.datatypes import Array, from_bytes, from_json, raw_rows
-from mcdrop.api.oip.metadata import outputs_of
-from mcdrop.api.oip.requests import InferRequest, InputTensor, OutputAsked, Parameters, parse
+from mcdrop.api.oip.datatypes import from_bytes, from_json, raw_rows
+from mcdrop.api.oip.metadata import output_names
+from mcdrop.api.oip.requests import InferRequest, InputTensor, Parameters, RequestedOutput, parse_oip_body
 from mcdrop.errors import InvalidRequest
 from mcdrop.inference.inputs import arrays_to_inputs
 from mcdrop.inference.query import Asked, Query, RequestLimits, draw_seed, make_query
 from mcdrop.wire.json import parse_json
+from mcdrop.wire.npy import Array
 from mcdrop.wire.oip_frame import LENGTH_HEADER, Frame
 from mcdrop_models.loading.predictor import Predictor
 
@@ -41,9 +42,9 @@ def question_of(
     """
     if frame.raw:
         return _raw_question(predictor, frame.tensors, limits)
-    request = parse(InferRequest, parse_json(frame.json))
+    request = parse_oip_body(InferRequest, parse_json(frame.json))
     asked = request.parameters or Parameters()
-    arrays = arrays_of(request.inputs, frame.cut([tensor.binary_size for tensor in request.inputs]))
+    arrays = tensor_arrays(request.inputs, frame.cut([tensor.binary_size for tensor in request.inputs]))
     query = make_query(
         predictor,
         arrays_to_inputs(arrays, predictor.manifest),
@@ -76,12 +77,12 @@ def _raw_question(predictor: Predictor, raw: memoryview, limits: RequestLimits) 
         predictor,
         arrays_to_inputs({inputs[0].name: rows}, predictor.manifest),
         limits,
-        outputs=list(outputs_of(predictor)),
+        outputs=list(output_names(predictor)),
     )
     return InferQuery(query, binary_by_default=True)
 
 
-def arrays_of(tensors: Sequence[InputTensor], parts: Sequence[memoryview | None]) -> dict[str, Array]:
+def tensor_arrays(tensors: Sequence[InputTensor], parts: Sequence[memoryview | None]) -> dict[str, Array]:
     """The inputs by name. Raises InvalidInput."""
     arrays: dict[str, Array] = {}
     for tensor, part in zip(tensors, parts, strict=True):
@@ -96,11 +97,11 @@ def arrays_of(tensors: Sequence[InputTensor], parts: Sequence[memoryview | None]
     return arrays
 
 
-def _outputs(predictor: Predictor, outputs: Sequence[OutputAsked], asked: Parameters) -> list[str] | None:
+def _outputs(predictor: Predictor, outputs: Sequence[RequestedOutput], asked: Parameters) -> list[str] | None:
     """The measures to answer, by the very names that were asked for; None: those that go with a tolerance."""
     if not outputs:
-        return None if asked.tolerance is not None else list(outputs_of(predictor))
-    known = {*outputs_of(predictor), *PRECISION}
+        return None if asked.tolerance is not None else list(output_names(predictor))
+    known = {*output_names(predictor), *PRECISION}
     added = {name for name, wanted in (("quantiles", bool(asked.quantiles)), ("samples", asked.samples)) if wanted}
     names = [output.name for output in outputs]
     for name in names:

@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mcdrop.api.oip.datatypes import OF_NUMPY, Array
+from mcdrop.api.oip.datatypes import OF_NUMPY
 from mcdrop.api.oip.decode import InferQuery
 from mcdrop.inference.query import Query
-from mcdrop.wire.oip_frame import Written, written
+from mcdrop.wire.npy import Array
+from mcdrop.wire.oip_frame import EncodedFrame, encode_frame
 from mcdrop_models.loading.predictor import Predictor
 
 # A number costs so much less to write as bytes than as JSON.
 _BYTES_ARE_CHEAPER = 100
 
 
-def answer_of(predictor: Predictor, question: InferQuery, measures: Mapping[str, Array]) -> Written:
+def encode_response(predictor: Predictor, question: InferQuery, measures: Mapping[str, Array]) -> EncodedFrame:
     """All measures of a question. They are finite: a row that is not is refused before it comes here."""
     document: dict[str, Any] = {
         "model_name": predictor.manifest.name,
@@ -23,10 +24,10 @@ def answer_of(predictor: Predictor, question: InferQuery, measures: Mapping[str,
     }
     if question.id is not None:
         document["id"] = question.id
-    return written(document, [array for name, array in measures.items() if question.is_binary(name)])
+    return encode_frame(document, [array for name, array in measures.items() if question.is_binary(name)])
 
 
-def cost_of(question: InferQuery, measures: Mapping[str, Array]) -> int:
+def encoding_cost(question: InferQuery, measures: Mapping[str, Array]) -> int:
     """How many numbers as JSON an answer costs as much as."""
     return sum(
         array.size // (_BYTES_ARE_CHEAPER if question.is_binary(name) else 1) for name, array in measures.items()

@@ -10,7 +10,7 @@ from dropout_core.estimate.estimate import estimate_of
 from dropout_core.measures.measures import OutputKind
 from mcdrop.api.oip.datatypes import OF_NUMPY
 from mcdrop.api.oip.responses import ConfigTensor, ModelConfig, ModelMetadata, ServerMetadata, Tensor
-from mcdrop.inference.query import measures_of
+from mcdrop.inference.query import model_measures
 from mcdrop_models.loading.predictor import Predictor
 
 PLATFORM = "mcdrop"
@@ -26,12 +26,12 @@ def server_metadata() -> ServerMetadata:
     return ServerMetadata(name=PLATFORM, version=version("mcdrop"), extensions=_EXTENSIONS)
 
 
-def outputs_of(predictor: Predictor) -> tuple[str, ...]:
+def output_names(predictor: Predictor) -> tuple[str, ...]:
     """The outputs that a model always has: its measures, and how many passes each row took."""
-    return (*measures_of(predictor), PASSES_USED)
+    return (*model_measures(predictor), PASSES_USED)
 
 
-def metadata_of(predictor: Predictor, versions: list[int]) -> ModelMetadata:
+def model_metadata(predictor: Predictor, versions: list[int]) -> ModelMetadata:
     """Names, datatypes and shapes, rows first. versions: those there are, newest first."""
     inputs, outputs = _tensors(predictor)
     return ModelMetadata(
@@ -43,7 +43,7 @@ def metadata_of(predictor: Predictor, versions: list[int]) -> ModelMetadata:
     )
 
 
-def config_of(predictor: Predictor) -> ModelConfig:
+def model_config(predictor: Predictor) -> ModelConfig:
     """The same as a configuration of Triton's, whose rows are the first dimension: it has no batch of its own."""
     inputs, outputs = _tensors(predictor)
     return ModelConfig(
@@ -66,7 +66,7 @@ def _tensors(predictor: Predictor) -> tuple[list[Tensor], list[Tensor]]:
     one, by_column = [_ANY, *map(_size, manifest.positions or ())], _by_column(manifest.output)
     outputs = [
         Tensor(name=name, datatype="FP64", shape=[*one, manifest.num_outputs] if name in by_column else one)
-        for name in measures_of(predictor)
+        for name in model_measures(predictor)
     ]
     return inputs, [*outputs, Tensor(name=PASSES_USED, datatype="INT64", shape=[_ANY])]
 

@@ -34,13 +34,13 @@ def _levels(given: Any) -> Any:
         raise ValueError("is a text of numbers with commas between, such as '0.05,0.95'") from None
 
 
-class Body(BaseModel):
+class StrictBody(BaseModel):
     """What is sent has these fields and no others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Parameters(Body):
+class Parameters(StrictBody):
     """What is asked beside the tensors. What is not done here may be sent with the value that asks for nothing."""
 
     passes: StrictInt | None = Field(
@@ -89,7 +89,7 @@ class Parameters(Body):
     sequence_end: Literal[False] = False
 
 
-class TensorParameters(Body):
+class TensorParameters(StrictBody):
     """How a tensor is sent."""
 
     binary_data_size: Annotated[StrictInt, Field(ge=0)] | None = Field(
@@ -98,7 +98,7 @@ class TensorParameters(Body):
     content_type: Literal["np"] | None = None
 
 
-class InputTensor(Body):
+class InputTensor(StrictBody):
     """Rows of one input."""
 
     name: StrictStr
@@ -113,14 +113,14 @@ class InputTensor(Body):
         return self.parameters.binary_data_size if self.parameters is not None else None
 
 
-class OutputParameters(Body):
+class OutputParameters(StrictBody):
     """How an output is wanted."""
 
     binary_data: StrictBool | None = Field(default=None, description="As bytes after the JSON.")
     content_type: Literal["np"] | None = None
 
 
-class OutputAsked(Body):
+class RequestedOutput(StrictBody):
     """A measure that is wanted."""
 
     name: StrictStr
@@ -132,13 +132,13 @@ class OutputAsked(Body):
         return self.parameters.binary_data if self.parameters is not None else None
 
 
-class InferRequest(Body):
+class InferRequest(StrictBody):
     """Rows to predict, and what to say of them."""
 
     inputs: list[InputTensor] = Field(min_length=1, max_length=_MOST_TENSORS)
     id: StrictStr | None = Field(default=None, description="Comes back with the answer.")
     parameters: Parameters | None = None
-    outputs: list[OutputAsked] | None = Field(
+    outputs: list[RequestedOutput] | None = Field(
         default=None, max_length=_MOST_TENSORS, description="Measures by name; absent or empty: all the model has."
     )
     model_name: StrictStr | None = Field(default=None, description="The path says it.")
@@ -157,30 +157,30 @@ class InferRequest(Body):
     )
 
 
-class IndexRequest(Body):
+class IndexRequest(StrictBody):
     """Which models to list."""
 
     ready: StrictBool = Field(default=False, description="Only those that can be asked.")
 
 
-class LoadParameters(Body):
+class LoadParameters(StrictBody):
     """Of loading: nothing can be changed of a published bundle."""
 
     unload_dependents: StrictBool = Field(default=False, description="No model depends on another.")
 
 
-class LoadRequest(Body):
+class LoadRequest(StrictBody):
     """A model is named by the path."""
 
     parameters: LoadParameters | None = None
 
 
-B = TypeVar("B", bound=Body)
-_FIELDS: dict[str, type[Body]] = {"inputs": InputTensor, "outputs": OutputAsked}
-_OF_PARAMETERS: dict[str, type[Body]] = {"inputs": TensorParameters, "outputs": OutputParameters}
+B = TypeVar("B", bound=StrictBody)
+_FIELDS: dict[str, type[StrictBody]] = {"inputs": InputTensor, "outputs": RequestedOutput}
+_OF_PARAMETERS: dict[str, type[StrictBody]] = {"inputs": TensorParameters, "outputs": OutputParameters}
 
 
-def parse(kind: type[B], value: Any) -> B:
+def parse_oip_body(kind: type[B], value: Any) -> B:
     """A request of a kind from a JSON value. Raises InvalidRequest, naming the field."""
     if not isinstance(value, dict):
         raise InvalidRequest(f"the body is no JSON object; its fields are {', '.join(kind.model_fields)}.")
@@ -194,7 +194,7 @@ def parse(kind: type[B], value: Any) -> B:
         raise InvalidRequest(f"{'.'.join(map(str, place))}: {said}. The fields there are {known}.") from error
 
 
-def _model_of(kind: type[Body], place: tuple[int | str, ...]) -> type[Body]:
+def _model_of(kind: type[StrictBody], place: tuple[int | str, ...]) -> type[StrictBody]:
     """Whose field it is that is wrong."""
     if "parameters" in place[:-1]:
         return _OF_PARAMETERS.get(str(place[0]), LoadParameters if kind is LoadRequest else Parameters)

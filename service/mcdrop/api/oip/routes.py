@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from mcdrop.api.oip.decode import question_of
-from mcdrop.api.oip.encode import answer_of, cost_of
-from mcdrop.api.oip.metadata import config_of, metadata_of, server_metadata
+from mcdrop.api.oip.encode import encode_response, encoding_cost
+from mcdrop.api.oip.metadata import model_config, model_metadata, server_metadata
 from mcdrop.api.oip.requests import InferRequest
 from mcdrop.api.oip.responses import (
     InferResponse,
@@ -24,24 +24,24 @@ from mcdrop.api.oip.responses import (
     Ready,
     ServerMetadata,
 )
-from mcdrop.api.oip.statistics import told
-from mcdrop.http.openapi import BYTES, COMPRESSED, TIMEOUT, inlined
-from mcdrop.http.paths import Name, Version
-from mcdrop.http.refusals import OF_ANSWERS, OF_MODELS, Responses, failures
+from mcdrop.api.oip.statistics import statistics_response
+from mcdrop.http.error_docs import OF_ANSWERS, OF_MODELS, Responses, oip_error_docs
+from mcdrop.http.openapi import BYTES, COMPRESSED, TIMEOUT, inline_definitions
+from mcdrop.http.paths import ModelName, ModelVersion
 from mcdrop.inference.call import Call
-from mcdrop.inference.state import ServerState, Shared
+from mcdrop.inference.state import ServerState, State
 from mcdrop.wire.oip_frame import LENGTH_HEADER, Frame
 from mcdrop_models.errors import UnknownModel
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
-_INTERNAL = failures("internal")
-_OF_MODEL = failures(*OF_MODELS)
+_INTERNAL = oip_error_docs("internal")
+_OF_MODEL = oip_error_docs(*OF_MODELS)
 _UNREADY: Responses = {503: {"model": NotReady, "description": "No model can be asked, and why."}, **_INTERNAL}
 _DEAD: Responses = {503: {"model": Live, "description": "What computes has died; restart the server."}, **_INTERNAL}
 _MODEL_UNREADY: Responses = {
     503: {"model": ModelNotReady, "description": "It cannot be asked, and why."},
-    **failures("unknown-model", "internal"),
+    **oip_error_docs("unknown-model", "internal"),
 }
 _BYTES: dict[str, Any] = {"application/octet-stream": {"schema": BYTES}}
 _LENGTH = {
@@ -50,7 +50,7 @@ _LENGTH = {
 }
 _INFER: dict[str, Any] = {
     "response_model": InferResponse,
-    "responses": {200: {"content": _BYTES, "headers": {LENGTH_HEADER: _LENGTH}}, **failures(*OF_ANSWERS)},
+    "responses": {200: {"content": _BYTES, "headers": {LENGTH_HEADER: _LENGTH}}, **oip_error_docs(*OF_ANSWERS)},
     "openapi_extra": {
         "parameters": [
             {
@@ -65,7 +65,7 @@ _INFER: dict[str, Any] = {
             "required": True,
             "description": "JSON; or JSON and behind it the tensors that have a binary_data_size, in their order. "
             f"{COMPRESSED}",
-            "content": {"application/json": {"schema": inlined(InferRequest.model_json_schema())}, **_BYTES},
+            "content": {"application/json": {"schema": inline_definitions(InferRequest.model_json_schema())}, **_BYTES},
         },
     },
 }
@@ -73,13 +73,13 @@ _INFER: dict[str, Any] = {
 
 # First, because it is asked most often and routes are tried in their order.
 @router.post("/models/{name}/infer", **_INFER)
-async def infer(name: Name, request: Request, shared: Shared) -> Response:
+async def infer(name: ModelName, request: Request, shared: State) -> Response:
     """Predictive mean, variance and entropies of each row."""
     return await _infer(name, None, request, shared)
 
 
 @router.post("/models/{name}/versions/{version}/infer", **_INFER)
-async def infer_version(name: Name, version: Version, request: Request, shared: Shared) -> Response:
+async def infer_version(name: ModelName, version: ModelVersion, request: Request, shared: State) -> Response:
     """Infer with one version."""
     return await _infer(name, version, request, shared)
 
@@ -92,75 +92,75 @@ async def server() -> ServerMetadata:
 
 
 @router.get("/health/live", responses=_DEAD)
-async def live(response: Response, shared: Shared) -> Live:
+async def live(response: Response, shared: State) -> Live:
     """The process runs, and what computes in it."""
     response.status_code = 200 if shared.batcher.alive else 503
     return Live(live=shared.batcher.alive)
 
 
 @router.get("/health/ready", response_model=Ready, responses=_UNREADY)
-async def ready(shared: Shared) -> Response:
+async def ready(shared: State) -> Response:
     """At least one model can be asked."""
     return _readiness({}, shared.unready)
 
 
 @router.get("/models", responses=_INTERNAL)
-async def names(shared: Shared) -> ModelNames:
+async def names(shared: State) -> ModelNames:
     """The models that are in memory."""
     return ModelNames(models=sorted({model.name for model in shared.catalogue.loaded()}))
 
 
 @router.get("/models/stats", responses=_INTERNAL)
-async def statistics(shared: Shared) -> ModelStatistics:
+async def statistics(shared: State) -> ModelStatistics:
     """What the requests took of every model that is in memory."""
     return _statistics(shared, None, None)
 
 
 @router.get("/models/{name}", responses=_OF_MODEL)
-async def metadata(name: Name, shared: Shared) -> ModelMetadata:
+async def metadata(name: ModelName, shared: State) -> ModelMetadata:
     """The inputs and outputs of a model."""
     return await _metadata(name, None, shared)
 
 
 @router.get("/models/{name}/versions/{version}", responses=_OF_MODEL)
-async def metadata_of_version(name: Name, version: Version, shared: Shared) -> ModelMetadata:
+async def metadata_of_version(name: ModelName, version: ModelVersion, shared: State) -> ModelMetadata:
     """The inputs and outputs of one version."""
     return await _metadata(name, version, shared)
 
 
 @router.get("/models/{name}/ready", response_model=ModelReady, responses=_MODEL_UNREADY)
-async def model_ready(name: Name, shared: Shared) -> Response:
+async def model_ready(name: ModelName, shared: State) -> Response:
     """Whether a model is in memory."""
     return await _model_ready(name, None, shared)
 
 
 @router.get("/models/{name}/versions/{version}/ready", response_model=ModelReady, responses=_MODEL_UNREADY)
-async def version_ready(name: Name, version: Version, shared: Shared) -> Response:
+async def version_ready(name: ModelName, version: ModelVersion, shared: State) -> Response:
     """Whether one version is in memory."""
     return await _model_ready(name, version, shared)
 
 
 @router.get("/models/{name}/config", responses=_OF_MODEL)
-async def config(name: Name, shared: Shared) -> ModelConfig:
+async def config(name: ModelName, shared: State) -> ModelConfig:
     """A model as Triton's tools want to know it."""
-    return config_of((await shared.model(name, None)).predictor)
+    return model_config((await shared.model(name, None)).predictor)
 
 
 @router.get("/models/{name}/versions/{version}/config", responses=_OF_MODEL)
-async def config_of_version(name: Name, version: Version, shared: Shared) -> ModelConfig:
+async def config_of_version(name: ModelName, version: ModelVersion, shared: State) -> ModelConfig:
     """One version as Triton's tools want to know it."""
-    return config_of((await shared.model(name, version)).predictor)
+    return model_config((await shared.model(name, version)).predictor)
 
 
 @router.get("/models/{name}/stats", responses=_OF_MODEL)
-async def model_statistics(name: Name, shared: Shared) -> ModelStatistics:
+async def model_statistics(name: ModelName, shared: State) -> ModelStatistics:
     """What the requests took of the versions of a model that are in memory."""
     await shared.model(name, None)
     return _statistics(shared, name, None)
 
 
 @router.get("/models/{name}/versions/{version}/stats", responses=_OF_MODEL)
-async def version_statistics(name: Name, version: Version, shared: Shared) -> ModelStatistics:
+async def version_statistics(name: ModelName, version: ModelVersion, shared: State) -> ModelStatistics:
     """What the requests took of one version."""
     await shared.model(name, version)
     return _statistics(shared, name, version)
@@ -176,7 +176,9 @@ async def _infer(name: str, version: int | None, request: Request, shared: Serve
         if question.timeout_s is not None:
             call.within(question.timeout_s)
         measures = await call.compute(question.query)
-        answer = await call.encode(cost_of(question, measures), partial(answer_of, predictor, question, measures))
+        answer = await call.encode(
+            encoding_cost(question, measures), partial(encode_response, predictor, question, measures)
+        )
         if answer.json_length is None:
             return Response(answer.content, media_type="application/json")
         headers = {LENGTH_HEADER: str(answer.json_length)}
@@ -186,7 +188,7 @@ async def _infer(name: str, version: int | None, request: Request, shared: Serve
 async def _metadata(name: str, version: int | None, shared: ServerState) -> ModelMetadata:
     model = await shared.model(name, version)
     versions = [model.version] if version is not None else shared.catalogue.repository.versions(name)
-    return metadata_of(model.predictor, versions)
+    return model_metadata(model.predictor, versions)
 
 
 async def _model_ready(name: str, version: int | None, shared: ServerState) -> Response:
@@ -215,4 +217,4 @@ def _readiness(document: dict[str, Any], against: str) -> Response:
 def _statistics(shared: ServerState, name: str | None, version: int | None) -> ModelStatistics:
     loaded = [(model.name, model.version) for model in shared.catalogue.loaded()]
     wanted = [key for key in loaded if name is None or _is(*key, name, version)]
-    return ModelStatistics(model_stats=[told(key, shared.metrics.statistics(*key)) for key in wanted])
+    return ModelStatistics(model_stats=[statistics_response(key, shared.metrics.statistics(*key)) for key in wanted])

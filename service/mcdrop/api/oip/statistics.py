@@ -1,14 +1,13 @@
 """What was counted of a version, as the protocol's clients read it."""
 
 from mcdrop.api.oip.responses import BatchStatistics, Duration, InferStatistics, VersionStatistics
-from mcdrop.inference.catalogue import Key
-from mcdrop.observability.tallies import Duration as Counted
-from mcdrop.observability.tallies import Statistics
+from mcdrop.inference.catalogue import ModelKey
+from mcdrop.observability.tallies import Statistics, TimedCount
 
 _NONE = Duration(count=0, ns=0)
 
 
-def told(key: Key, counted: Statistics) -> VersionStatistics:
+def statistics_response(key: ModelKey, counted: Statistics) -> VersionStatistics:
     """The statistics of a version."""
     return VersionStatistics(
         name=key[0],
@@ -35,5 +34,5 @@ def told(key: Key, counted: Statistics) -> VersionStatistics:
     )
 
 
-def _duration(counted: Counted) -> Duration:
+def _duration(counted: TimedCount) -> Duration:
     return Duration(count=counted.count, ns=counted.ns)

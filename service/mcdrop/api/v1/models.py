@@ -7,29 +7,29 @@ from fastapi import APIRouter
 
 from dropout_core.acquire.vocabulary import scores_of
 from mcdrop.api.v1.schemas import Bounds, InputDescription, ModelDescription, ModelList, ModelSummary, SiteDescription
-from mcdrop.http.paths import Name, Version
-from mcdrop.http.refusals import OF_MODELS, problems
-from mcdrop.inference.query import example_of, measures_of
-from mcdrop.inference.state import ServerState, Shared
+from mcdrop.http.error_docs import OF_MODELS, problem_docs
+from mcdrop.http.paths import ModelName, ModelVersion
+from mcdrop.inference.query import example_row, model_measures
+from mcdrop.inference.state import ServerState, State
 from mcdrop_models.loading.predictor import Predictor
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("", responses=problems("internal"))
-async def list_models(shared: Shared) -> ModelList:
+@router.get("", responses=problem_docs("internal"))
+async def list_models(shared: State) -> ModelList:
     """Every version of every model, newest first, with the reason where one is refused."""
     return await anyio.to_thread.run_sync(_list, shared)
 
 
-@router.get("/{name}", responses=problems(*OF_MODELS))
-async def describe_model(name: Name, shared: Shared) -> ModelDescription:
+@router.get("/{name}", responses=problem_docs(*OF_MODELS))
+async def describe_model(name: ModelName, shared: State) -> ModelDescription:
     """The newest version of a model that can be served."""
     return _describe((await shared.model(name, None)).predictor, shared)
 
 
-@router.get("/{name}/versions/{version}", responses=problems(*OF_MODELS))
-async def describe_version(name: Name, version: Version, shared: Shared) -> ModelDescription:
+@router.get("/{name}/versions/{version}", responses=problem_docs(*OF_MODELS))
+async def describe_version(name: ModelName, version: ModelVersion, shared: State) -> ModelDescription:
     """One version of a model."""
     return _describe((await shared.model(name, version)).predictor, shared)
 
@@ -39,7 +39,7 @@ def _list(shared: ServerState) -> ModelList:
 
 
 def _describe(predictor: Predictor, shared: ServerState) -> ModelDescription:
-    manifest, measures = predictor.manifest, measures_of(predictor)
+    manifest, measures = predictor.manifest, model_measures(predictor)
     return ModelDescription(
         name=manifest.name,
         version=predictor.version,
@@ -64,5 +64,5 @@ def _describe(predictor: Predictor, shared: ServerState) -> ModelDescription:
         looped=predictor.engine.looped,
         metrics=manifest.metrics,
         digest=manifest.digest,
-        example=example_of(predictor),
+        example=example_row(predictor),
     )

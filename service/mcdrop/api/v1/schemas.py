@@ -36,7 +36,7 @@ COST: dict[str, JsonValue] = {"exclusiveMinimum": 0}
 ROW: JsonValue = [[0, 0, 5, 13, 9, 1, 0, 0] for _ in range(8)]
 
 
-class Body(BaseModel):
+class PassRequest(BaseModel):
     """Rows, and how to run them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -83,7 +83,7 @@ class Body(BaseModel):
 B = TypeVar("B", bound=BaseModel)
 
 
-class PredictRequest(Body):
+class PredictRequest(PassRequest):
     """Rows to predict, and what to say of them."""
 
     outputs: list[StrictStr] | None = Field(default=None, description="Measures by name; absent: all the model has.")
@@ -104,7 +104,7 @@ class PredictRequest(Body):
     )
 
 
-class Run(BaseModel):
+class ProvenanceFields(BaseModel):
     """What a run was: enough to repeat it."""
 
     model: str
@@ -117,7 +117,7 @@ class Run(BaseModel):
     noise: int = NOISE_VERSION
 
 
-class PredictResponse(Run):
+class PredictResponse(ProvenanceFields):
     """One array for each measure, rows first."""
 
     labels: list[str] | None = Field(default=None, description="Names of the columns: classes, or labels.")
@@ -207,7 +207,7 @@ class Problem(BaseModel):
     detail: str
 
 
-def parse(kind: type[B], value: Any) -> B:
+def parse_body(kind: type[B], value: Any) -> B:
     """A request of a kind from a JSON value. Raises InvalidRequest, naming the field."""
     if not isinstance(value, dict):
         raise InvalidRequest('the body is no JSON object; send {"inputs": [...]}.')

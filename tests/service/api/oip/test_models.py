@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from mcdrop.api.oip.statistics import told as told_of
-from mcdrop.observability.events import Answered, Computed, Phase
+from mcdrop.api.oip.statistics import statistics_response
+from mcdrop.observability.events import BatchFinished, CallFinished, Phase
 from mcdrop.observability.metrics import Metrics
 from mcdrop.settings import Settings
 from tests.service.api.oip.test_infer import INFER, answer, refused, tensor
@@ -152,15 +152,15 @@ def test_requests_are_counted_by_what_they_took(own):
 def test_times_add_up():
     statistics = Metrics((), {})
     phases = (("decode", 0, 3), ("queue", 3, 10), ("prefix", 10, 30), ("suffix", 30, 100), ("encode", 100, 105))
-    statistics.answered(Answered("m", 1, "infer", "success", 4, 8, tuple(Phase(*phase) for phase in phases)))
-    statistics.answered(Answered("m", 1, "infer", "rejected", 4, 8, (Phase("decode", 0, 11),)))
-    statistics.answered(Answered("m", 2, "infer", "success", 9, 8))
+    statistics.call_finished(CallFinished("m", 1, "infer", "success", 4, 8, tuple(Phase(*phase) for phase in phases)))
+    statistics.call_finished(CallFinished("m", 1, "infer", "rejected", 4, 8, (Phase("decode", 0, 11),)))
+    statistics.call_finished(CallFinished("m", 2, "infer", "success", 9, 8))
     for rows, failed in ((0, False), (1, False), (2, False), (3, False), (4, False), (9, True)):
-        statistics.computed(Computed("m", 1, rows, 8, 1, 0.5, failed))
+        statistics.batch_finished(BatchFinished("m", 1, rows, 8, 1, 0.5, failed))
 
-    told = told_of(("m", 1), statistics.statistics("m", 1))
+    counted = statistics_response(("m", 1), statistics.statistics("m", 1))
 
-    spent = {name: duration["ns"] for name, duration in told.inference_stats.model_dump().items()}
+    spent = {name: duration["ns"] for name, duration in counted.inference_stats.model_dump().items()}
     assert spent == {
         "success": 105,
         "fail": 11,
@@ -171,8 +171,8 @@ def test_times_add_up():
         "cache_hit": 0,
         "cache_miss": 0,
     }
-    assert (told.inference_count, told.execution_count) == (4, 5)
-    batches = [(one.batch_size, one.compute_infer.count, one.compute_infer.ns) for one in told.batch_stats]
+    assert (counted.inference_count, counted.execution_count) == (4, 5)
+    batches = [(one.batch_size, one.compute_infer.count, one.compute_infer.ns) for one in counted.batch_stats]
     assert batches == [(1, 2, 10**9), (2, 1, 5 * 10**8), (4, 2, 10**9)]
     assert [statistics.statistics(*key).inference_count for key in (("m", 2), ("never", 1))] == [9, 0]
 

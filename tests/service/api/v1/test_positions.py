@@ -10,7 +10,7 @@ from torch import nn
 from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
 from dropout_core.errors import InvalidInput
-from mcdrop.api.oip.metadata import metadata_of
+from mcdrop.api.oip.metadata import model_metadata
 from mcdrop.inference.query import Asked, RequestLimits, make_query
 from mcdrop.settings import Settings
 from mcdrop_models.bundle.repository import Repository
@@ -66,7 +66,7 @@ def test_an_answer_is_nested_lists_of_rows_and_positions(server, predictor):
 def test_a_description_says_the_positions(server, predictor):
     described = server.ask("GET", "/v1/models/tags").json()
     assert described["positions"] == ["length"]
-    shapes = {tensor.name: tensor.shape for tensor in metadata_of(predictor, [1]).outputs}
+    shapes = {tensor.name: tensor.shape for tensor in model_metadata(predictor, [1]).outputs}
     assert (shapes["mean"], shapes["margin"], shapes["passes_used"]) == ([-1, -1, 3], [-1, -1], [-1])
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mcdrop.api.v1.rank.schemas import RankRequest
-from mcdrop.api.v1.schemas import PredictRequest, parse
+from mcdrop.api.v1.schemas import PredictRequest, parse_body
 from mcdrop.errors import InvalidRequest
 from mcdrop_models.bundle.manifest import Manifest
 
@@ -17,7 +17,7 @@ OF_PASSES = ("passes", "sampling", "masks", "branches", "tolerance", "min_passes
 
 
 def test_inputs_are_all_that_is_needed():
-    asked = parse(PredictRequest, INPUTS)
+    asked = parse_body(PredictRequest, INPUTS)
 
     assert (asked.inputs, asked.passes, asked.seed, asked.outputs) == ([[1]], None, None, None)
     assert (asked.quantiles, asked.samples) == ([], False)
@@ -25,14 +25,14 @@ def test_inputs_are_all_that_is_needed():
 
 
 def test_a_field_that_was_left_out_is_told_from_null():
-    assert "seed" not in parse(PredictRequest, INPUTS).model_fields_set
-    assert "seed" in parse(PredictRequest, {**INPUTS, "seed": None}).model_fields_set
+    assert "seed" not in parse_body(PredictRequest, INPUTS).model_fields_set
+    assert "seed" in parse_body(PredictRequest, {**INPUTS, "seed": None}).model_fields_set
 
 
 @pytest.mark.parametrize("body", [None, True, 3, "inputs", [], [INPUTS]], ids=str)
 def test_a_body_that_is_no_object_is_refused_with_what_to_send(body):
     with pytest.raises(InvalidRequest, match=r'^the body is no JSON object; send \{"inputs": \[\.\.\.\]\}\.$'):
-        parse(PredictRequest, body)
+        parse_body(PredictRequest, body)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_body_that_is_no_object_is_refused_with_what_to_send(body):
 )
 def test_a_field_that_does_not_fit_is_named(field, value):
     with pytest.raises(InvalidRequest) as refusal:
-        parse(PredictRequest, {**INPUTS, field: value})
+        parse_body(PredictRequest, {**INPUTS, field: value})
 
     assert str(refusal.value).startswith(field)
     assert str(refusal.value).endswith(f". The fields are {OF_ALL}, outputs, quantiles, samples, defer_above.")
@@ -82,7 +82,7 @@ def test_a_field_that_does_not_fit_is_named(field, value):
 
 def test_inputs_that_are_missing_are_named():
     with pytest.raises(InvalidRequest, match=r"^inputs: Field required\."):
-        parse(PredictRequest, {})
+        parse_body(PredictRequest, {})
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_inputs_that_are_missing_are_named():
 )
 def test_a_field_of_rank_that_does_not_fit_is_named(field, value):
     with pytest.raises(InvalidRequest) as refusal:
-        parse(RankRequest, {**INPUTS, field: value})
+        parse_body(RankRequest, {**INPUTS, field: value})
 
     assert str(refusal.value).startswith(field)
     assert str(refusal.value).endswith(f"The fields are {OF_ALL}, {OF_RANK}.")
 
 
 def test_ids_are_texts_or_numbers():
-    assert parse(RankRequest, {**INPUTS, "ids": ["a", 1]}).ids == ["a", 1]
+    assert parse_body(RankRequest, {**INPUTS, "ids": ["a", 1]}).ids == ["a", 1]
 
 
 def test_levels_may_be_whole_numbers_so_that_the_refusal_says_what_is_allowed():
-    assert parse(PredictRequest, {**INPUTS, "quantiles": [1, 0.5]}).quantiles == [1.0, 0.5]
+    assert parse_body(PredictRequest, {**INPUTS, "quantiles": [1, 0.5]}).quantiles == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("kind", [PredictRequest, RankRequest], ids=["predict", "rank"])
@@ -131,7 +131,7 @@ def test_an_example_of_the_documentation_fits(kind):
 
     assert schema["examples"]
     for example in schema["examples"]:
-        assert parse(kind, json.loads(json.dumps(example))).inputs
+        assert parse_body(kind, json.loads(json.dumps(example))).inputs
 
 
 def test_the_wire_offers_what_bundles_can_say():

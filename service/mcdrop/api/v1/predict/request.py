@@ -12,9 +12,9 @@ import orjson
 from fastapi import Request
 from torch import Tensor
 
-from mcdrop.api.v1.schemas import Body, PredictRequest, parse
+from mcdrop.api.v1.schemas import PassRequest, PredictRequest, parse_body
 from mcdrop.errors import InvalidRequest
-from mcdrop.http.media_types import JSON, NPY, NPZ, OIP, form_of_answer, form_of_body
+from mcdrop.http.media_types import JSON, NPY, NPZ, OIP, body_media_type, negotiate
 from mcdrop.inference.call import SMALL_BODY_BYTES, Call
 from mcdrop.inference.inputs import arrays_to_inputs, to_inputs
 from mcdrop.inference.query import Asked, Query, RequestLimits, draw_seed, make_query
@@ -90,10 +90,10 @@ def _read(predictor: Predictor, sent: Sent) -> tuple[PredictRequest, Mapping[str
     """The fields of a request, and its inputs by name."""
     fields = query_fields(sent.query)
     if sent.form == JSON:
-        asked = parse(PredictRequest, merged(sent.parse_json(sent.body), fields))
+        asked = parse_body(PredictRequest, merged(sent.parse_json(sent.body), fields))
         return asked, to_inputs(asked.inputs, predictor.manifest)
     arrays = read_npy(sent.body) if sent.form == NPY else read_npz(sent.body, sent.max_bytes)
-    asked = parse(PredictRequest, {**fields, "inputs": arrays})
+    asked = parse_body(PredictRequest, {**fields, "inputs": arrays})
     return asked, arrays_to_inputs(arrays, predictor.manifest)
 
 
@@ -107,7 +107,7 @@ def merged(body: Any, fields: Mapping[str, Any]) -> Any:
     return {**body, **fields}
 
 
-def asked_of(body: Body) -> Asked:
+def asked_of(body: PassRequest) -> Asked:
     """What a request says of the passes. An absent seed is the bundle's own; a null that was sent draws one."""
     drawn = body.seed is None and "seed" in body.model_fields_set
     return Asked(
@@ -128,7 +128,7 @@ async def decoded(call: Call, read: Callable[[Sent], T], *, framed: bool = False
     """What is read of a request. framed: whether it may come in the frame of the Open Inference Protocol."""
     request, max_bytes = call.request, call.shared.settings.max_body_bytes
     length = request.headers.get(LENGTH_HEADER) if framed else None
-    form = OIP if length is not None else form_of_body(request.headers.get("content-type", ""))
+    form = OIP if length is not None else body_media_type(request.headers.get("content-type", ""))
     query = request.query_params.multi_items()
 
     def weight(body: bytes) -> int:
@@ -144,6 +144,6 @@ async def decoded(call: Call, read: Callable[[Sent], T], *, framed: bool = False
     return await call.decode(lambda body: read(sent(body)), weight)
 
 
-def form_wanted(request: Request, offered: tuple[str, ...]) -> str:
+def response_media_type(request: Request, offered: tuple[str, ...]) -> str:
     """The form of the answer. Raises NotAcceptable."""
-    return form_of_answer(",".join(request.headers.getlist("accept")), offered)
+    return negotiate(",".join(request.headers.getlist("accept")), offered)

@@ -5,19 +5,19 @@ from collections.abc import Iterator, Mapping
 import orjson
 
 from mcdrop.http.media_types import NPZ
-from mcdrop.inference.query import Array, Query
-from mcdrop.inference.run import DEFER, Run
-from mcdrop.wire.json import to_json
-from mcdrop.wire.npy import write_npz
+from mcdrop.inference.provenance import DEFER, Provenance
+from mcdrop.inference.query import Query
+from mcdrop.wire.json import dump_json
+from mcdrop.wire.npy import Array, write_npz
 from mcdrop_models.loading.predictor import Predictor
 
 _LINE = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
-def run_of(predictor: Predictor, query: Query) -> Run:
+def provenance_of(predictor: Predictor, query: Query) -> Provenance:
     """The run that a query makes of a model."""
     manifest, plan = predictor.manifest, query.plan
-    return Run(
+    return Provenance(
         model=manifest.name,
         version=predictor.version,
         passes=plan.passes,
@@ -32,7 +32,7 @@ def run_of(predictor: Predictor, query: Query) -> Run:
     )
 
 
-def prediction(run: Run, measures: Mapping[str, Array], form: str) -> bytes:
+def prediction(run: Provenance, measures: Mapping[str, Array], form: str) -> bytes:
     """An answer to a predict request as JSON or .npz."""
     if form == NPZ:
         return write_npz({**measures, **run.members})
@@ -40,7 +40,7 @@ def prediction(run: Run, measures: Mapping[str, Array], form: str) -> bytes:
     deferred = {"defer_above": run.defer_above, DEFER: outputs.pop(DEFER)} if run.defer_above else {}
     labels = {"labels": run.labels} if run.labels else {}
     levels = {"quantiles": run.quantiles} if run.quantiles else {}
-    return to_json({**run.facts, **labels, **levels, **deferred, "outputs": outputs})
+    return dump_json({**run.facts, **labels, **levels, **deferred, "outputs": outputs})
 
 
 def lines(start: int, measures: Mapping[str, Array]) -> bytes:

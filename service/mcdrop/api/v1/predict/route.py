@@ -5,16 +5,16 @@ from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 
-from mcdrop.api.v1.openapi import PREDICT_RESPONSES, documented
-from mcdrop.api.v1.predict.request import decoded, form_wanted, predict_query
-from mcdrop.api.v1.predict.response import lines, prediction, run_of
+from mcdrop.api.v1.documentation import PREDICT_RESPONSES, request_docs
+from mcdrop.api.v1.predict.request import decoded, predict_query, response_media_type
+from mcdrop.api.v1.predict.response import lines, prediction, provenance_of
 from mcdrop.api.v1.schemas import PredictRequest, PredictResponse
 from mcdrop.http.media_types import JSON, NDJSON, NPZ
-from mcdrop.http.paths import Name, Version
+from mcdrop.http.paths import ModelName, ModelVersion
 from mcdrop.inference.call import Call
 from mcdrop.inference.query import Query
-from mcdrop.inference.state import ServerState, Shared
-from mcdrop.inference.stream import Streamed
+from mcdrop.inference.state import ServerState, State
+from mcdrop.inference.stream import LineStream
 
 router = APIRouter(prefix="/v1/models", tags=["predict"])
 
@@ -23,9 +23,9 @@ router = APIRouter(prefix="/v1/models", tags=["predict"])
     "/{name}/predict",
     response_model=PredictResponse,
     responses=PREDICT_RESPONSES,
-    openapi_extra=documented(PredictRequest),
+    openapi_extra=request_docs(PredictRequest),
 )
-async def predict(name: Name, request: Request, shared: Shared) -> Response:
+async def predict(name: ModelName, request: Request, shared: State) -> Response:
     """Predictive mean, variance and entropies of each row."""
     return await _predict(name, None, request, shared)
 
@@ -34,9 +34,9 @@ async def predict(name: Name, request: Request, shared: Shared) -> Response:
     "/{name}/versions/{version}/predict",
     response_model=PredictResponse,
     responses=PREDICT_RESPONSES,
-    openapi_extra=documented(PredictRequest),
+    openapi_extra=request_docs(PredictRequest),
 )
-async def predict_version(name: Name, version: Version, request: Request, shared: Shared) -> Response:
+async def predict_version(name: ModelName, version: ModelVersion, request: Request, shared: State) -> Response:
     """Predict with one version."""
     return await _predict(name, version, request, shared)
 
@@ -44,11 +44,11 @@ async def predict_version(name: Name, version: Version, request: Request, shared
 async def _predict(name: str, version: int | None, request: Request, shared: ServerState) -> Response:
     async with await Call.of(shared, request, name, version, "predict") as call:
         predictor = call.model.predictor
-        form = form_wanted(request, (JSON, NPZ, NDJSON))
+        form = response_media_type(request, (JSON, NPZ, NDJSON))
         query = await decoded(call, lambda sent: predict_query(predictor, sent, shared.limits))
-        run = run_of(predictor, query)
+        run = provenance_of(predictor, query)
         if form == NDJSON:
-            return await Streamed.of(call, _lines(call, query), run.headers)
+            return await LineStream.of(call, _lines(call, query), run.headers)
         measures = await call.compute(query)
         numbers = sum(array.size for array in measures.values())
         return Response(await call.encode(numbers, lambda: prediction(run, measures, form)), media_type=form)

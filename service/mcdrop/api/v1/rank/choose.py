@@ -10,7 +10,7 @@ from dropout_core.acquire.need import Arrays, Need, joined
 from dropout_core.errors import NonFiniteOutput
 from mcdrop.api.v1.rank.request import RankQuery, embedding_of
 from mcdrop.inference.call import Call
-from mcdrop.inference.query import Array
+from mcdrop.wire.npy import Array
 
 # Of so many numbers what is kept is found on the event loop: handing them to a thread would cost more.
 _FEW_NUMBERS = 2048

@@ -14,15 +14,15 @@ from dropout_core.engine.embedding import last_hidden
 from dropout_core.engine.plan import Plan
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.inputs import select_rows, sizes_of
-from mcdrop.api.oip.decode import arrays_of
+from mcdrop.api.oip.decode import tensor_arrays
 from mcdrop.api.v1.predict.request import Sent, asked_of, merged, query_fields, value_of
 from mcdrop.api.v1.rank.limits import chosen_groups, excluded_rows, refuse_too_many
 from mcdrop.api.v1.rank.members import fields_of
 from mcdrop.api.v1.rank.schemas import RankFrame, RankRequest
-from mcdrop.api.v1.schemas import parse
+from mcdrop.api.v1.schemas import parse_body
 from mcdrop.http.media_types import JSON, NPY, OIP
 from mcdrop.inference.inputs import to_inputs
-from mcdrop.inference.query import Embed, Query, RequestLimits, make_query
+from mcdrop.inference.query import EmbeddingQuery, Query, RequestLimits, make_query
 from mcdrop.wire.npy import read_npy, read_npz
 from mcdrop.wire.oip_frame import Frame
 from mcdrop_models.loading.predictor import Predictor
@@ -68,9 +68,9 @@ class RankQuery:
             )
 
 
-def embedding_of(query: Query) -> Embed:
+def embedding_of(query: Query) -> EmbeddingQuery:
     """Where the network puts the rows of a query."""
-    return Embed(query.inputs, query.num_rows, query.places)
+    return EmbeddingQuery(query.inputs, query.num_rows, query.places)
 
 
 def question_of(predictor: Predictor, sent: Sent, limits: RequestLimits) -> RankQuery:
@@ -117,23 +117,23 @@ def _request(predictor: Predictor, sent: Sent) -> RankRequest:
     """The fields of a request, wherever they stand; rows as arrays or as nested lists."""
     beside, names = query_fields(sent.query), [spec.name for spec in predictor.manifest.inputs]
     if sent.form == JSON:
-        return parse(RankRequest, merged(sent.parse_json(sent.body), beside))
+        return parse_body(RankRequest, merged(sent.parse_json(sent.body), beside))
     if sent.form == OIP:
-        return parse(RankRequest, merged(_framed(sent, names), beside))
+        return parse_body(RankRequest, merged(_framed(sent, names), beside))
     arrays = {"inputs": read_npy(sent.body)} if sent.form == NPY else read_npz(sent.body, sent.max_bytes)
     if sent.form == NPY and len(names) > 1:
         raise InvalidInput(f"the model takes {', '.join(names)}; send a .npz of them.")
-    return parse(RankRequest, merged(fields_of(arrays, names), beside))
+    return parse_body(RankRequest, merged(fields_of(arrays, names), beside))
 
 
 def _framed(sent: Sent, names: Sequence[str]) -> dict[str, Any]:
     """The fields of a frame: its tensors as members, its parameters as they are or as texts, as in an address."""
     frame = Frame.of(sent.body, sent.json_length)
-    framed = parse(RankFrame, sent.parse_json(frame.json))
+    framed = parse_body(RankFrame, sent.parse_json(frame.json))
     said = {
         name: value_of(name, value) if isinstance(value, str) else value for name, value in framed.parameters.items()
     }
-    members = arrays_of(framed.inputs, frame.cut([tensor.binary_size for tensor in framed.inputs]))
+    members = tensor_arrays(framed.inputs, frame.cut([tensor.binary_size for tensor in framed.inputs]))
     return cast("dict[str, Any]", merged(fields_of(members, names), said))
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from dropout_core.acquire.choose import Ranking
-from mcdrop.api.v1.predict.response import run_of
+from mcdrop.api.v1.predict.response import provenance_of
 from mcdrop.api.v1.rank.request import RankQuery
 from mcdrop.http.media_types import NPZ
-from mcdrop.wire.json import to_json
+from mcdrop.wire.json import dump_json
 from mcdrop.wire.npy import Array, write_npz
 from mcdrop_models.loading.predictor import Predictor
 
@@ -17,7 +17,7 @@ def ranking(predictor: Predictor, question: RankQuery, found: Ranking, form: str
     """The answer as JSON or .npz: there the parts are members of their own."""
     fields = _fields(predictor, question, found)
     if form != NPZ:
-        return to_json(fields)
+        return dump_json(fields)
     ids = {"ids": _ids(fields["ids"])} if "ids" in fields else {}
     parts = fields.pop("parts")
     return write_npz({**fields, **parts, **ids})
@@ -27,7 +27,7 @@ def _fields(predictor: Predictor, question: RankQuery, found: Ranking) -> dict[s
     """What there is to say, by its names on the wire."""
     indices, ids, joint = found.indices.numpy(), question.ids, found.shares is not None
     fields = {
-        **run_of(predictor, question.rows["pool"]).facts,
+        **provenance_of(predictor, question.rows["pool"]).facts,
         "digest": predictor.manifest.digest,
         "selector": question.asked.selector,
         "score": found.score,

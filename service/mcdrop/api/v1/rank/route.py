@@ -2,24 +2,24 @@
 
 from fastapi import APIRouter, Request, Response
 
-from mcdrop.api.v1.openapi import RANK_RESPONSES, documented
-from mcdrop.api.v1.predict.request import decoded, form_wanted
+from mcdrop.api.v1.documentation import RANK_RESPONSES, request_docs
+from mcdrop.api.v1.predict.request import decoded, response_media_type
 from mcdrop.api.v1.rank.choose import ranking_of
 from mcdrop.api.v1.rank.request import question_of
 from mcdrop.api.v1.rank.response import ranking
 from mcdrop.api.v1.rank.schemas import RankRequest, RankResponse
 from mcdrop.http.media_types import JSON, NPZ
-from mcdrop.http.paths import Name, Version
+from mcdrop.http.paths import ModelName, ModelVersion
 from mcdrop.inference.call import Call
-from mcdrop.inference.state import ServerState, Shared
+from mcdrop.inference.state import ServerState, State
 
 router = APIRouter(prefix="/v1/models", tags=["predict"])
 
 
 @router.post(
-    "/{name}/rank", response_model=RankResponse, responses=RANK_RESPONSES, openapi_extra=documented(RankRequest)
+    "/{name}/rank", response_model=RankResponse, responses=RANK_RESPONSES, openapi_extra=request_docs(RankRequest)
 )
-async def rank(name: Name, request: Request, shared: Shared) -> Response:
+async def rank(name: ModelName, request: Request, shared: State) -> Response:
     """The rows of a pool that a human should label next, in the order they are picked."""
     return await _rank(name, None, request, shared)
 
@@ -28,9 +28,9 @@ async def rank(name: Name, request: Request, shared: Shared) -> Response:
     "/{name}/versions/{version}/rank",
     response_model=RankResponse,
     responses=RANK_RESPONSES,
-    openapi_extra=documented(RankRequest),
+    openapi_extra=request_docs(RankRequest),
 )
-async def rank_version(name: Name, version: Version, request: Request, shared: Shared) -> Response:
+async def rank_version(name: ModelName, version: ModelVersion, request: Request, shared: State) -> Response:
     """Rank with one version."""
     return await _rank(name, version, request, shared)
 
@@ -38,7 +38,7 @@ async def rank_version(name: Name, version: Version, request: Request, shared: S
 async def _rank(name: str, version: int | None, request: Request, shared: ServerState) -> Response:
     async with await Call.of(shared, request, name, version, "rank") as call:
         predictor = call.model.predictor
-        form = form_wanted(request, (JSON, NPZ))
+        form = response_media_type(request, (JSON, NPZ))
         question = await decoded(call, lambda sent: question_of(predictor, sent, shared.limits), framed=True)
         found = await ranking_of(call, question)
         numbers = len(found.indices) * (3 + len(found.parts))

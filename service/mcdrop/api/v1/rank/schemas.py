@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, Stric
 from dropout_core.acquire.pointwise import Reduction
 from dropout_core.acquire.vocabulary import Selector
 from mcdrop.api.oip.requests import InputTensor
-from mcdrop.api.v1.schemas import AT_LEAST_ONE, COST, PART, ROW, SHARPNESS, Body, Run
+from mcdrop.api.v1.schemas import AT_LEAST_ONE, COST, PART, ROW, SHARPNESS, PassRequest, ProvenanceFields
 
 _AS_INPUTS: dict[str, JsonValue] = {"anyOf": [{"type": "array", "items": {}}, {"type": "object"}, {"type": "null"}]}
 
 
-class RankRequest(Body):
+class RankRequest(PassRequest):
     """Rows of a pool, to find those a human should label next."""
 
     k: StrictInt = Field(default=10, ge=1, description="How many rows to return, in the order they are picked.")
@@ -85,7 +85,7 @@ class RankFrame(BaseModel):
     )
 
 
-class RankResponse(Run):
+class RankResponse(ProvenanceFields):
     """Rows in the order they were picked. A random choice runs no passes."""
 
     digest: str = Field(description="Of the bundle: with the run and the request it decides the choice.")

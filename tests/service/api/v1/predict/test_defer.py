@@ -7,7 +7,7 @@ import pytest
 
 from mcdrop.client import Client
 from mcdrop.http.media_types import NDJSON, NPZ
-from mcdrop.inference.query import Asked, RequestLimits, make_query, run_predict
+from mcdrop.inference.query import Asked, RequestLimits, make_query, run_query
 from tests.support import service_nets as nets
 from tests.support.asgi import good, refused, strict
 
@@ -117,6 +117,6 @@ def test_the_client_tells_which_rows_are_for_a_human(url, server, above):
 def test_a_query_in_the_same_process_defers_as_well(digits, server, above):
     query = make_query(digits, X, RequestLimits(100, 10**6, 100), asked=Asked(), outputs=["mean"], defer_above=above)
 
-    answer = run_predict(digits, query)
+    answer = run_query(digits, query)
 
     assert answer["defer"].tolist() == server.predict("digits", ROWS, defer_above=above)["defer"]

@@ -10,7 +10,7 @@ from dropout_core import predict
 from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import Scheme
 from mcdrop.client import Client
-from mcdrop.inference.query import Asked, RequestLimits, make_query, measures_of
+from mcdrop.inference.query import Asked, RequestLimits, make_query, model_measures
 from tests.service.conftest import assert_refused
 from tests.support import service_nets as nets
 from tests.support.asgi import refused
@@ -61,7 +61,7 @@ def test_rows_stop_when_their_error_is_small_enough(server, digits, live):
     assert len(set(used.tolist())) > 1  # else it could have stopped them all at once
     assert set(used.tolist()) <= {*range(16, 200, 16), 200}
     assert (np.array(answer["outputs"]["standard_error"])[used < 200] <= TOLERANCE).all()
-    assert tuple(answer["outputs"]) == (*measures_of(digits), *PRECISION)
+    assert tuple(answer["outputs"]) == (*model_measures(digits), *PRECISION)
     for name, values in answer["outputs"].items():
         np.testing.assert_allclose(values, live.measure(name).numpy(), rtol=0, atol=1e-5, err_msg=name)
 

@@ -3,7 +3,7 @@ import pytest
 
 from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
-from mcdrop.inference.query import measures_of
+from mcdrop.inference.query import model_measures
 from tests.service.conftest import LABELS
 from tests.support import service_nets as nets
 from tests.support.asgi import good
@@ -43,7 +43,7 @@ def test_the_answer_says_what_was_run_and_is_the_predictors_own(server, digits):
         "noise": 1,
         "labels": list(LABELS),
     }
-    assert_is(outputs, digits.predict(X, Plan(20, 7, DEFAULT)), measures_of(digits))
+    assert_is(outputs, digits.predict(X, Plan(20, 7, DEFAULT)), model_measures(digits))
 
 
 def test_rows_come_first(server):
@@ -57,7 +57,7 @@ def test_a_regression_answers_in_the_callers_unit_and_has_no_labels(server, heig
     answer = server.predict("heights", F.tolist())
 
     assert "labels" not in answer
-    assert_is(answer["outputs"], heights.predict(F, Plan(32, 0, DEFAULT)), measures_of(heights))
+    assert_is(answer["outputs"], heights.predict(F, Plan(32, 0, DEFAULT)), model_measures(heights))
     assert np.shape(answer["outputs"]["mean"]) == (3, 2)
     # scaled by (10, 2) and shifted by (100, -5): the network itself answers numbers of about 1
     assert np.abs(np.array(answer["outputs"]["mean"]) - (100, -5)).max() < 30
@@ -67,7 +67,7 @@ def test_passes_and_seed_are_used_and_reported(server, digits):
     answer = server.predict("digits", ROWS, passes=3, seed=2**63 - 1)
 
     assert (answer["passes"], answer["seed"]) == (3, 2**63 - 1)
-    assert_is(answer["outputs"], digits.predict(X, Plan(3, 2**63 - 1, DEFAULT)), measures_of(digits))
+    assert_is(answer["outputs"], digits.predict(X, Plan(3, 2**63 - 1, DEFAULT)), model_measures(digits))
 
 
 def test_one_pass_has_no_variance(server):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcdrop.http.media_types import NPY, NPZ
-from mcdrop.wire.npy import npy_of, write_npz
+from mcdrop.wire.npy import write_npy, write_npz
 from mcdrop.wire.oip_frame import LENGTH_HEADER
 from tests.support import service_nets as nets
 from tests.support.asgi import good, refused
@@ -62,7 +62,7 @@ def test_every_form_of_a_pool_has_the_same_answer(server):
 def test_a_pool_alone_may_be_an_array_with_its_fields_in_the_address(server):
     params = [("k", "3"), ("exclude", "0"), ("exclude", "1"), ("groups", "predicted_class"), ("quotas", '{"one":1}')]
 
-    answer = good(server.post(PATH, npy_of(X.numpy()), headers={"Content-Type": NPY}, params=params))
+    answer = good(server.post(PATH, write_npy(X.numpy()), headers={"Content-Type": NPY}, params=params))
 
     wanted = server.rank("digits", ROWS, k=3, exclude=[0, 1], groups="predicted_class", quotas={"one": 1})
     assert_alike(answer, wanted)

@@ -4,13 +4,13 @@ from typing import Any
 
 from mcdrop.api.v1.rank.schemas import RankRequest
 from mcdrop.api.v1.schemas import PredictRequest
+from mcdrop.http.error_docs import OF_ANSWERS, Responses, problem_docs
 from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ
-from mcdrop.http.openapi import BYTES, COMPRESSED, TIMEOUT, inlined
-from mcdrop.http.refusals import OF_ANSWERS, Responses, problems
+from mcdrop.http.openapi import BYTES, COMPRESSED, TIMEOUT, inline_definitions
 
 # Fields of bodies alone; and those that may be objects, which are JSON in an address too.
 _ROWS, _OBJECTS = {"inputs", "labelled", "targets"}, {"tolerance", "defer_above", "quotas"}
-_PROBLEMS = problems(*OF_ANSWERS, "not-acceptable")
+_PROBLEMS = problem_docs(*OF_ANSWERS, "not-acceptable")
 PREDICT_RESPONSES: Responses = {
     200: {
         "description": "The measures. .npz has each as a member, and the run: model, version, passes, seed, sampling, "
@@ -37,9 +37,9 @@ _FORMS = {
 }
 
 
-def documented(body: type[PredictRequest] | type[RankRequest]) -> dict[str, Any]:
+def request_docs(body: type[PredictRequest] | type[RankRequest]) -> dict[str, Any]:
     """The forms of a body, and its fields as they may stand in the query of the address."""
-    schema = inlined(body.model_json_schema())
+    schema = inline_definitions(body.model_json_schema())
     return {
         "requestBody": {
             "required": True,

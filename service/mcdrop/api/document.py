@@ -6,8 +6,8 @@ from pydantic import BaseModel
 
 from mcdrop.api.oip.responses import Failure
 from mcdrop.api.v1.schemas import Problem
+from mcdrop.http.error_docs import oip_error_docs, problem_docs
 from mcdrop.http.problems import is_oip
-from mcdrop.http.refusals import failures, problems
 from mcdrop.security.auth import anonymous_scope, scope_of
 from mcdrop.settings import Settings
 
@@ -40,7 +40,7 @@ _OF_FASTAPI = {"HTTPValidationError", "ValidationError"}
 _OWN_422 = {"$ref": "#/components/schemas/HTTPValidationError"}
 
 
-def completed(document: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def complete_document(document: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """FastAPI's document with the ids of requests, with keys where settings ask for them, and without its own 422."""
     paths = {
         path: {method: _operation(path, operation, settings) for method, operation in operations.items()}
@@ -63,7 +63,7 @@ def _operation(path: str, operation: dict[str, Any], settings: Settings) -> dict
     codes = ["unauthorized"] if asks or not open_to_all else []
     if needed == "admin" and settings.keys is not None:  # keys that may only predict are a file's
         codes.append("forbidden")
-    refused = (failures if is_oip(path) else problems)(*codes)
+    refused = (oip_error_docs if is_oip(path) else problem_docs)(*codes)
     responses = {**operation["responses"], **{str(status): response for status, response in refused.items()}}
     return {
         **operation,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Run:
+class Provenance:
     """What was run: enough to repeat it.
 
     labels, quantiles, defer_above: names of columns, levels, and thresholds by measure; empty where there are none.
@@ -49,20 +49,20 @@ class Run:
         return model | {f"Mcdrop-{name.capitalize()}": str(self.facts[name]) for name in _KINDS if name not in _NAMED}
 
     @staticmethod
-    def taken(members: dict[str, NDArray[Any]]) -> "Run":
+    def taken(members: dict[str, NDArray[Any]]) -> "Provenance":
         """The run, taken out of the members of a file. Raises KeyError or ValueError where it is not there."""
         facts = {name: kind(members.pop(name)) for name, kind in _KINDS.items()}
         lists = ("labels", "quantile_levels", "defer_measures", "defer_thresholds")
         labels, levels, measures, thresholds = (members.pop(name).tolist() if name in members else [] for name in lists)
         above = dict(zip(measures, thresholds, strict=True))
-        return Run(**facts, labels=tuple(labels), quantiles=tuple(levels), defer_above=above)
+        return Provenance(**facts, labels=tuple(labels), quantiles=tuple(levels), defer_above=above)
 
     @staticmethod
-    def told(headers: Mapping[str, str]) -> "Run":
+    def told(headers: Mapping[str, str]) -> "Provenance":
         """The run that headers tell. Raises KeyError or ValueError where they do not."""
         model, _, version = headers["mcdrop-model"].rpartition("/")
         others = {name: kind(headers[f"mcdrop-{name}"]) for name, kind in _KINDS.items() if name not in _NAMED}
-        return Run(model=model, version=int(version), **others)
+        return Provenance(model=model, version=int(version), **others)
 
 
 # The rows that are for a human, among the measures.

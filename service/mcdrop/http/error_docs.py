@@ -59,12 +59,12 @@ _DETAILS = {
 }
 
 
-def problems(*codes: str) -> Responses:
+def problem_docs(*codes: str) -> Responses:
     """Refusals on /v1 and wherever else no protocol says how they look: application/problem+json."""
     return _responses(codes, "application/problem+json", "Problem", {})
 
 
-def failures(*codes: str) -> Responses:
+def oip_error_docs(*codes: str) -> Responses:
     """Refusals on /v2, as the Open Inference Protocol has them."""
     return _responses(codes, "application/json", "Failure", OIP_STATUS)
 
