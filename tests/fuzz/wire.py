@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["service"]):
     from mcdrop.api.v1.predict import request as reading
     from mcdrop.http import compression as inflate
     from mcdrop.http import media_types as forms
-    from mcdrop.http.problems import status_of
+    from mcdrop.http.problems import problem_of
     from mcdrop.inference.inputs import to_inputs
     from mcdrop.inference.query import RequestLimits
     from mcdrop.wire import npy as arrays
@@ -88,7 +88,7 @@ def one(data: bytes) -> None:
     try:
         reader(data[1:])
     except Exception as error:
-        if not 400 <= status_of(error)[0] < 500:
+        if not 400 <= problem_of(error).status < 500:
             raise
 
 

@@ -1,1 +1,1 @@
-"""HTTP parts that every API shares."""
+"""HTTP: bodies, compression, media types and error responses."""

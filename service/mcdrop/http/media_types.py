@@ -1,4 +1,4 @@
-"""The forms of bodies and answers: which one was sent, and which one is wanted (RFC 9110, sections 8.3 and 12.5.1)."""
+"""The media types of bodies and responses, and their negotiation (RFC 9110, sections 8.3 and 12.5.1)."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,20 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 NPY = "application/x-npy"
 NPZ = "application/x-npz"
-# JSON and bytes behind it, in the frame of the Open Inference Protocol: known by its header.
+# JSON followed by tensors as bytes, as the Open Inference Protocol frames them. A header of its own marks it.
 OIP = "application/octet-stream"
-# What curl -d says of any body.
+# curl -d declares this for any body.
 _URLENCODED = "application/x-www-form-urlencoded"
 
 
 def body_media_type(content_type: str) -> str:
-    """JSON, NPY or NPZ. A body that says nothing of itself, or that it is text, is taken for JSON.
+    """Return the media type of a body: JSON, NPY or NPZ. Text, or no declaration, counts as JSON.
 
-    Raises UnsupportedMediaType.
+    Args:
+        content_type: The value of the Content-Type header.
+
+    Raises:
+        UnsupportedMediaType: The server does not read this type.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind in {NPY, NPZ}:
@@ -28,22 +32,27 @@ def body_media_type(content_type: str) -> str:
 
 
 def negotiate(accept: str, offered: Sequence[str]) -> str:
-    """The one of the forms offered that an Accept header likes best; the first of several it likes as well.
+    """Return the offered media type with the highest quality in an Accept header; the first of several such.
 
-    Raises NotAcceptable.
+    Args:
+        accept: The value of the Accept header; empty accepts everything.
+        offered: The media types that the endpoint writes, the preferred one first.
+
+    Raises:
+        NotAcceptable: The header accepts none of them.
     """
     if not accept.strip():
         return offered[0]
-    ranges = [_range(part) for part in accept.split(",")]
-    liking = {form: _quality(form, ranges) for form in offered}
-    best = max(offered, key=lambda form: liking[form])
-    if not liking[best]:
-        raise NotAcceptable(f"the Accept header is {accept[:60]!r}; there are {', '.join(offered)}.")
+    ranges = [_media_range(part) for part in accept.split(",")]
+    qualities = {media_type: _quality(media_type, ranges) for media_type in offered}
+    best = max(offered, key=lambda media_type: qualities[media_type])
+    if not qualities[best]:
+        raise NotAcceptable(f"the Accept header is {accept[:60]!r}; this endpoint writes {', '.join(offered)}.")
     return best
 
 
-def _range(part: str) -> tuple[str, float]:
-    """A media range of an Accept header, and how well it is liked: 0 … 1, and 0 where that cannot be read."""
+def _media_range(part: str) -> tuple[str, float]:
+    """Return a media range of an Accept header and its quality, 0 … 1; an unreadable quality is 0."""
     kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
     weights = [value.strip() for name, _, value in (one.partition("=") for one in parameters) if name.strip() == "q"]
     try:
@@ -53,9 +62,9 @@ def _range(part: str) -> tuple[str, float]:
     return kind, quality if 0.0 <= quality <= 1.0 else 0.0
 
 
-def _quality(form: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """How well a form is liked: as the range says that names it most exactly; 0 where none does."""
-    for name in (form, f"{form.partition('/')[0]}/*", "*/*"):
+def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """Return the quality from the most specific range that matches; 0 if none does."""
+    for name in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
         found = [quality for kind, quality in ranges if kind == name]
         if found:
             return max(found)

@@ -1,4 +1,4 @@
-"""Schemas as the OpenAPI document wants them."""
+"""Schemas that several operations of the OpenAPI document share."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ BYTES = {"type": "string", "format": "binary"}
 TIMEOUT = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
-    "description": "How long the caller waits; the server's own longest at most.",
+    "description": "How long the client waits, in milliseconds. The server's own limit still applies.",
     "schema": {"type": "integer", "minimum": 1},
     "example": 10000,
 }
@@ -14,17 +14,21 @@ COMPRESSED = "Content-Encoding may be gzip or deflate."
 
 
 def inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema of pydantic's without $defs, which stand elsewhere in an OpenAPI document. None refers to itself."""
+    """Return a JSON schema with its $defs inlined, as an OpenAPI document keeps them elsewhere.
+
+    Args:
+        schema: A schema from pydantic, without recursive references.
+    """
     definitions = schema.get("$defs", {})
 
-    def resolved(part: Any) -> Any:
+    def resolve(part: Any) -> Any:
         if isinstance(part, list):
-            return [resolved(item) for item in part]
+            return [resolve(item) for item in part]
         if not isinstance(part, dict):
             return part
         if "$ref" in part:
-            return resolved(definitions[part["$ref"].rpartition("/")[2]])
-        return {key: resolved(value) for key, value in part.items() if key != "$defs"}
+            return resolve(definitions[part["$ref"].rpartition("/")[2]])
+        return {key: resolve(value) for key, value in part.items() if key != "$defs"}
 
-    whole: dict[str, Any] = resolved(schema)
+    whole: dict[str, Any] = resolve(schema)
     return whole

@@ -1,4 +1,4 @@
-"""What stands in addresses: names and versions of models."""
+"""Path parameters: names and versions of models."""
 
 from typing import Annotated
 
@@ -6,8 +6,8 @@ from fastapi import Path
 
 from mcdrop_models.bundle.manifest import NAME_PATTERN
 
-# Not enforced here: that there is no model of a wrong name is for the catalogue to say.
+# The pattern is documented, not enforced: the catalogue reports a model that does not exist.
 ModelName = Annotated[
-    str, Path(description="A model.", examples=["digits"], json_schema_extra={"pattern": NAME_PATTERN})
+    str, Path(description="Name of the model.", examples=["digits"], json_schema_extra={"pattern": NAME_PATTERN})
 ]
-ModelVersion = Annotated[int, Path(ge=1, description="One version of it.", examples=[1])]
+ModelVersion = Annotated[int, Path(ge=1, description="Version of the model.", examples=[1])]

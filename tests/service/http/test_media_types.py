@@ -68,7 +68,9 @@ def test_an_answer_is_of_the_form_that_is_liked_best(accept, form):
 def test_where_no_form_is_liked_those_there_are_are_named(accept):
     with pytest.raises(NotAcceptable) as refusal:
         negotiate(accept, (JSON, NPZ) if "json" in accept else OFFERED)
-    assert f"the Accept header is {accept!r}; there are application/json, application/x-npz" in str(refusal.value)
+    assert f"the Accept header is {accept!r}; this endpoint writes application/json, application/x-npz" in str(
+        refusal.value
+    )
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_form_that_is_not_read_is_415(server, verb):
 def test_a_form_that_is_not_written_is_406_with_those_that_are(server, verb, accept, there):
     answer = server.post(f"{DIGITS}/{verb}", {"inputs": ROWS}, headers={"Accept": accept})
 
-    assert refused(answer, 406, "not-acceptable") == f"the Accept header is {accept!r}; there are {there}"
+    assert refused(answer, 406, "not-acceptable") == f"the Accept header is {accept!r}; this endpoint writes {there}"
 
 
 REFUSED = {
@@ -214,7 +214,7 @@ def test_what_fails_after_the_first_rows_is_the_last_line(slow):
     assert last == {
         "error": {
             "type": "urn:mcdrop:non-finite-output",
-            "title": "The network answered NaN or infinity",
+            "title": "The network returned NaN or infinity",
             "status": 500,
             "detail": "rooted answers row 39 with NaN or infinity; is it in the range of its training?",
         }

@@ -110,7 +110,7 @@ def test_a_caller_who_leaves_is_no_failure_of_ours():
     async def receive():
         return {"type": "http.disconnect"}
 
-    with pytest.raises(ClientGone, match="the caller left"):
+    with pytest.raises(ClientGone, match="the client left"):
         asyncio.run(read_body(Request({"type": "http", "headers": []}, receive), 5, 1.0))
 
 

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from mcdrop.api.document import complete_document
 from mcdrop.api.v1.rank.schemas import RankRequest
 from mcdrop.api.v1.schemas import PredictRequest, parse_body
-from mcdrop.http.problems import CODES
+from mcdrop.http.problems import PROBLEMS_BY_CODE
 from mcdrop.security.keys import new_key
 from mcdrop.settings import Settings
 from tests.support.asgi import PROBLEM_FIELDS, Served, good
@@ -136,13 +136,14 @@ def test_every_refusal_says_what_it_looks_like(guarded):
                     found.add(code)
                     value = example["value"]
                     assert kind == ("application/json" if v2 else "application/problem+json")
-                    assert int(status) == (400 if v2 and CODES[code][0] == 422 else CODES[code][0])
+                    problem = PROBLEMS_BY_CODE[code]
+                    assert int(status) == (400 if v2 and problem.status == 422 else problem.status)
                     assert set(value) == ({"error"} if v2 else PROBLEM_FIELDS)
                     if not v2:
                         assert (value["type"], value["status"]) == (f"urn:mcdrop:{code}", int(status))
-                        assert value["title"] == CODES[code][1] == example["summary"]
+                        assert value["title"] == problem.title == example["summary"]
 
-    assert found == set(CODES) - NOBODY_READS
+    assert found == set(PROBLEMS_BY_CODE) - NOBODY_READS
 
 
 def test_without_keys_nothing_is_said_of_them(openapi):

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from mcdrop.api.oip.requests import IndexRequest, LoadRequest, StrictBody, parse_oip_body
 from mcdrop.api.oip.responses import IndexEntry
 from mcdrop.http.body import read_body
-from mcdrop.http.error_docs import OF_BODIES, OF_MODELS, oip_error_docs
+from mcdrop.http.error_docs import BODY_ERRORS, MODEL_ERRORS, oip_error_docs
 from mcdrop.http.openapi import inline_definitions
 from mcdrop.http.paths import ModelName
 from mcdrop.inference.catalogue import VersionState
@@ -24,8 +24,8 @@ _STATES: dict[str, Literal["READY", "LOADING", "UNAVAILABLE"]] = {
     "refused": "UNAVAILABLE",
     "unloaded": "UNAVAILABLE",
 }
-_OF_INDEX = oip_error_docs(*OF_BODIES, "internal")
-_OF_LOADING = oip_error_docs(*OF_BODIES, *OF_MODELS)
+_OF_INDEX = oip_error_docs(*BODY_ERRORS, "internal")
+_OF_LOADING = oip_error_docs(*BODY_ERRORS, *MODEL_ERRORS)
 
 
 def _documented(kind: type[StrictBody]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mcdrop.api.oip.responses import (
     ServerMetadata,
 )
 from mcdrop.api.oip.statistics import statistics_response
-from mcdrop.http.error_docs import OF_ANSWERS, OF_MODELS, Responses, oip_error_docs
+from mcdrop.http.error_docs import COMPUTE_ERRORS, MODEL_ERRORS, Responses, oip_error_docs
 from mcdrop.http.openapi import BYTES, COMPRESSED, TIMEOUT, inline_definitions
 from mcdrop.http.paths import ModelName, ModelVersion
 from mcdrop.inference.call import Call
@@ -36,7 +36,7 @@ from mcdrop_models.errors import UnknownModel
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 _INTERNAL = oip_error_docs("internal")
-_OF_MODEL = oip_error_docs(*OF_MODELS)
+_OF_MODEL = oip_error_docs(*MODEL_ERRORS)
 _UNREADY: Responses = {503: {"model": NotReady, "description": "No model can be asked, and why."}, **_INTERNAL}
 _DEAD: Responses = {503: {"model": Live, "description": "What computes has died; restart the server."}, **_INTERNAL}
 _MODEL_UNREADY: Responses = {
@@ -50,7 +50,7 @@ _LENGTH = {
 }
 _INFER: dict[str, Any] = {
     "response_model": InferResponse,
-    "responses": {200: {"content": _BYTES, "headers": {LENGTH_HEADER: _LENGTH}}, **oip_error_docs(*OF_ANSWERS)},
+    "responses": {200: {"content": _BYTES, "headers": {LENGTH_HEADER: _LENGTH}}, **oip_error_docs(*COMPUTE_ERRORS)},
     "openapi_extra": {
         "parameters": [
             {

@@ -4,13 +4,13 @@ from typing import Any
 
 from mcdrop.api.v1.rank.schemas import RankRequest
 from mcdrop.api.v1.schemas import PredictRequest
-from mcdrop.http.error_docs import OF_ANSWERS, Responses, problem_docs
+from mcdrop.http.error_docs import COMPUTE_ERRORS, Responses, problem_docs
 from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ
 from mcdrop.http.openapi import BYTES, COMPRESSED, TIMEOUT, inline_definitions
 
 # Fields of bodies alone; and those that may be objects, which are JSON in an address too.
 _ROWS, _OBJECTS = {"inputs", "labelled", "targets"}, {"tolerance", "defer_above", "quotas"}
-_PROBLEMS = problem_docs(*OF_ANSWERS, "not-acceptable")
+_PROBLEMS = problem_docs(*COMPUTE_ERRORS, "not-acceptable")
 PREDICT_RESPONSES: Responses = {
     200: {
         "description": "The measures. .npz has each as a member, and the run: model, version, passes, seed, sampling, "

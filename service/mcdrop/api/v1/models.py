@@ -7,7 +7,7 @@ from fastapi import APIRouter
 
 from dropout_core.acquire.vocabulary import scores_of
 from mcdrop.api.v1.schemas import Bounds, InputDescription, ModelDescription, ModelList, ModelSummary, SiteDescription
-from mcdrop.http.error_docs import OF_MODELS, problem_docs
+from mcdrop.http.error_docs import MODEL_ERRORS, problem_docs
 from mcdrop.http.paths import ModelName, ModelVersion
 from mcdrop.inference.query import example_row, model_measures
 from mcdrop.inference.state import ServerState, State
@@ -22,13 +22,13 @@ async def list_models(shared: State) -> ModelList:
     return await anyio.to_thread.run_sync(_list, shared)
 
 
-@router.get("/{name}", responses=problem_docs(*OF_MODELS))
+@router.get("/{name}", responses=problem_docs(*MODEL_ERRORS))
 async def describe_model(name: ModelName, shared: State) -> ModelDescription:
     """The newest version of a model that can be served."""
     return _describe((await shared.model(name, None)).predictor, shared)
 
 
-@router.get("/{name}/versions/{version}", responses=problem_docs(*OF_MODELS))
+@router.get("/{name}/versions/{version}", responses=problem_docs(*MODEL_ERRORS))
 async def describe_version(name: ModelName, version: ModelVersion, shared: State) -> ModelDescription:
     """One version of a model."""
     return _describe((await shared.model(name, version)).predictor, shared)
