@@ -1,8 +1,7 @@
-"""A verified network and what is said of it, as the files of a bundle."""
+"""Writes a verified network and its description as a bundle."""
 
 import datetime
 import platform
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -12,37 +11,28 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from dropout_core.capture.outputs import Result
-from dropout_core.engine.scheme import Scheme
 from dropout_core.errors import InvalidInput
 from dropout_core.estimate.estimate import Estimate
 from dropout_core.graph.inputs import NamedTensors
 from dropout_core.graph.program import Program
-from dropout_core.measures.measures import OutputKind, Task
-from mcdrop_models.bundle.contents import (
-    PROBE_MEAN,
-    PROBE_VARIANCE,
-    free_specs,
-    input_specs,
-    position_specs,
-    probe_names,
-    site_specs,
-)
-from mcdrop_models.bundle.manifest import BackendChoice, Manifest, OutputScaling, seal_manifest, sha256
+from mcdrop_models.bundle.contents import PROBE_MEAN, PROBE_VARIANCE, probe_names, program_facts
+from mcdrop_models.bundle.manifest import Manifest, OutputScaling, seal_manifest, sha256
 from mcdrop_models.bundle.program_json import graph_to_json
 from mcdrop_models.bundle.repository import Repository
+from mcdrop_models.bundle.spec import BundleSpec
 
 PROBE_ROWS = 8
-_DEFAULT_OUTPUT: Mapping[str, OutputKind] = {
-    "classification": "logits",
-    "multilabel": "multilabel_logits",
-    "regression": "mean",
-}
 
 
 @dataclass(frozen=True)
 class PublishedBundle:
-    """What was written, and where."""
+    """A bundle on disk.
+
+    Attributes:
+        path: Its folder.
+        version: Its version among the bundles of its name.
+        manifest: Its manifest.
+    """
 
     path: Path
     version: int
@@ -50,93 +40,86 @@ class PublishedBundle:
 
 
 @dataclass(frozen=True)
-class BundleSpec:
-    """What a publisher says of a network, see mcdrop_models.publishing.torch."""
+class VerifiedNetwork:
+    """A network that passed the checks of `dropout_core.verify`.
 
-    name: str
-    task: Task
-    output: OutputKind
-    labels: Sequence[str] | None
-    result: Result
-    output_scaling: tuple[Sequence[float], Sequence[float]] | None
-    passes: int
-    seed: int
-    scheme: Scheme
-    metrics: Mapping[str, float]
-    backend: BackendChoice
-
-
-def output_of(task: Task, output: OutputKind | None) -> OutputKind:
-    """What a network's numbers are: as said, or the usual of a task. Raises InvalidInput for another task."""
-    if task not in _DEFAULT_OUTPUT:
-        raise InvalidInput(f"the task is {task!r}; choose one of {', '.join(_DEFAULT_OUTPUT)}.")
-    return output or _DEFAULT_OUTPUT[task]
-
-
-def write_bundle(
-    root: Path | str,
-    told: BundleSpec,
-    program: Program,
-    example: NamedTensors,
-    answer: Estimate,
-    halves: tuple[bytes | None, bytes] | None = None,
-) -> PublishedBundle:
-    """Write a bundle. answer: of 64 passes over the example, which every load is checked against.
-
-    halves: the network in ONNX. Raises InvalidInput for what no manifest may say.
+    Attributes:
+        program: The network.
+        example: Rows by input, [b, *F] each; they are stored as the probe.
+        answer: The estimate of 64 passes over the example. Every load must reproduce it.
+        prefix: The ONNX file of what runs once, where the network has one.
+        suffix: The ONNX file of what runs in each pass, where the network has one.
     """
-    program_bytes = graph_to_json(program.graph)
-    weights_bytes = safetensors.torch.save(_tensors(program, example, answer))
-    prefix, suffix = halves or (None, None)
+
+    program: Program
+    example: NamedTensors
+    answer: Estimate
+    prefix: bytes | None = None
+    suffix: bytes | None = None
+
+
+def write_bundle(root: Path | str, spec: BundleSpec, network: VerifiedNetwork) -> PublishedBundle:
+    """Write a bundle as the next version of its name, all or nothing.
+
+    Args:
+        root: The folder of bundles.
+        spec: What the publisher says of the bundle.
+        network: The network.
+
+    Raises:
+        InvalidInput: The manifest cannot hold what the spec says of this network.
+        InvalidBundle: The network uses an operator that bundles may not use.
+    """
+    program = graph_to_json(network.program.graph)
+    weights = safetensors.torch.save(_tensors(network))
     try:
-        manifest = seal_manifest(
-            {
-                "name": told.name,
-                "task": told.task,
-                "output": told.output,
-                "num_outputs": answer.mean.shape[-1],
-                "labels": tuple(told.labels) if told.labels is not None else None,
-                "inputs": input_specs(program),
-                "free": free_specs(program),
-                "result": None if told.result is None else str(told.result),
-                "positions": position_specs(program),
-                "output_scaling": _scaling(told.output_scaling),
-                "sites": site_specs(program),
-                "passes": told.passes,
-                "seed": told.seed,
-                "sampling": told.scheme.sampling,
-                "masks": told.scheme.masks,
-                "branches": told.scheme.branches,
-                "program": sha256(program_bytes),
-                "weights": sha256(weights_bytes),
-                "backend": told.backend,
-                "onnx_prefix": None if prefix is None else sha256(prefix),
-                "onnx_suffix": None if suffix is None else sha256(suffix),
-                "metrics": dict(told.metrics),
-                "provenance": _provenance(),
-            }
-        )
+        manifest = _manifest(spec, network, program, weights)
     except ValidationError as error:
-        found = [
-            (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
-        ]
-        reasons = "; ".join(f"{field}: {message}" if field else message for field, message in found)
-        raise InvalidInput(f"{told.name} cannot be published: {reasons}") from error
+        raise InvalidInput(f"{spec.name} cannot be published: {_reasons(error)}") from error
     repository = Repository(root)
-    version = repository.publish(manifest, program_bytes, weights_bytes, prefix, suffix)
-    return PublishedBundle(repository.root / told.name / str(version), version, manifest)
+    version = repository.publish(manifest, program, weights, network.prefix, network.suffix)
+    return PublishedBundle(repository.root / spec.name / str(version), version, manifest)
 
 
-def _scaling(pair: tuple[Sequence[float], Sequence[float]] | None) -> OutputScaling | None:
-    return None if pair is None else OutputScaling(scale=tuple(pair[0]), shift=tuple(pair[1]))
+def _manifest(spec: BundleSpec, network: VerifiedNetwork, program: bytes, weights: bytes) -> Manifest:
+    scaling = spec.output_scaling
+    return seal_manifest(
+        {
+            **program_facts(network.program),
+            "name": spec.name,
+            "task": spec.task,
+            "output": spec.output_kind,
+            "num_outputs": network.answer.mean.shape[-1],
+            "labels": None if spec.labels is None else tuple(spec.labels),
+            "result": None if spec.result is None else str(spec.result),
+            "output_scaling": None if scaling is None else OutputScaling(scale=scaling[0], shift=scaling[1]),
+            "passes": spec.passes,
+            "seed": spec.seed,
+            "sampling": spec.sampling,
+            "masks": spec.masks,
+            "branches": spec.branches,
+            "program": sha256(program),
+            "weights": sha256(weights),
+            "backend": spec.backend,
+            "onnx_prefix": None if network.prefix is None else sha256(network.prefix),
+            "onnx_suffix": None if network.suffix is None else sha256(network.suffix),
+            "metrics": dict(spec.metrics),
+            "provenance": _provenance(),
+        }
+    )
 
 
-def _tensors(program: Program, example: NamedTensors, answer: Estimate) -> dict[str, Tensor]:
-    """All tensors of a bundle. Tied weights are stored once for each name."""
-    known = answer.statistics["value"]
-    probe = {place: example[name] for name, place in probe_names(list(example)).items()}
-    probe |= {PROBE_MEAN: known.mean, PROBE_VARIANCE: known.variance}
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in {**program.weights, **probe}.items()}
+def _reasons(error: ValidationError) -> str:
+    found = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()]
+    return "; ".join(f"{field}: {message}" if field else message for field, message in found)
+
+
+def _tensors(network: VerifiedNetwork) -> dict[str, Tensor]:
+    """Return all tensors of a bundle. Tied weights are stored once for each of their names."""
+    known = network.answer.statistics["value"]
+    probe = {place: network.example[name] for name, place in probe_names(list(network.example)).items()}
+    tensors = {**network.program.weights, **probe, PROBE_MEAN: known.mean, PROBE_VARIANCE: known.variance}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
 def _provenance() -> dict[str, str]:

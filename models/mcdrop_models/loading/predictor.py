@@ -1,48 +1,46 @@
-"""A bundle in memory, checked and ready to answer."""
+"""A bundle in memory, verified and ready to predict."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-import safetensors.torch
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.network import Network
-from dropout_core.engine.plan import Plan
+from dropout_core.engine.plan import Plan, plan_of
+from dropout_core.engine.scheme import Sampling, Sharing, scheme_of
 from dropout_core.engine.torch_network import TorchNetwork
 from dropout_core.errors import CoupledRows, InvalidInput, NonFiniteOutput, NoVariance
 from dropout_core.estimate.estimate import Estimate, estimated
-from dropout_core.graph.inputs import NamedTensors, inputs_by_name, num_rows
+from dropout_core.graph.inputs import NamedTensors, inputs_by_name
 from dropout_core.graph.program import Input, Program
-from dropout_core.verify import agree, verify
-from mcdrop_models.bundle.contents import (
-    PROBE_MEAN,
-    PROBE_VARIANCE,
-    free_specs,
-    position_specs,
-    probe_names,
-    site_specs,
-)
+from dropout_core.measures.precision import Tolerance
 from mcdrop_models.bundle.manifest import Manifest, OutputScaling
-from mcdrop_models.bundle.program_json import program_from_json
 from mcdrop_models.bundle.repository import BundleFiles, Repository
 from mcdrop_models.errors import InvalidBundle
 from mcdrop_models.loading.index_bounds import check_indices, table_rows
 from mcdrop_models.loading.networks import available_networks, choose_network
+from mcdrop_models.loading.stored_network import check_answer, read_network
 from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
 
-# Another machine's kernels round otherwise; other weights, noise or scaling are far outside this.
-_KNOWN_ANSWER_TOLERANCE = 1e-4
+Rows = Tensor | NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """One published version of a model, verified. Serves many threads: nothing in it changes.
+    """One version of a bundle in memory, verified. Nothing in it changes, so that it serves many threads.
 
-    probe: the rows it was published with, by input.
+    Attributes:
+        manifest: The manifest of the bundle.
+        version: The version of the bundle.
+        program: Its network.
+        engine: Runs the passes.
+        probe: The rows that the bundle was published with, by input.
     """
 
     manifest: Manifest
@@ -50,10 +48,6 @@ class Predictor:
     program: Program
     engine: Engine
     probe: NamedTensors
-
-    @cached_property
-    def _table_rows(self) -> dict[str, int]:
-        return table_rows(self.program)
 
     @staticmethod
     def load(
@@ -66,10 +60,18 @@ class Predictor:
     ) -> "Predictor":
         """Load and verify a version: digests, operators, row independence, variance, known answer.
 
-        tunings: where the engine's choices are kept that are measured on this machine; None: usual ones. backends: who
-        may compute; None: who the bundle says.
+        Args:
+            repository: The folder of bundles.
+            name: The name of the bundle.
+            version: Its version.
+            device: The device that computes, such as "cuda:0".
+            tunings: Keeps the choices of the engine that are measured on this machine. Without it nothing is measured,
+                and the defaults are taken.
+            backends: The backends that may compute. By default the one that the bundle names.
 
-        Raises UnknownModel, or InvalidBundle with the reason.
+        Raises:
+            UnknownModel: There is no such version.
+            InvalidBundle: The version cannot be served; the message says why.
         """
         files = repository.read(name, version)
         try:
@@ -92,7 +94,19 @@ class Predictor:
         tunings: TuningCache | None = None,
         backends: Backends | None = None,
     ) -> "Predictor":
-        """The newest version that can be served, loaded. Raises UnknownModel, or InvalidBundle with the reasons."""
+        """Load the newest version of a name that can be served.
+
+        Args:
+            repository: The folder of bundles.
+            name: The name of the bundle.
+            device: As in `load`.
+            tunings: As in `load`.
+            backends: As in `load`.
+
+        Raises:
+            UnknownModel: There is no such name.
+            InvalidBundle: No version can be served; the message gives the reason of each.
+        """
         reasons = []
         for version in repository.versions(name):
             try:
@@ -105,60 +119,124 @@ class Predictor:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the weights."""
+        """The size of the weights in bytes."""
         weights = sum(weight.nbytes for weight in self.program.weights.values())
         return weights + self.engine.network.nbytes
 
-    def predict(self, inputs: Tensor | NamedTensors, plan: Plan, keep_draws: bool = False) -> Estimate:
-        """The estimate of each row of the inputs [B, *F], in the caller's unit.
+    def predict(  # noqa: PLR0913 - the options of a run
+        self,
+        x: Rows | tuple[Rows, ...] | Mapping[str, Rows],
+        plan: Plan | None = None,
+        keep_draws: bool = False,
+        *,
+        passes: int | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        masks: Sharing | None = None,
+        branches: int | None = None,
+        tolerance: float | Tolerance | None = None,
+        min_passes: int | None = None,
+    ) -> Estimate:
+        """Return the estimate of each row, in the caller's unit.
 
-        inputs: by name; a tensor stands for the only one. Raises InvalidInput for inputs that do not fit, or
-        NonFiniteOutput, naming the row.
+        Args:
+            x: The rows [B, *F], of numpy or torch. A network of several inputs takes a tuple, or a mapping by name.
+                Numbers are converted to the dtype of the input where that loses no more than precision.
+            plan: The passes to run. By default the keyword arguments below make it.
+            keep_draws: Whether to keep the outputs of every pass, for `samples` and `quantiles`.
+            passes: Number of passes T, or the most passes of a row where there is a tolerance. By default the bundle's.
+            seed: Decides the masks. By default the bundle's.
+            sampling: "balanced" or "iid". By default the bundle's.
+            masks: "shared" or "independent". By default the bundle's.
+            branches: Passes that share the noise of all sites but the last. By default the bundle's.
+            tolerance: A row stops once the standard error of every mean is at most this; by measure as a mapping.
+            min_passes: The fewest passes of a row that may stop early.
+
+        Raises:
+            InvalidInput: The rows do not fit the network, or an option has a value that it may not have.
+            NonFiniteOutput: The answer to a row is not finite; the message names the row.
         """
-        by_name = inputs_by_name(self.program.graph, inputs)
-        self.refuse_unknown(by_name)
-        estimate = self.estimate(by_name, plan, keep_draws)
-        finite = finite_rows(estimate)
-        if not bool(finite.all()):
-            raise self.non_finite(int((~finite).nonzero()[0]))
+        if plan is None:
+            scheme = scheme_of(sampling, masks, branches, self.manifest.scheme)
+            usual = self.manifest.passes if tolerance is None else None
+            plan = plan_of(
+                usual if passes is None else passes,
+                self.manifest.seed if seed is None else seed,
+                scheme,
+                tolerance,
+                min_passes,
+            )
+        inputs = inputs_by_name(self.program.graph, _as_tensors(x))
+        inputs = {spec.name: _converted(spec, inputs[spec.name]) for spec in self.program.graph.inputs}
+        self.check_indices(inputs)
+        estimate = self.estimate(inputs, plan, keep_draws)
+        self.check_finite(finite_rows(estimate))
         return estimate
 
     def estimate(
         self, inputs: NamedTensors, plan: Plan, keep_draws: bool = False, places: Tensor | None = None
     ) -> Estimate:
-        """The estimate of rows of one or of several requests, whether it is finite or not.
+        """Return the estimate of rows of one or several requests, whether it is finite or not.
 
-        places: int64 [B], where each row stands in its request. Raises InvalidInput.
+        Args:
+            inputs: Rows by input, [B, *F] each.
+            plan: The passes to run.
+            keep_draws: Whether to keep the outputs of every pass.
+            places: The position of each row in its request, int64 [B]. By default the rows are one request.
+
+        Raises:
+            InvalidInput: The rows do not fit the network.
         """
         placed = {name: x.to(self.program.device) for name, x in inputs.items()}
         places = None if places is None else places.to(self.program.device)
         weights, output = self.program.weights, self.manifest.output
         try:
             estimate = estimated(self.engine, weights, placed, plan, output, keep_draws, places)
-        except IndexError as error:  # of a table reached another way; of an axis it is a fault of ours
+        except IndexError as error:  # of a table that is not indexed by an input itself; of an axis it is our fault
             if not str(error).startswith("index"):
                 raise
             raise InvalidInput(f"{self.manifest.name} has no entry for a number among the inputs: {error}.") from error
-        return in_callers_unit(estimate, self.manifest.output_scaling)
+        return rescale(estimate, self.manifest.output_scaling)
 
-    def refuse_unknown(self, inputs: NamedTensors) -> None:
-        """Raise InvalidInput for a number that a table of the network has no row for."""
+    def check_indices(self, inputs: NamedTensors) -> None:
+        """Raise InvalidInput for a number that indexes a table of the network and is outside of it."""
         check_indices(inputs, self._table_rows)
 
-    def non_finite(self, row: int) -> NonFiniteOutput:
-        """The error of a row whose answer is not finite."""
+    def check_finite(self, finite: Tensor, rows: Tensor | None = None) -> None:
+        """Raise NonFiniteOutput where the answer to a row is not finite.
+
+        Args:
+            finite: Which rows have a finite answer, bool [B].
+            rows: The numbers of the rows in the caller's request, int64 [B]. By default 0 … B − 1.
+        """
+        if not bool(finite.all()):
+            index = int((~finite).nonzero()[0])
+            raise self.non_finite_error(index if rows is None else int(rows[index]))
+
+    def non_finite_error(self, row: int) -> NonFiniteOutput:
+        """Return the error for a row whose answer is not finite."""
         return NonFiniteOutput(
-            f"{self.manifest.name} answers row {row} with NaN or infinity; is it in the range of its training?"
+            f"{self.manifest.name} answers row {row} with NaN or infinity. Check that the row is in the range of the "
+            "training data."
         )
+
+    @cached_property
+    def _table_rows(self) -> dict[str, int]:
+        return table_rows(self.program)
 
 
 def finite_rows(estimate: Estimate) -> Tensor:
-    """Which rows have a finite answer, bool [B]."""
+    """Return which rows of an estimate are finite, bool [B]."""
     return (estimate.statistics["value"].variance.isfinite() & estimate.variance.isfinite()).flatten(1).all(1)
 
 
-def in_callers_unit(estimate: Estimate, scaling: OutputScaling | None) -> Estimate:
-    """An estimate in the unit callers send and get."""
+def rescale(estimate: Estimate, scaling: OutputScaling | None) -> Estimate:
+    """Return an estimate in the caller's unit.
+
+    Args:
+        estimate: The estimate in the network's unit.
+        scaling: From the network's unit to the caller's; None where they are the same.
+    """
     if scaling is None:
         return estimate
     device = estimate.statistics["value"].mean.device
@@ -168,74 +246,44 @@ def in_callers_unit(estimate: Estimate, scaling: OutputScaling | None) -> Estima
     return estimate.rescaled(scale, shift)
 
 
-def _fits(spec: Input, probe: Tensor) -> bool:
-    """Whether a stored probe is rows of an input; the sizes of free dimensions are checked where it runs."""
-    sizes = zip(probe.shape[1:], spec.shape, strict=False)
-    of_shape = probe.dim() == len(spec.shape) + 1 and all(isinstance(b, str) or a == b for a, b in sizes)
-    return of_shape and probe.dtype == spec.dtype
+def _as_tensors(x: Any) -> Any:
+    """Return rows as tensors, in the tuple or the mapping that they came in."""
+    if isinstance(x, tuple):
+        return tuple(map(_as_tensor, x))
+    return {name: _as_tensor(rows) for name, rows in x.items()} if isinstance(x, Mapping) else _as_tensor(x)
+
+
+def _as_tensor(rows: Any) -> Tensor:
+    if isinstance(rows, Tensor):
+        return rows
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(rows))
+    kind = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
+    raise InvalidInput(f"the rows are {kind}; give a tensor or a numpy array of numbers, rows first.")
+
+
+def _converted(spec: Input, rows: Tensor) -> Tensor:
+    if rows.dtype == spec.dtype:
+        return rows
+    if torch.can_cast(rows.dtype, spec.dtype) and not rows.dtype.is_complex:
+        converted = rows.to(spec.dtype)
+        if spec.dtype.is_floating_point or torch.equal(converted.to(rows.dtype), rows):
+            return converted
+    raise InvalidInput(f"{spec.name} is {rows.dtype}, but the network takes {spec.dtype}. Convert it first.")
 
 
 def _verified(
     files: BundleFiles, version: int, device: torch.device, tunings: TuningCache | None, backends: Backends
 ) -> Predictor:
     manifest = files.manifest
-    try:
-        stored = {name: tensor.to(device) for name, tensor in safetensors.torch.load(files.weights).items()}
-    except SafetensorError as error:
-        raise InvalidBundle(
-            f"weights.safetensors of {manifest.name}/{version} is no safetensors file: {error}"
-        ) from error
-    probe_at = probe_names([spec.name for spec in manifest.inputs])
-    missing = {*probe_at.values(), PROBE_MEAN, PROBE_VARIANCE} - set(stored)
-    if missing:
-        raise InvalidBundle(f"weights.safetensors of {manifest.name}/{version} lacks {', '.join(sorted(missing))}.")
-    program = program_from_json(files.program, stored)
-    probe = {name: stored[place] for name, place in probe_at.items()}
-    _refuse_mismatch(manifest, program, probe)
+    stored = read_network(files, version, device)
+    program, probe = stored.program, stored.probe
     networks = available_networks(files, program, backends)
     for network in networks.values():
-        _refuse_other_answer(manifest, program, network, stored, probe)
+        check_answer(manifest, stored, network)
     network = choose_network(files, program, probe, networks, tunings)
     engine = Engine(program, network=network)
     if tunings is not None:
         other = None if isinstance(network, TorchNetwork) else network
         engine = engine.tuned(tunings.get(manifest.digest, program, probe, other))
     return Predictor(manifest, version, program, engine, probe)
-
-
-def _refuse_other_answer(
-    manifest: Manifest,
-    program: Program,
-    network: Network,
-    stored: NamedTensors,
-    probe: NamedTensors,
-) -> None:
-    """Raise for a network that is not alive, mixes rows, or answers the stored probe otherwise than published."""
-    known = verify(program, Engine(program, network=network), probe, manifest.output).statistics["value"]
-    if (len(known.mean), known.mean.shape[-1]) != (num_rows(probe), manifest.num_outputs):
-        raise InvalidBundle(
-            f"the network has {known.mean.shape[-1]} outputs; the manifest says {manifest.num_outputs}."
-        )
-    for name, value in ((PROBE_MEAN, known.mean), (PROBE_VARIANCE, known.variance)):
-        if value.shape != stored[name].shape or not agree(value, stored[name], _KNOWN_ANSWER_TOLERANCE):
-            raise InvalidBundle(f"the answer to the stored probe is not the one published ({name}).")
-
-
-def _refuse_mismatch(manifest: Manifest, program: Program, probe: NamedTensors) -> None:
-    inputs = program.graph.inputs
-    got = [(spec.name, spec.shape, str(spec.dtype).removeprefix("torch.")) for spec in inputs]
-    said = [(spec.name, spec.shape, spec.dtype) for spec in manifest.inputs]
-    if got != said or manifest.free != free_specs(program):
-        raise InvalidBundle(
-            f"the program takes {got} and is free in {list(program.graph.free)}, the manifest says {said} and "
-            f"{manifest.free}."
-        )
-    if manifest.positions != position_specs(program):
-        raise InvalidBundle(
-            f"the program answers positions {position_specs(program)}, the manifest says {manifest.positions}."
-        )
-    rows = {len(probe[spec.name]) if _fits(spec, probe[spec.name]) else 0 for spec in inputs}
-    if len(rows) != 1 or rows == {0}:
-        raise InvalidBundle(f"the stored probe is no rows of what the manifest says: {said}.")
-    if manifest.sites != site_specs(program):
-        raise InvalidBundle("the sites of the program are not those of the manifest.")

@@ -1,21 +1,20 @@
-"""A bundle that onnxruntime computes: of an ONNX file, whose random operators become sites, or beside torch."""
+"""Publishes an ONNX file, whose random operators become sites; or a network of torch in ONNX as well."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
 from torch import Tensor
 
 from dropout_core.capture.probe import two_rows
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.plan import DEFAULT_PASSES
-from dropout_core.engine.scheme import DEFAULT, Scheme
+from dropout_core.errors import InvalidInput
 from dropout_core.estimate.estimate import Estimate
 from dropout_core.graph.inputs import NamedTensors, select_rows
 from dropout_core.graph.program import Program
-from dropout_core.measures.measures import OutputKind, Task
 from dropout_core.verify import agree, verify
-from mcdrop_models.bundle.repository import validate_name
-from mcdrop_models.bundle.write import PROBE_ROWS, BundleSpec, PublishedBundle, output_of, write_bundle
+from mcdrop_models.bundle.spec import BundleSpec, OnnxBundleFields
+from mcdrop_models.bundle.write import PROBE_ROWS, PublishedBundle, VerifiedNetwork, write_bundle
 from mcdrop_models.errors import NotExportable
 from mcdrop_models.onnx.from_onnx.read import imported
 from mcdrop_models.onnx.graph.halves import Halves
@@ -24,60 +23,87 @@ from mcdrop_models.onnx.runtime.options import Runtime
 from mcdrop_models.onnx.to_onnx.halves import halves_of
 
 
-def publish_onnx(  # noqa: PLR0913 - what a bundle says of itself
+def publish_onnx(
     model: bytes,
     example_inputs: Tensor | Mapping[str, Tensor] | None = None,
     *,
-    name: str,
-    task: Task,
-    output: OutputKind | None = None,
-    labels: Sequence[str] | None = None,
-    result: str | None = None,
     root: Path | str = "bundles",
-    output_scaling: tuple[Sequence[float], Sequence[float]] | None = None,
-    passes: int = DEFAULT_PASSES,
-    seed: int = 0,
-    scheme: Scheme = DEFAULT,
-    metrics: Mapping[str, float] | None = None,
+    **fields: Unpack[OnnxBundleFields],
 ) -> PublishedBundle:
-    """Publish an ONNX model as the next version of a name. onnxruntime computes it, and no operator of it is torch's.
+    """Publish an ONNX model as the next version of a name. onnxruntime computes it; none of it runs in torch.
 
-    model: the content of the file, opset 12 or newer, with Dropout, Bernoulli, RandomUniformLike or RandomNormalLike
-    nodes, whoever exported it. example_inputs: as in mcdrop_models.publishing.torch; where there are none, standard
-    normal rows of the
-    shapes that the model declares. result: the name of the output that is served, where the model has several. The rest
-    is as in mcdrop_models.publishing.torch.
+    Args:
+        model: The content of the file, of opset 12 or newer, with Dropout, Bernoulli, RandomUniformLike or
+            RandomNormalLike nodes. Any exporter will do.
+        example_inputs: Rows as in `mcdrop_models.publishing.torch.publish`. By default standard normal rows of the
+            shapes that the model declares.
+        root: The folder of bundles.
+        **fields: The fields of a `mcdrop_models.bundle.spec.BundleSpec`; `result` is the name of an output. The file
+            itself says which dimensions are dynamic.
 
-    Raises InvalidBundle with what stands in the way, VerificationError, or InvalidInput.
+    Returns:
+        The bundle on disk.
+
+    Raises:
+        InvalidBundle: The file cannot be published; the message says why.
+        VerificationError: The network mixes its rows, or its passes all agree.
+        InvalidInput: The example or a field has a value that it may not have.
     """
-    validate_name(name)
-    chosen = output_of(task, output)
-    found = imported(model, example_inputs, result)
+    return publish_onnx_network(model, example_inputs, BundleSpec(**fields, backend="onnx"), root)
+
+
+def publish_onnx_network(
+    model: bytes, example_inputs: Tensor | Mapping[str, Tensor] | None, spec: BundleSpec, root: Path | str
+) -> PublishedBundle:
+    """Publish an ONNX model as a spec describes it; see `publish_onnx`.
+
+    Args:
+        model: The content of the file.
+        example_inputs: Rows that the model takes, or None for standard normal ones.
+        spec: The description of the bundle; its backend is "onnx".
+        root: The folder of bundles.
+
+    Returns:
+        The bundle on disk.
+    """
+    if isinstance(spec.result, int):
+        raise InvalidInput(f"the result is {spec.result}; name an output of the ONNX model.")
+    found = imported(model, example_inputs, spec.result)
     example = select_rows(two_rows(found.example), slice(PROBE_ROWS))
-    program, halves = Program(found.graph, {}), _serialized(found.halves)
-    engine = Engine(program, network=onnx_network(*halves, program, Runtime()))
-    answer = verify(program, engine, example, chosen)
-    told = BundleSpec(name, task, chosen, labels, result, output_scaling, passes, seed, scheme, metrics or {}, "onnx")
-    return write_bundle(root, told, program, example, answer, halves)
+    program = Program(found.graph, {})
+    prefix, suffix = _serialized(found.halves)
+    answer = verify(program, _onnx_engine(program, prefix, suffix), example, spec.output_kind)
+    return write_bundle(root, spec, VerifiedNetwork(program, example, answer, prefix, suffix))
 
 
-def verified_halves(program: Program, example: NamedTensors, answer: Estimate) -> tuple[bytes | None, bytes]:
-    """The halves of a Program as files, once onnxruntime answers an example as torch does.
+def with_onnx_halves(program: Program, example: NamedTensors, answer: Estimate) -> VerifiedNetwork:
+    """Convert a verified network to ONNX, and check that onnxruntime answers as torch does.
 
-    answer: of torch, to 64 passes over the example. Raises NotExportable.
+    Args:
+        program: The network.
+        example: Rows by input, [b, *F] each.
+        answer: The estimate of 64 passes over the example, computed by torch.
+
+    Returns:
+        The network with its prefix and suffix in ONNX.
+
+    Raises:
+        NotExportable: ONNX lacks an operator of the network, or onnxruntime answers differently.
     """
-    halves = _serialized(halves_of(program, example))
-    engine = Engine(program, network=onnx_network(*halves, program, Runtime()))
-    found = verify(program, engine, example, answer.output)
+    prefix, suffix = _serialized(halves_of(program, example))
+    found = verify(program, _onnx_engine(program, prefix, suffix), example, answer.output)
     if not agree(found.mean, answer.mean):
         raise NotExportable(
-            f"onnxruntime answers otherwise than torch, by up to {(found.mean - answer.mean).abs().max():.3g}; publish "
+            f"onnxruntime and torch answer differently, by up to {(found.mean - answer.mean).abs().max():.3g}. Publish "
             "with backend='torch', and report this network as a fault of mcdrop."
         )
-    return halves
+    return VerifiedNetwork(program, example, answer, prefix, suffix)
+
+
+def _onnx_engine(program: Program, prefix: bytes | None, suffix: bytes) -> Engine:
+    return Engine(program, network=onnx_network(prefix, suffix, program, Runtime()))
 
 
 def _serialized(halves: Halves) -> tuple[bytes | None, bytes]:
-    """Halves as the files of a bundle."""
     prefix = None if halves.prefix is None else halves.prefix.SerializeToString(deterministic=True)
     return prefix, halves.suffix.SerializeToString(deterministic=True)

@@ -1,72 +1,77 @@
-"""A trained network → a bundle: capture, verify, write."""
+"""Publishes a network of torch: capture, verify, write."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Unpack
 
 from torch import nn
 
 from dropout_core.capture.arguments import Inputs, bind
 from dropout_core.capture.capture import capture
-from dropout_core.capture.dynamic import Dynamic
-from dropout_core.capture.outputs import Result
 from dropout_core.capture.probe import two_rows
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.plan import DEFAULT_PASSES
-from dropout_core.engine.scheme import DEFAULT, Scheme
+from dropout_core.errors import InvalidInput
 from dropout_core.graph.inputs import select_rows
-from dropout_core.measures.measures import OutputKind, Task
 from dropout_core.verify import is_the_model, verify
-from mcdrop_models.bundle.manifest import BackendChoice
-from mcdrop_models.bundle.repository import validate_name
-from mcdrop_models.bundle.write import PROBE_ROWS, BundleSpec, PublishedBundle, output_of, write_bundle
+from mcdrop_models.bundle.spec import BundleFields, BundleSpec
+from mcdrop_models.bundle.write import PROBE_ROWS, PublishedBundle, VerifiedNetwork, write_bundle
 
 
-def publish(  # noqa: PLR0913 - what a bundle says of itself
-    model: nn.Module,
-    example_inputs: Inputs,
-    *,
-    name: str,
-    task: Task,
-    output: OutputKind | None = None,
-    labels: Sequence[str] | None = None,
-    result: Result = None,
-    class_axis: int | None = None,
-    dynamic: Dynamic | None = None,
-    root: Path | str = "bundles",
-    output_scaling: tuple[Sequence[float], Sequence[float]] | None = None,
-    passes: int = DEFAULT_PASSES,
-    seed: int = 0,
-    scheme: Scheme = DEFAULT,
-    metrics: Mapping[str, float] | None = None,
-    backend: BackendChoice = "torch",
+def publish(
+    model: nn.Module, example_inputs: Inputs, *, root: Path | str = "bundles", **fields: Unpack[BundleFields]
 ) -> PublishedBundle:
     """Publish a network as the next version of a name. The model is left as it was.
 
-    example_inputs: [b, *F], a tuple of the first arguments of forward, or a mapping by their names; real rows where
-    there are some: the first of them are stored as the bundle's probe, whose answer every load is checked against, and
-    the first one is shown to users. output: what the network's numbers are; where it is not said, logits for
-    classification, multilabel_logits for multilabel and mean for regression. labels: one for each class, or each label.
-    result: the name or the place of the output that is served, where forward returns several. class_axis: of that
-    output, the axis of its classes or targets (see dropout_core.predict); the bundle answers with it last. dynamic: the
-    axes in which inputs may differ from the example, such as {"ids": {1: "length"}} (see dropout_core.capture.capture).
-    output_scaling: scale and shift from the network's unit to the caller's, for regression. passes, seed,
-    scheme: used where a request names none. metrics: facts to show beside the model. backend: who computes it in
-    service. "onnx" and "auto", which is who is faster there, take the network along in ONNX as well.
+    Args:
+        model: The trained network.
+        example_inputs: Rows that the network takes: a tensor [b, *F], a tuple of the first arguments of forward, or a
+            mapping by their names. Real rows are best. The first 8 are stored as the bundle's probe: every load must
+            reproduce their answer, and the first one is shown to users.
+        root: The folder of bundles.
+        **fields: The fields of a `mcdrop_models.bundle.spec.BundleSpec`. `name` and `task` are required.
 
-    Raises CaptureError, VerificationError, InvalidInput, InvalidBundle for an operator bundles may not use, or
-    NotExportable for one that ONNX has not.
+    Returns:
+        The bundle on disk.
+
+    Raises:
+        CaptureError: torch.export cannot capture the network, or it has no dropout.
+        VerificationError: The captured network is not the model, mixes its rows, or has passes that all agree.
+        InvalidInput: The example or a field has a value that it may not have.
+        InvalidBundle: The network uses an operator that bundles may not use.
+        NotExportable: The backend is "onnx" or "auto", and ONNX lacks an operator of the network.
     """
-    validate_name(name)
-    chosen = output_of(task, output)
-    example = select_rows(two_rows(bind(model, example_inputs)), slice(PROBE_ROWS))
-    program = capture(model, example, dynamic=dynamic, result=result, class_axis=class_axis)
-    engine = Engine(program)
-    is_the_model(program, model, example, result, class_axis)
-    answer = verify(program, engine, example, chosen)
-    told = BundleSpec(name, task, chosen, labels, result, output_scaling, passes, seed, scheme, metrics or {}, backend)
-    if backend == "torch":
-        return write_bundle(root, told, program, example, answer)
-    # what most publishers never need: onnx and onnxruntime
-    from mcdrop_models.publishing.onnx import verified_halves
+    return publish_network(model, example_inputs, BundleSpec(**fields), root)
 
-    return write_bundle(root, told, program, example, answer, verified_halves(program, example, answer))
+
+def publish_network(model: nn.Module, example_inputs: Inputs, spec: BundleSpec, root: Path | str) -> PublishedBundle:
+    """Publish a network as a spec describes it; see `publish`.
+
+    Args:
+        model: The trained network.
+        example_inputs: Rows that the network takes.
+        spec: The description of the bundle.
+        root: The folder of bundles.
+
+    Returns:
+        The bundle on disk.
+    """
+    _check_module(model)
+    example = select_rows(two_rows(bind(model, example_inputs)), slice(PROBE_ROWS))
+    program = capture(model, example, dynamic=spec.dynamic, result=spec.result, class_axis=spec.class_axis)
+    engine = Engine(program)
+    is_the_model(program, model, example, spec.result, spec.class_axis)
+    answer = verify(program, engine, example, spec.output_kind)
+    if spec.backend == "torch":
+        return write_bundle(root, spec, VerifiedNetwork(program, example, answer))
+    from mcdrop_models.publishing.onnx import with_onnx_halves  # most publishers need neither onnx nor onnxruntime
+
+    return write_bundle(root, spec, with_onnx_halves(program, example, answer))
+
+
+def _check_module(model: Any) -> None:
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise InvalidInput(f"{model.__name__} is a class; publish a trained instance of it.")
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(
+            f"the model is a {type(model).__name__}, but only a torch.nn.Module can be published. Wrap a function in "
+            "a module whose forward calls it; load a file of weights into the module that they belong to."
+        )

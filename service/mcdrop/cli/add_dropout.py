@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dropout_core.errors import InvalidInput
-from mcdrop.cli.factories import read_onnx
+from mcdrop.cli.publish import read_onnx
 
 
 def add_dropout(

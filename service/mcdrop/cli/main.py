@@ -1,8 +1,6 @@
 """The command `mcdrop`."""
 
-import logging
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -17,9 +15,9 @@ from mcdrop.cli import predict as asking
 from mcdrop.cli import rank as ranking
 from mcdrop.cli.add_dropout import add_dropout
 from mcdrop.cli.export import export
-from mcdrop.cli.factories import Said, publish_factory, publish_file
 from mcdrop.cli.flags import flagged
 from mcdrop.cli.options import Bundles, Url, Version, bundles_folder, common_settings, read_settings
+from mcdrop.cli.publish import publish
 from mcdrop.cli.simulate import simulate
 from mcdrop.inference.catalogue import Catalogue
 from mcdrop.observability import logs
@@ -100,44 +98,6 @@ def train(
 
 
 @app.command()
-def publish(
-    network: Annotated[
-        str,
-        typer.Argument(
-            help="package.module:factory, called without arguments and imported from here; or an ONNX file."
-        ),
-    ],
-    name: Annotated[str, typer.Option(help="The name to publish under.")],
-    task: Annotated[str, typer.Option(help="classification, multilabel or regression.")],
-    example_shape: Annotated[
-        str | None, typer.Option(help="Shape of one row, such as 1,28,28; an ONNX file may tell it.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="The trained weights, .safetensors.")] = None,
-    output: Annotated[
-        str | None, typer.Option(help="logits, probabilities, mean, …; the task's usual one otherwise.")
-    ] = None,
-    labels: Annotated[str | None, typer.Option(help="Names of the classes, with commas between.")] = None,
-    result: Annotated[str | None, typer.Option(help="The output that is served, where there are several.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Who computes: torch, onnx, or auto, which is who is faster where it is served.")
-    ] = None,
-    bundles: Bundles = None,
-) -> None:
-    """Publish your own network, code or an ONNX file: checked here, and served without your code.
-
-    Example: `mcdrop publish net:make --weights net.safetensors --example-shape 28,28 --name net --task classification`
-
-    Example: `mcdrop publish net.onnx --name net --task classification`
-    """
-    logging.getLogger("torch").setLevel(logging.CRITICAL)  # what torch.export logs at length it also raises
-    said = Said(name, task, output, labels, example_shape, result, bundles_folder(bundles))
-    if network.endswith(".onnx"):
-        console.published(publish_file(Path(network), weights, backend, said))
-    else:
-        console.published(publish_factory(network, weights, backend, said))
-
-
-@app.command()
 def models(bundles: Bundles = None, url: Url = None) -> None:
     """List every version of every model, and why one is refused.
 
@@ -189,5 +149,5 @@ def variants() -> None:
 
 
 app.add_typer(key_commands.app, name="key")
-for command in (asking.predict, ranking.rank, asking.bench, simulate, export, add_dropout):
+for command in (publish, asking.predict, ranking.rank, asking.bench, simulate, export, add_dropout):
     app.command()(command)

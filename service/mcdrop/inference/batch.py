@@ -68,7 +68,7 @@ def run_batch(batch: Sequence[Slice]) -> list[Result | NonFiniteOutput]:
     answers: list[Result | NonFiniteOutput] = []
     for where, mask, result in zip(places, finite.split([one.rows for one in batch]), results, strict=True):
         whole = bool(mask.all())
-        answers.append(result if whole else predictor.non_finite(int(where[~mask][0])))
+        answers.append(result if whole else predictor.non_finite_error(int(where[~mask][0])))
     return answers
 
 

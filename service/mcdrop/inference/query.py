@@ -128,7 +128,7 @@ def make_query(
         raise InvalidInput(f"the quantile {wrong[0]} must lie strictly between 0 and 1.")
     rows = inputs_by_name(graph, inputs)
     sizes = sizes_of(graph, rows)
-    predictor.refuse_unknown(rows)
+    predictor.check_indices(rows)
     predictor.engine.allowed(plan.scheme)
     for free in graph.free:
         if sizes[free.name] > limits.max_length:

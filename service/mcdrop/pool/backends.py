@@ -30,13 +30,11 @@ class OfBundle:
     def arrays(self, need: Need, inputs: NamedTensors, rows: Rows) -> Arrays:
         """See Answerer. Raises NonFiniteOutput, naming the row of the pool."""
         arrays: dict[str, torch.Tensor] = {}
-        self.predictor.refuse_unknown(inputs)
+        self.predictor.check_indices(inputs)
         if need.estimates:
             plan = self.plan if need.passes is None else replace(self.plan, passes=need.passes)
             estimate = self.predictor.estimate(inputs, plan, need.samples, torch.from_numpy(rows))
-            finite = finite_rows(estimate)
-            if not bool(finite.all()):
-                raise self.predictor.non_finite(int(rows[int((~finite).nonzero()[0])]))
+            self.predictor.check_finite(finite_rows(estimate), torch.from_numpy(rows))
             arrays = {name: estimate.measure(name) for name in need.measures}
             if need.samples:
                 arrays[SAMPLES] = estimate.samples.movedim(0, 1)

@@ -3,18 +3,19 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from dropout_core.acquire import gaussian_mutual_information
-from dropout_core.engine.plan import Plan
+from dropout_core.engine.plan import Plan, plan_of
 from dropout_core.engine.scheme import DEFAULT, Scheme
 from dropout_core.errors import InvalidInput, NonFiniteOutput, UnknownMeasure
 from dropout_core.predict import predict
 from mcdrop_models.bundle.manifest import OutputScaling
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.errors import UnknownModel
-from mcdrop_models.loading.predictor import Predictor, finite_rows, in_callers_unit
+from mcdrop_models.loading.predictor import Predictor, finite_rows, rescale
 from mcdrop_models.publishing.torch import publish
 from tests.support.program_nets import CASES, Mlp, Probabilities, Tokens, rows_for, seeded
 
@@ -65,6 +66,69 @@ def test_a_published_network_answers_exactly_as_the_live_one(tmp_path, make, sha
         assert (published.passes, published.seed) == (passes, seed)
     assert bool((published.variance > 0).all())  # there was something to get wrong
     assert published.mean.shape == (40, predictor.manifest.num_outputs)
+
+
+def test_without_a_plan_the_bundle_decides_and_keywords_win(tmp_path):
+    net = seeded(Mlp)
+    predictor = _served(net, tmp_path, task="classification", passes=24, seed=5, sampling="iid")
+    rows = rows_for(net, (4,), 6)
+    for found, plan in (
+        (predictor.predict(rows), Plan(24, 5, Scheme("iid"))),
+        (predictor.predict(rows, passes=40, seed=6), Plan(40, 6, Scheme("iid"))),
+        (predictor.predict(rows, sampling="balanced", branches=2), Plan(24, 5, Scheme("balanced", branches=2))),
+        (predictor.predict(rows, masks="independent"), Plan(24, 5, Scheme("iid", "independent"))),
+        (predictor.predict(rows, tolerance=0.1), plan_of(None, 5, Scheme("iid"), 0.1)),
+    ):
+        assert torch.equal(found.mean, predictor.predict(rows, plan).mean)
+    assert bool((predictor.predict(rows, tolerance=0.05, passes=640, min_passes=64).measure("passes_used") >= 64).all())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda rows: rows.numpy(),
+        lambda rows: rows.double().numpy(),
+        lambda rows: rows.double(),
+        lambda rows: (rows.numpy(),),
+        lambda rows: {"input": rows.numpy()},
+        lambda rows: rows.numpy()[::-1][::-1],
+    ],
+    ids=["numpy", "numpy's float64", "float64", "a tuple", "a mapping", "a view"],
+)
+def test_rows_come_from_numpy_and_torch_alike(published, given):
+    predictor = Predictor.load(Repository(published), "net", 1)
+    rows = rows_for(Mlp(), (4,), 5)
+    assert torch.equal(predictor.predict(given(rows)).mean, predictor.predict(rows).mean)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([[1.0, 2.0, 3.0, 4.0]], "the rows are list; give a tensor or a numpy array"),
+        (np.array([["a", "b", "c", "d"]]), "the rows are <U1; give a tensor or a numpy array"),
+        (torch.ones(2, 4, dtype=torch.complex64), "input is torch.complex64, but the network takes torch.float32"),
+        (np.ones((2, 5)), r"input has shape \[2, 5\]"),
+        ((np.ones((2, 4)), np.ones((2, 4))), "2 without names"),
+    ],
+    ids=["a list", "texts", "complex numbers", "another shape", "two inputs"],
+)
+def test_rows_that_do_not_fit_are_refused_with_advice(published, rows, reason):
+    with pytest.raises(InvalidInput, match=reason):
+        Predictor.load(Repository(published), "net", 1).predict(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (torch.full((1, 5), 1.5), "x is torch.float32, but the network takes torch.int64"),
+        (np.full((1, 5), 2**63, np.uint64), "the network knows 0 … 9"),
+    ],
+    ids=["a fraction", "beyond int64"],
+)
+def test_numbers_that_an_integer_input_cannot_hold_are_refused(tmp_path, rows, reason):
+    predictor = _served(seeded(Tokens), tmp_path, (5,), task="classification")
+    with pytest.raises(InvalidInput, match=reason):
+        predictor.predict(rows)
 
 
 def test_another_seed_is_another_answer_and_the_first_passes_stay(published):
@@ -145,9 +209,9 @@ def test_the_stored_probe_is_in_the_networks_unit(tmp_path):
 
 def test_a_classification_has_no_unit(published):
     estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(1, 4), Plan(4, 0, DEFAULT))
-    assert in_callers_unit(estimate, None) is estimate
+    assert rescale(estimate, None) is estimate
     with pytest.raises(InvalidInput, match="only a regression"):
-        in_callers_unit(estimate, OutputScaling(scale=(1.0,) * 3, shift=(0.0,) * 3))
+        rescale(estimate, OutputScaling(scale=(1.0,) * 3, shift=(0.0,) * 3))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -22,7 +22,7 @@ from mcdrop_models.publishing.torch import publish
 from tests.support.program_nets import rows_for, seeded
 from tests.support.side_effects import refused
 
-_NOT_SAFETENSORS = "weights.safetensors of net/1 is no safetensors file"
+_NOT_SAFETENSORS = "weights.safetensors of net/1 is not a safetensors file"
 
 
 class _Touches:
@@ -165,10 +165,10 @@ _WRONG_SHAPES = {
     "a bias too long": ("weights/3.bias", lambda w: w.repeat(2), "does not run"),
     "a weight of no numbers": ("weights/0.weight", lambda w: w[:0], "does not run"),
     "a weight of halves": ("weights/0.weight", lambda w: w.half(), "does not run"),
-    "a probe of other rows": ("probe/input", lambda w: w[:, :2], "the manifest says"),
-    "a probe of another dtype": ("probe/input", lambda w: w.double(), "the manifest says"),
-    "a probe of no rows": ("probe/input", lambda w: w[:0], "the manifest says"),
-    "a probe of one number": ("probe/input", lambda w: w.mean(), "the manifest says"),
+    "a probe of other rows": ("probe/input", lambda w: w[:, :2], "probe does not fit"),
+    "a probe of another dtype": ("probe/input", lambda w: w.double(), "probe does not fit"),
+    "a probe of no rows": ("probe/input", lambda w: w[:0], "probe does not fit"),
+    "a probe of one number": ("probe/input", lambda w: w.mean(), "probe does not fit"),
 }
 
 

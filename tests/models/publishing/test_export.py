@@ -10,7 +10,6 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import Scheme
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.onnx.to_onnx.halves import halves_of
@@ -39,7 +38,7 @@ def predictor(tmp_path_factory):
             name="net",
             task="classification",
             root=root,
-            scheme=Scheme("balanced", branches=2),
+            branches=2,
         )
     return Predictor.load(Repository(root), "net", 1)
 

@@ -1,5 +1,7 @@
 """A bundle says how its passes draw their noise."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ _SCHEMES = [DEFAULT, Scheme("iid"), Scheme("balanced", "independent", 4)]
 
 @pytest.mark.parametrize("scheme", _SCHEMES, ids=str)
 def test_a_scheme_is_recorded_and_read_back(tmp_path, scheme):
-    said = {} if scheme is DEFAULT else {"scheme": scheme}
+    said = {} if scheme is DEFAULT else asdict(scheme)
     publish(seeded(Mlp), rows_for(Mlp(), (4,), 8), name="net", task="classification", root=tmp_path, **said)
     manifest = Predictor.load(Repository(tmp_path), "net", 1).manifest
     assert manifest.scheme == scheme

@@ -208,8 +208,18 @@ def test_weights_are_safetensors(published):
         (Bessel, {}, InvalidBundle, r"'aten\.special_bessel_j0\.default' \(at .*nets\.py:\d+\)"),
         (Mlp, {"labels": ["a", "b"]}, InvalidInput, "2 labels and 3 outputs"),
         (lambda: Mlp(1), {"labels": ["yes"]}, InvalidInput, "1 labels and 2 outputs"),
-        (Mlp, {"output": "mean"}, InvalidInput, "a classification cannot have the output mean"),
-        (Mlp, {"task": "regression", "output": "logits"}, InvalidInput, "a regression cannot have the output logits"),
+        (
+            Mlp,
+            {"output": "mean"},
+            InvalidInput,
+            "a classification model cannot have the output mean; choose one of logits",
+        ),
+        (
+            Mlp,
+            {"task": "regression", "output": "logits"},
+            InvalidInput,
+            "a regression model cannot have the output logits; choose one of mean",
+        ),
         (Mlp, {"output": "scores"}, InvalidInput, "'scores'; choose one of logits, probabilities, multilabel_logits"),
         (Mlp, {"task": "ranking"}, InvalidInput, "'ranking'; choose one of classification, multilabel, regression"),
         (Mlp, {"output": "probabilities"}, InvalidInput, "are no probabilities"),
@@ -256,6 +266,20 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(tmp_path, make, sai
     with pytest.raises(error, match=reason):
         _publish(seeded(make), tmp_path / "bundles", **said)
     assert not (tmp_path / "bundles").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Mlp, "Mlp is a class; publish a trained instance of it"),
+        (torch.relu, "the model is a builtin_function_or_method, but only a torch.nn.Module can be published"),
+        ({"0.weight": torch.ones(4, 4)}, "the model is a dict, .*load a file of weights into the module"),
+    ],
+    ids=["a class", "a function", "a state dict"],
+)
+def test_what_is_not_a_module_is_refused_with_advice(tmp_path, model, reason):
+    with pytest.raises(InvalidInput, match=reason):
+        publish(model, torch.ones(2, 4), name="net", task="classification", root=tmp_path)
 
 
 @pytest.mark.parametrize(

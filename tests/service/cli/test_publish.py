@@ -51,6 +51,7 @@ def publish(tmp_path, monkeypatch, mcdrop):
     safetensors.torch.save_file({name: torch.randn(shape) for name, shape in weights.items()}, "net.safetensors")
     safetensors.torch.save_file({"other": torch.zeros(1)}, "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
+    torch.save({}, "net.pt")
     yield lambda factory, *options: mcdrop("publish", factory, *OPTIONS, *options)
     for name in ("own_net", "broken_net"):
         sys.modules.pop(name, None)
@@ -85,6 +86,15 @@ def test_a_name_that_is_there_gets_the_next_version(publish):
     assert publish("own_net:make")[1] == "published bundles/net/2\n"
 
 
+def test_every_flag_of_the_description_reaches_the_manifest(publish):
+    flags = {"passes": 48, "seed": 7, "sampling": "iid", "masks": "independent", "branches": 1, "backend": "torch"}
+    options = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    assert publish("own_net:make", *options)[0] == 0
+
+    manifest = published().manifest
+    assert {name: getattr(manifest, name) for name in flags} == flags
+
+
 def test_task_output_and_shape_are_those_said(publish):
     assert publish("own_net:make", "--task", "regression", "--output", "mean_and_log_variance")[0] == 0
     assert publish("own_net:probabilities", "--output", "probabilities")[0] == 0
@@ -94,22 +104,30 @@ def test_task_output_and_shape_are_those_said(publish):
 
 
 REFUSALS = {
-    "no factory named": (["own_net"], "'own_net' names no factory; write package.module:factory"),
-    "no module named": ([":make"], "':make' names no factory"),
-    "a relative module": ([".own_net:make"], "'.own_net:make' names no factory"),
+    "no factory named": (["own_net"], "'own_net' does not name a factory; write package.module:factory"),
+    "no module named": ([":make"], "':make' does not name a factory"),
+    "a relative module": ([".own_net:make"], "'.own_net:make' does not name a factory"),
     "a file": (["own_net.py:make"], "own_net.py:make cannot be imported: .*own_net.py"),
     "an unknown module": (["nowhere:make"], "nowhere:make cannot be imported: No module named 'nowhere'"),
     "a module that cannot be imported": (["broken_net:make"], "cannot be imported: No module named 'no_such_library'"),
-    "an unknown attribute": (["own_net:nope"], "own_net:nope cannot be imported: module 'own_net' has no attribute"),
-    "no function": (["own_net:NUMBER"], "own_net:NUMBER is a int; name a function that makes the network"),
-    "no network": (["own_net:number"], "own_net:number makes a int; it must return a torch.nn.Module"),
+    "an unknown attribute": (["own_net:nope"], "own_net, which is .*own_net.py, has no 'nope'. Name a function of it"),
+    "no function": (["own_net:NUMBER"], "own_net:NUMBER is a int; name a function that returns the network"),
+    "no network": (["own_net:number"], "own_net:number returns a int, but it must return a torch.nn.Module"),
     "a network without dropout": (["own_net:certain"], "no random operator reaches the output"),
     "no weights": (["own_net:make", "--weights", "no.safetensors"], "no.safetensors does not fit the network: No such"),
     "other weights": (
         ["own_net:make", "--weights", "other.safetensors"],
         "other.safetensors does not fit the network: .*Missing key.*Unexpected key",
     ),
-    "no tensors": (["own_net:make", "--weights", "text.safetensors"], "text.safetensors does not fit the network"),
+    "no tensors": (
+        ["own_net:make", "--weights", "text.safetensors"],
+        "text.safetensors is not a safetensors file: .*safetensors.torch.save_file",
+    ),
+    "a file of torch.save": (
+        ["own_net:make", "--weights", "net.pt"],
+        "net.pt is not a safetensors file: .*can run code when it is read; convert it",
+    ),
+    "an unknown sampling": (["own_net:make", "--sampling", "random"], "sampling is 'random'; choose"),
     "an unknown task": (
         ["own_net:make", "--task", "sorting"],
         "the task is 'sorting'; choose one of classification, multi",
@@ -118,7 +136,10 @@ REFUSALS = {
         ["own_net:make", "--output", "odds"],
         "the output is 'odds'; choose one of logits, probabilities, multilabel_logits",
     ),
-    "an output of another task": (["own_net:make", "--output", "mean"], "a classification cannot have the output mean"),
+    "an output of another task": (
+        ["own_net:make", "--output", "mean"],
+        "a classification model cannot have the output mean; choose one of logits, prob",
+    ),
     "too many labels": (["own_net:make", "--labels", "a,b,c"], "there are 3 labels and 2 outputs"),
     "no probabilities": (["own_net:make", "--output", "probabilities"], "are no probabilities; say output='logits'"),
     "another shape": (["own_net:make", "--example-shape", "5"], r"got \[s\d+, 5\] X \[4, 8\]"),

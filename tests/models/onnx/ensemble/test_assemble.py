@@ -14,7 +14,7 @@ from dropout_core.errors import InvalidInput
 from dropout_core.estimate.estimate import estimate_of
 from dropout_core.graph.program import ROWS, FreeDimension, Graph, Input, Ref, RowAxis, Site
 from mcdrop_models.bundle.manifest import OutputScaling
-from mcdrop_models.loading.predictor import in_callers_unit
+from mcdrop_models.loading.predictor import rescale
 from mcdrop_models.onnx.ensemble.assemble import Wanted, blocks_of, ensemble
 from mcdrop_models.onnx.ensemble.blocks import Blocks
 from mcdrop_models.onnx.ensemble.masks import noise_of
@@ -49,7 +49,7 @@ def by_hand(kind, features, draws, blocks, scaling=None, facts=None):
 
 
 def estimate(kind, x, draws, scaling=None):
-    return in_callers_unit(estimate_of([Chunk(0, x * draws.unsqueeze(1))], kind, len(draws), 0, ""), scaling)
+    return rescale(estimate_of([Chunk(0, x * draws.unsqueeze(1))], kind, len(draws), 0, ""), scaling)
 
 
 @pytest.mark.parametrize("blocks", [Blocks(2, T), Blocks(3, 2), Blocks(9, 1)], ids=str)
