@@ -1,4 +1,4 @@
-"""Networks as published, versioned bundles: no pickle, no user code at load."""
+"""Publishes networks as versioned bundles, and loads them without pickle or user code."""
 
 from mcdrop_models.bundle.repository import Repository as Repository
 from mcdrop_models.loading.predictor import Predictor as Predictor

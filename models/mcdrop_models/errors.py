@@ -2,25 +2,25 @@
 
 McdropError
 └── BundleError
-    ├── UnknownModel       no such name or version
-    ├── InvalidBundle      a bundle that is half-written, tampered with, or asks for what is not allowed
-    └── NotExportable      a network that ONNX cannot say
+    ├── UnknownModel       there is no bundle of this name or version
+    ├── InvalidBundle      a bundle is incomplete, was changed, or uses what bundles may not use
+    └── NotExportable      ONNX cannot express a network
 """
 
 from dropout_core.errors import McdropError
 
 
 class BundleError(McdropError):
-    """Something about a published bundle."""
+    """The base class of errors about bundles."""
 
 
 class UnknownModel(BundleError):
-    """No such name or version."""
+    """There is no bundle of this name or version."""
 
 
 class InvalidBundle(BundleError):
-    """A bundle that is half-written, tampered with, or asks for what is not allowed. It is never served."""
+    """A bundle is incomplete, was changed, or uses what bundles may not use. It is never served."""
 
 
 class NotExportable(BundleError):
-    """A network that ONNX cannot say. The torch backend serves it."""
+    """ONNX cannot express a network. The torch backend can serve it."""

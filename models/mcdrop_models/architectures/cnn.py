@@ -7,10 +7,20 @@ from dropout_core.layers import Dropout, SpatialDropout2d
 
 
 class SmallCNN(nn.Module):
-    """Grey images [B, H, W] in 0 … `brightest` → logits [B, C].
+    """A convolutional classifier of grey images: [B, H, W] in 0 … `brightest` → logits [B, C].
 
-    Spatial dropout drops whole feature maps: neighbouring pixels of a map say the same (Tompson et al. 2015). The first
-    two convolutions carry none, so that they run once for any number of passes.
+    Spatial dropout drops whole feature maps, because neighbouring pixels of a map are correlated. The first two
+    convolutions have no dropout, so that they run once for any number of passes.
+
+    Args:
+        image: The height and the width of the images.
+        num_classes: The number of classes, C.
+        brightest: The largest value of a pixel.
+        spatial: The rate of the spatial dropout.
+        head: The rate of the dropout before the last layer.
+
+    References:
+        Tompson et al. 2015, Efficient Object Localization Using Convolutional Networks.
     """
 
     brightest: Tensor
@@ -42,6 +52,6 @@ class SmallCNN(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, H, W]."""
+        """Return the logits [B, C] of images [B, H, W]."""
         logits: Tensor = self.head(self.features((x / self.brightest).unsqueeze(1)))
         return logits

@@ -7,10 +7,19 @@ from dropout_core.layers import Dropout
 
 
 class GaussianMLP(nn.Module):
-    """Raw features [B, F] → mean and log variance [B, 2] of a standardised target.
+    """A regression network: raw features [B, F] → mean and log variance [B, 2] of a standardised target.
 
-    Standardising the features is part of the network, so that callers send them raw. The predicted variance is
-    aleatoric, the disagreement of passes epistemic (Kendall, Gal 2017).
+    The network standardises the features itself, so that callers send them raw. The predicted variance is the aleatoric
+    uncertainty; the variance of the means over passes is the epistemic one.
+
+    Args:
+        center: The mean of each feature, [F].
+        spread: The standard deviation of each feature, [F].
+        width: The width of the hidden layers.
+        rate: The dropout rate.
+
+    References:
+        Kendall, Gal 2017, What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?
     """
 
     center: Tensor
@@ -27,13 +36,21 @@ class GaussianMLP(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mean and log variance [B, 2] of raw features [B, F]."""
+        """Return the mean and the log variance [B, 2] of raw features [B, F]."""
         outputs: Tensor = self.layers((x - self.center) / self.spread)
         return outputs
 
 
 def gaussian_nll(outputs: Tensor, target: Tensor) -> Tensor:
-    """Mean negative log likelihood, in nats, of targets [B] under outputs [B, 2] (mean, log variance)."""
+    """Return the mean negative log likelihood of targets under predicted normal distributions, in nats.
+
+    Args:
+        outputs: Mean and log variance, [B, 2].
+        target: The targets, [B].
+
+    Returns:
+        A scalar.
+    """
     mean, log_variance = outputs.unbind(-1)
     half_log_two_pi = 0.5 * torch.log(torch.tensor(2.0 * torch.pi))
     return (0.5 * (log_variance + (target - mean).square() * torch.exp(-log_variance)) + half_log_two_pi).mean()

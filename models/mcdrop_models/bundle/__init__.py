@@ -1,1 +1,1 @@
-"""Reads and writes published bundles."""
+"""Published bundles: their files, and how they are read and written."""

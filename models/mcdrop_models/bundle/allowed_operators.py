@@ -1,11 +1,10 @@
-"""The operators a bundle may use: pure functions of tensors, nothing that reads files, memory or random numbers.
+"""The operators that a bundle may use: pure functions of tensors that read no files, memory or random numbers.
 
-This list is a security boundary. Left out on purpose: whatever is in place, opens files (from_file), returns
-uninitialised memory (empty, new_empty), looks at storage (as_strided), draws random numbers, has a shape that
-depends on values (nonzero, masked_select), or takes sizes on trust (native_batch_norm, which writes out of bounds;
-_adaptive_avg_pool2d). Those that networks cannot do without are checked in dropout_core.graph.kernel_checks; our own
-check
-themselves.
+This list is a security boundary. It leaves out operators that write in place, open files (from_file), return
+uninitialised memory (empty, new_empty), look at storage (as_strided), draw random numbers, have a shape that depends on
+values (nonzero, masked_select), or do not check sizes (native_batch_norm, which writes out of bounds;
+_adaptive_avg_pool2d). `dropout_core.graph.kernel_checks` checks the sizes of those that networks cannot do without. Our
+own operators check themselves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,14 @@ from dropout_core.graph.operators import arguments_by_name
 from dropout_core.graph.program import Device
 from mcdrop_models.errors import InvalidBundle
 
-# torch takes a number for these too, and crashes on one that it does not know.
+# torch also takes a number for these, and crashes on an unknown one.
 _KINDS = {
     "ScalarType": torch.dtype,
     "Layout": torch.layout,
     "MemoryFormat": torch.memory_format,
     "Device": Device,
 }
-# Any other number leaves the result uninitialised.
+# These must be 0, 1 or 2: any other number leaves the result uninitialised.
 _MODES = ("interpolation_mode", "padding_mode")
 _BATCH_STATISTICS = {
     torch.ops.aten.batch_norm.default: "training",
@@ -64,7 +63,18 @@ _NAMESPACES = {"aten": _ALLOWED, "mcdrop": frozenset({"rnn"})}
 
 
 def operator_name(target: Any, where: str = "") -> str:
-    """An operator's name in program.json. Raises InvalidBundle for one that bundles may not use."""
+    """Return the name of an operator in program.json.
+
+    Args:
+        target: The operator.
+        where: The place in the model's source that calls it, for messages.
+
+    Returns:
+        Its name, such as "aten.linear.default".
+
+    Raises:
+        InvalidBundle: Bundles may not use this operator.
+    """
     name = str(target)
     try:
         found = allowed_operator(name)
@@ -76,7 +86,17 @@ def operator_name(target: Any, where: str = "") -> str:
 
 
 def allowed_operator(name: str) -> Any:
-    """The operator of a name such as "aten.linear.default". Raises InvalidBundle for any that is not allowed."""
+    """Return the operator of a name.
+
+    Args:
+        name: Its name, such as "aten.linear.default".
+
+    Returns:
+        The overload of torch.ops.
+
+    Raises:
+        InvalidBundle: Bundles may not use this operator, or this torch does not have it.
+    """
     namespace, _, rest = name.partition(".")
     base, _, overload = rest.partition(".")
     if base not in _NAMESPACES.get(namespace, ()):
@@ -92,21 +112,32 @@ def allowed_operator(name: str) -> Any:
 
 
 def check_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise InvalidBundle for arguments that an operator takes on trust, or that make it write into them."""
+    """Check the arguments that an operator itself does not check, and those that make it write into its arguments.
+
+    Args:
+        target: The operator.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        InvalidBundle: An argument has a value that it may not have.
+    """
     schema = {argument.name: str(argument.real_type) for argument in target._schema.arguments}
     given = arguments_by_name(target, args, kwargs)
     for name, value in given.items():
         kind = schema.get(name, "").removeprefix("Optional[").removesuffix("]")
         if value is not None and kind in _KINDS and not isinstance(value, _KINDS[kind]):
-            raise InvalidBundle(f"{target} has the {name} {value!r}, where a {kind} is wanted.")
+            raise InvalidBundle(f"{target} has the {name} {value!r}; it must be a {kind}.")
         if name in _MODES and value not in (0, 1, 2):
-            raise InvalidBundle(f"{target} has the {name} {value!r}; 0, 1 and 2 are known.")
+            raise InvalidBundle(f"{target} has the {name} {value!r}; it must be 0, 1 or 2.")
     statistics = _BATCH_STATISTICS.get(target)
     running = given.get("running_mean") is not None or given.get("running_var") is not None
     if statistics and running and given.get(statistics) is not False:
-        raise InvalidBundle(f"{target} would write batch statistics into its running ones; a bundle's weights stay.")
+        raise InvalidBundle(
+            f"{target} would write batch statistics into its running ones, but a bundle's weights never change."
+        )
 
 
 def _refusal(name: str, where: str = "") -> str:
     place = f" (at {where})" if where else ""
-    return f"the operator {name!r}{place} is not one that bundles may use (mcdrop_models.bundle.allowed_operators)."
+    return f"bundles may not use the operator {name!r}{place}; see mcdrop_models.bundle.allowed_operators."

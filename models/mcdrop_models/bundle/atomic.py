@@ -55,7 +55,11 @@ def write_synced(path: Path, content: bytes, *, mode: int = 0o666, like: Path | 
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the names in a folder, such as those of new and renamed files, are on disk."""
+    """Return once the names in a folder are on disk, such as those of new and renamed files.
+
+    Args:
+        folder: The folder.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

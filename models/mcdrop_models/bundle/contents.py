@@ -10,7 +10,13 @@ PROBE_INPUT, PROBE_MEAN, PROBE_VARIANCE = "probe/input", "probe/mean", "probe/va
 
 
 def program_facts(program: Program) -> dict[str, Any]:
-    """Return the fields of a manifest that follow from its Program: inputs, free, positions and sites.
+    """Return the fields of a manifest that follow from its Program.
+
+    Args:
+        program: The network.
+
+    Returns:
+        Its inputs, free, positions and sites, by the name of the field.
 
     Raises:
         pydantic.ValidationError: A manifest cannot describe this Program.
@@ -36,5 +42,8 @@ def probe_names(names: Sequence[str]) -> dict[str, str]:
 
     Args:
         names: The names of the inputs.
+
+    Returns:
+        The name of a stored tensor, by input.
     """
     return {name: PROBE_INPUT if len(names) == 1 else f"{PROBE_INPUT}/{name}" for name in names}

@@ -1,4 +1,4 @@
-"""What a bundle says of itself. Versioned by `schema`; unknown fields are refused."""
+"""manifest.json: what a bundle is, how its answers read, and the digests of its files. Unknown fields are refused."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ AxisSize = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FreeName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 BackendChoice = Literal["torch", "onnx", "auto"]
 Formula = Annotated[str, Field(pattern=r"^[A-Za-z0-9_ ()+*/%-]{1,256}$")]
-# fields of later versions: absent from the digest where they say nothing new, so that older bundles keep theirs
+# Fields of later versions. The digest leaves them out where they have these values, so that older bundles keep theirs.
 _LATER = {
     "free": None,
     "result": None,
@@ -41,7 +41,13 @@ class _Frozen(BaseModel):
 
 
 class InputSpec(_Frozen):
-    """One input: `shape` is that of one row, of sizes and of names of free ones."""
+    """An input of the network.
+
+    Attributes:
+        name: Its name.
+        shape: The shape of one row; free dimensions by name.
+        dtype: Its dtype.
+    """
 
     name: str = Field(min_length=1, max_length=64)
     shape: tuple[AxisSize | FreeName, ...] = Field(max_length=6)
@@ -49,14 +55,14 @@ class InputSpec(_Frozen):
 
 
 class FreeSpec(_Frozen):
-    """The sizes that a free dimension may have. `most`: null for any."""
+    """The sizes that a free dimension may have: from `least` to `most`, or any above `least` where `most` is null."""
 
     least: AxisSize
     most: AxisSize | None
 
 
 class OutputScaling(_Frozen):
-    """From the network's unit to the caller's: scale · y + shift, one pair for each output."""
+    """The map from the network's unit to the caller's: scale · y + shift, one pair for each output."""
 
     scale: tuple[float, ...] = Field(min_length=1)
     shift: tuple[float, ...] = Field(min_length=1)
@@ -65,7 +71,8 @@ class OutputScaling(_Frozen):
     def _match(self) -> Self:
         if len(self.scale) != len(self.shift):
             raise ValueError(
-                f"output scaling has {len(self.scale)} scales and {len(self.shift)} shifts; give as many of each."
+                f"output scaling has {len(self.scale)} scales and {len(self.shift)} shifts; give the same number of "
+                "each."
             )
         if any(scale <= 0 for scale in self.scale):
             raise ValueError("output scaling needs scales above 0.")
@@ -73,7 +80,14 @@ class OutputScaling(_Frozen):
 
 
 class SiteSpec(_Frozen):
-    """One place where noise enters. `module`: the path of the module that drops. `rate`: null where a kind has none."""
+    """A place in the network where noise enters.
+
+    Attributes:
+        name: Its name.
+        module: The path of the module that drops.
+        kind: How it draws its noise.
+        rate: The probability of dropping; null for kinds without one.
+    """
 
     name: str
     module: str
@@ -92,13 +106,36 @@ class SiteSpec(_Frozen):
 
 
 class Manifest(_Frozen):
-    """manifest.json. Everything but `metrics` and `provenance` decides answers and is under `digest`.
+    """The content of manifest.json. `digest` covers every field but `metrics` and `provenance`.
 
-    free: the dimensions that shapes of inputs name. result: the output of the network's that is served, where it has
-    several. positions: the sizes of the axes of an answer between its rows and its outputs, as formulas where they
-    follow a free dimension. All three are null where there is nothing to say. backend: who computes; "auto" is who is
-    faster on the machine at hand. onnx_prefix, onnx_suffix: of the network's halves in ONNX, where it has them; the
-    first is null where nothing is computed before the first noise.
+    Attributes:
+        schema_version: The version of this format.
+        name: The name of the bundle.
+        task: What the network is for.
+        output: The meaning of the network's output.
+        num_outputs: The number of classes or targets, C.
+        labels: The names of the classes or labels.
+        inputs: The inputs of the network.
+        free: The free dimensions that the shapes of the inputs name; null where there are none.
+        result: The output that is served, where the network returns several.
+        positions: The sizes of the axes of an answer between its rows and its outputs, as formulas of the free
+            dimensions; null where there are none.
+        output_scaling: The map from the network's unit to the caller's, for regression.
+        sites: The places where noise enters.
+        noise: The version of the noise.
+        sampling: How passes draw their noise, where a request does not say.
+        masks: Whether the rows of a pass share their masks, where a request does not say.
+        branches: Passes that share the noise of all sites but the last, where a request does not say.
+        passes: The number of passes, where a request does not say.
+        seed: The seed of the masks, where a request does not say.
+        program: The digest of program.json.
+        weights: The digest of weights.safetensors.
+        backend: The library that computes; "auto" is the faster of the two on the machine that serves.
+        onnx_prefix: The digest of prefix.onnx; null where there is no ONNX, or nothing is computed before the noise.
+        onnx_suffix: The digest of suffix.onnx; null where there is no ONNX.
+        digest: The digest of this manifest.
+        metrics: Facts to show beside the model.
+        provenance: When, and with which versions, the bundle was published.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -130,7 +167,7 @@ class Manifest(_Frozen):
 
     @property
     def files(self) -> dict[str, Digest]:
-        """The files beside this one, with their digests."""
+        """The files beside the manifest, with their digests."""
         every = {
             PROGRAM_FILE: self.program,
             WEIGHTS_FILE: self.weights,
@@ -141,28 +178,28 @@ class Manifest(_Frozen):
 
     @property
     def scheme(self) -> Scheme:
-        """How its passes draw their noise where a request says nothing."""
+        """How passes draw their noise where a request does not say."""
         return Scheme(self.sampling, self.masks, self.branches)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.branches not in BRANCHES:
-            raise ValueError(f"branches is {self.branches}; one of {', '.join(map(str, BRANCHES))} is wanted.")
+            raise ValueError(f"branches is {self.branches}; choose one of {', '.join(map(str, BRANCHES))}.")
         if OUTPUT_KINDS[self.output].task != self.task:
-            raise ValueError(f"a {self.task} cannot have the output {self.output}.")
+            raise ValueError(f"a {self.task} model cannot have the output {self.output}.")
         if len({spec.name for spec in self.inputs}) < len(self.inputs):
-            raise ValueError("two inputs have one name.")
+            raise ValueError("two inputs have the same name.")
         named = {size for spec in self.inputs for size in spec.shape if isinstance(size, str)}
         if named != set(self.free or {}):
             raise ValueError(
-                f"the inputs name the free dimensions {sorted(named)}; free has {sorted(self.free or {})}."
+                f"the inputs name the free dimensions {sorted(named)}, but free has {sorted(self.free or {})}."
             )
         if self.labels is not None and len(self.labels) != self.num_outputs:
             raise ValueError(
                 f"there are {len(self.labels)} labels and {self.num_outputs} outputs; give one label for each."
             )
         if self.output_scaling and (self.task != "regression" or len(self.output_scaling.scale) != self.num_outputs):
-            raise ValueError("output scaling is for regression, one pair for each output.")
+            raise ValueError("output scaling is for regression, and has one pair for each output.")
         if self.digest != manifest_digest(self.model_dump(by_alias=True, mode="json")):
             raise ValueError("the digest does not match the manifest; it was changed after publishing.")
         return self
@@ -170,18 +207,35 @@ class Manifest(_Frozen):
     @model_validator(mode="after")
     def _computable(self) -> Self:
         if self.onnx_suffix is None and (self.onnx_prefix is not None or self.backend != "torch"):
-            raise ValueError(f"the backend is {self.backend}, and there is no {SUFFIX_FILE} to compute with.")
+            raise ValueError(f"the backend is {self.backend}, but the bundle has no {SUFFIX_FILE} to compute with.")
         return self
 
 
 def seal_manifest(fields: dict[str, Any]) -> Manifest:
-    """A manifest of these fields, with its digest filled in."""
+    """Return a manifest with its digest filled in.
+
+    Args:
+        fields: Every field but the digest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        pydantic.ValidationError: A field has a value that it may not have.
+    """
     draft = Manifest.model_construct(**fields).model_dump(by_alias=True, mode="json", warnings=False)
     return Manifest.model_validate({**draft, "digest": manifest_digest(draft)})
 
 
 def manifest_digest(fields: dict[str, Any]) -> str:
-    """The digest of all that decides an answer, as canonical JSON."""
+    """Return the digest of a manifest: the SHA-256 of what decides an answer, as canonical JSON.
+
+    Args:
+        fields: The manifest as JSON. Its digest, metrics and provenance are left out.
+
+    Returns:
+        The digest, "sha256:" and 64 hexadecimal digits.
+    """
     decisive = {
         key: value
         for key, value in fields.items()
@@ -191,5 +245,12 @@ def manifest_digest(fields: dict[str, Any]) -> str:
 
 
 def sha256(content: bytes) -> str:
-    """The digest of some bytes, as manifests write it."""
+    """Return the SHA-256 of bytes as manifests write it.
+
+    Args:
+        content: The bytes.
+
+    Returns:
+        The digest, "sha256:" and 64 hexadecimal digits.
+    """
     return f"sha256:{hashlib.sha256(content).hexdigest()}"

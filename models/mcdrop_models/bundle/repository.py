@@ -1,7 +1,9 @@
-"""Bundles on disk: <root>/<name>/<version>/{manifest.json, program.json, weights.safetensors}, and ONNX files if any.
+"""Bundles on disk, in folders <root>/<name>/<version>.
 
-A version appears whole or not at all: files are written to a hidden folder, synced, and the folder is renamed. Two
-publishes at once get two versions. What does not match its digests is listed with its reason and never loaded.
+Each holds manifest.json, program.json and weights.safetensors, and may hold prefix.onnx and suffix.onnx. A version
+appears whole or not at all: its files are written to a hidden folder and synced, and the folder is renamed. Two
+publishers at once get two versions. A version that does not match its digests is listed with the reason, and never
+loaded.
 """
 
 import hashlib
@@ -30,7 +32,7 @@ from mcdrop_models.errors import InvalidBundle, UnknownModel
 
 MANIFEST_FILE = "manifest.json"
 FILE_NAMES = (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, PREFIX_FILE, SUFFIX_FILE)
-# protobuf reads no more than 2 GiB
+# protobuf reads at most 2 GiB.
 _MAX_BYTES = {
     MANIFEST_FILE: 2**20,
     PROGRAM_FILE: 2**26,
@@ -43,7 +45,15 @@ _VERSION_PATTERN = r"[1-9][0-9]{0,8}"
 
 @dataclass(frozen=True)
 class BundleFiles:
-    """The content of a bundle whose digests were checked."""
+    """The content of a bundle, after its digests were checked.
+
+    Attributes:
+        manifest: The manifest.
+        program: The content of program.json.
+        weights: The content of weights.safetensors.
+        prefix: The content of prefix.onnx, if the bundle has it.
+        suffix: The content of suffix.onnx, if the bundle has it.
+    """
 
     manifest: Manifest
     program: bytes
@@ -54,7 +64,14 @@ class BundleFiles:
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """A version as it lies on disk. `reason` says why it cannot be served, and is empty when it can."""
+    """A version of a bundle on disk.
+
+    Attributes:
+        name: The name of the bundle.
+        version: Its version.
+        manifest: Its manifest; None where the version cannot be served.
+        reason: Why the version cannot be served; empty where it can.
+    """
 
     name: str
     version: int
@@ -63,13 +80,17 @@ class BundleEntry:
 
 
 class Repository:
-    """The bundles under one folder."""
+    """The bundles under one folder.
+
+    Args:
+        root: The folder. It need not exist.
+    """
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
     def names(self) -> list[str]:
-        """The names that have at least one version, sorted."""
+        """Return the names that have at least one version, sorted."""
         if not self.root.is_dir():
             return []
         return sorted(
@@ -77,7 +98,17 @@ class Repository:
         )
 
     def versions(self, name: str) -> list[int]:
-        """The versions of a name, newest first, whatever their state."""
+        """Return the versions of a name, newest first, whether they can be served or not.
+
+        Args:
+            name: The name of a bundle.
+
+        Returns:
+            The numbers of its versions.
+
+        Raises:
+            UnknownModel: No bundle may have this name.
+        """
         folder = self.root / validate_name(name)
         if not folder.is_dir():
             return []
@@ -85,11 +116,22 @@ class Repository:
         return sorted((int(version) for version in found if re.fullmatch(_VERSION_PATTERN, version)), reverse=True)
 
     def entries(self) -> list[BundleEntry]:
-        """Every version of every name, newest first, digests checked."""
+        """Return every version of every name, newest first, after checking its digests."""
         return [self.entry(name, version) for name in self.names() for version in self.versions(name)]
 
     def entry(self, name: str, version: int) -> BundleEntry:
-        """One version, with the reason when it is not what was published. Weights are hashed, never held."""
+        """Return one version, after checking its digests. Weights are hashed without holding them in memory.
+
+        Args:
+            name: The name of the bundle.
+            version: Its version.
+
+        Returns:
+            The version, with the reason where it cannot be served.
+
+        Raises:
+            UnknownModel: There is no such version.
+        """
         try:
             manifest, folder = self._manifest(name, version)
             _refuse_changed(manifest, version, {file: _digest(folder / file) for file in manifest.files})
@@ -98,7 +140,19 @@ class Repository:
             return BundleEntry(name, version, reason=str(error))
 
     def read(self, name: str, version: int) -> BundleFiles:
-        """The content of a version. Raises UnknownModel, or InvalidBundle when it is not what was published."""
+        """Return the content of a version, after checking its digests.
+
+        Args:
+            name: The name of the bundle.
+            version: Its version.
+
+        Returns:
+            The manifest and the content of the other files.
+
+        Raises:
+            UnknownModel: There is no such version.
+            InvalidBundle: The version is not what was published.
+        """
         manifest, folder = self._manifest(name, version)
         content = {file: _content(folder / file) for file in manifest.files}
         _refuse_changed(manifest, version, {file: sha256(found) for file, found in content.items()})
@@ -114,10 +168,10 @@ class Repository:
             manifest = Manifest.model_validate_json(_content(folder / MANIFEST_FILE))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            at = ".".join(map(str, first["loc"])) or "the whole"
+            at = ".".join(map(str, first["loc"])) or "the top level"
             raise InvalidBundle(f"{MANIFEST_FILE} of {name}/{version} is wrong at {at}: {first['msg']}") from error
         if manifest.name != name:
-            raise InvalidBundle(f"{MANIFEST_FILE} of {name}/{version} is that of {manifest.name!r}.")
+            raise InvalidBundle(f"{MANIFEST_FILE} of {name}/{version} belongs to {manifest.name!r}.")
         return manifest, folder
 
     def publish(
@@ -128,7 +182,18 @@ class Repository:
         prefix: bytes | None = None,
         suffix: bytes | None = None,
     ) -> int:
-        """Write a bundle as the next version of its name, all or nothing. Returns the version."""
+        """Write a bundle as the next version of its name, all or nothing.
+
+        Args:
+            manifest: The manifest, with the digests of the files.
+            program: The content of program.json.
+            weights: The content of weights.safetensors.
+            prefix: The content of prefix.onnx, if the bundle has it.
+            suffix: The content of suffix.onnx, if the bundle has it.
+
+        Returns:
+            The version.
+        """
         folder = self.root / manifest.name
         staging = folder / f".publish-{uuid.uuid4().hex}"
         staging.mkdir(parents=True)
@@ -146,7 +211,7 @@ class Repository:
         return version
 
     def _place(self, staging: Path, name: str) -> int:
-        """Rename to the next free version; another publisher may take it first, then the one after."""
+        """Rename to the next free version, or to the one after where another publisher takes it first."""
         version = max(self.versions(name), default=0) + 1
         while True:
             place = self.root / name / str(version)
@@ -160,7 +225,15 @@ class Repository:
                 return version
 
     def unknown(self, name: str, version: int | None) -> UnknownModel:
-        """The error of a name, or of a version of it, that there is not."""
+        """Return the error for a name or a version that does not exist.
+
+        Args:
+            name: The name.
+            version: The version; None where the name has no version at all.
+
+        Returns:
+            An error that lists what exists.
+        """
         if version is not None and (versions := self.versions(name)):
             return UnknownModel(f"{name} has no version {version}; it has {', '.join(map(str, versions))}.")
         names = ", ".join(self.names()) or "none: publish one with `mcdrop publish` or `mcdrop train`"
@@ -168,14 +241,34 @@ class Repository:
 
 
 def is_valid_name(name: str) -> bool:
-    """Whether a text may name a bundle."""
+    """Return whether a bundle may have a name.
+
+    Args:
+        name: The name.
+
+    Returns:
+        Whether it has up to 64 lower-case letters, digits, '_' and '-', beginning with a letter or digit.
+    """
     return re.fullmatch(NAME_PATTERN, name) is not None
 
 
 def validate_name(name: str) -> str:
-    """The name, if it may name a bundle. Raises UnknownModel otherwise: no name reaches outside the root."""
+    """Return a name if a bundle may have it. Such names cannot reach outside the root.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The same name.
+
+    Raises:
+        UnknownModel: No bundle may have this name.
+    """
     if not is_valid_name(name):
-        raise UnknownModel(f"{name!r} is no model name; names have up to 64 lower-case letters, digits, '_' and '-'.")
+        raise UnknownModel(
+            f"{name!r} is not a model name; use up to 64 lower-case letters, digits, '_' and '-', "
+            "beginning with a letter or digit."
+        )
     return name
 
 
@@ -199,13 +292,15 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A bundle's file, bounded before it is read. Links are not followed."""
+    """Open a file of a bundle after checking its size. Links are not followed."""
     if path.is_symlink() or not path.is_file():
-        raise InvalidBundle(f"{path.name} of {path.parent.parent.name}/{path.parent.name} is missing or no plain file.")
+        raise InvalidBundle(
+            f"{path.name} of {path.parent.parent.name}/{path.parent.name} is missing or is not a plain file."
+        )
     try:
         size, bound = path.stat().st_size, _MAX_BYTES[path.name]
         if size > bound:
-            raise InvalidBundle(f"{path.name} has {size} bytes; {bound} are allowed.")
+            raise InvalidBundle(f"{path.name} has {size} bytes; at most {bound} are allowed.")
         with path.open("rb") as file:
             yield file
     except OSError as error:

@@ -66,6 +66,9 @@ def write_bundle(root: Path | str, spec: BundleSpec, network: VerifiedNetwork) -
         spec: What the publisher says of the bundle.
         network: The network.
 
+    Returns:
+        The bundle on disk.
+
     Raises:
         InvalidInput: The manifest cannot hold what the spec says of this network.
         InvalidBundle: The network uses an operator that bundles may not use.

@@ -1,1 +1,1 @@
-"""Loads bundles as predictors."""
+"""Loads bundles into memory as predictors."""

@@ -1,6 +1,6 @@
-"""The numbers that integer inputs may hold: the rows of the tables they are looked up in.
+"""Bounds of integer inputs that index a table, such as the vocabulary of an embedding.
 
-On a GPU a number outside a table ends the process's use of the device, so it is looked for before.
+On a GPU an index outside of its table makes the device unusable for the whole process, so indices are checked before.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,14 @@ from dropout_core.graph.program import Operation, Program, Ref
 
 
 def table_rows(program: Program) -> dict[str, int]:
-    """By input, the rows of the smallest table that it indexes itself."""
+    """Return the number of rows of the smallest table that each input indexes itself.
+
+    Args:
+        program: The network.
+
+    Returns:
+        A number of rows by input. Inputs that index no table are left out.
+    """
     names, rows = {spec.name for spec in program.graph.inputs}, dict[str, int]()
     for node in program.graph.nodes:
         if not isinstance(node, Operation) or node.target is not torch.ops.aten.embedding.default:
@@ -26,12 +33,20 @@ def table_rows(program: Program) -> dict[str, int]:
 
 
 def check_indices(inputs: NamedTensors, rows: Mapping[str, int]) -> None:
-    """Raise InvalidInput for a number that a table has no row for."""
+    """Check that integer inputs lie inside the tables that they index.
+
+    Args:
+        inputs: Rows by input.
+        rows: The number of rows of the table, by input.
+
+    Raises:
+        InvalidInput: A number is outside of its table.
+    """
     for name, size in rows.items():
         values = inputs[name]
         outside = (values < 0) | (values >= size)
         if bool(outside.any()):
             row = int(outside.flatten(1).any(1).nonzero()[0])
             raise InvalidInput(
-                f"{name} of row {row} holds {int(values[outside][0])}; the network knows 0 … {size - 1}. Send those."
+                f"{name} of row {row} holds {int(values[outside][0])}, but the network knows 0 … {size - 1}."
             )

@@ -1,4 +1,4 @@
-"""Who computes a bundle: torch, onnxruntime, or who of the two is faster on this machine."""
+"""Chooses the backend that computes a bundle: torch, onnxruntime, or the faster of the two on this machine."""
 
 from collections.abc import Mapping
 
@@ -14,26 +14,36 @@ from mcdrop_models.onnx.runtime.options import Backends
 
 
 def available_networks(files: BundleFiles, program: Program, backends: Backends) -> dict[Backend, Network]:
-    """The networks to choose from for a bundle. Raises InvalidBundle where it has not what is wanted.
+    """Return the implementations of a network that may compute a bundle, by backend.
 
-    A server may want "auto" of bundles that have one only; "torch" or "onnx" of a bundle without it is an error.
+    Args:
+        files: The content of the bundle.
+        program: Its program.
+        backends: The backends that the operator allows. "auto" allows whatever the bundle has; "torch" and "onnx" need
+            a bundle that has it.
+
+    Returns:
+        At least one implementation.
+
+    Raises:
+        InvalidBundle: The bundle has no network for an allowed backend.
     """
     if program.graph.is_outline and files.suffix is None:
-        raise InvalidBundle(f"program.json of {files.manifest.name} is an outline, and no suffix.onnx computes it.")
-    wanted = backends.wanted or files.manifest.backend
+        raise InvalidBundle(f"program.json of {files.manifest.name} is an outline, but no suffix.onnx computes it.")
+    choice = backends.wanted or files.manifest.backend
     found: dict[Backend, Network] = {}
-    if wanted != "onnx" and not program.graph.is_outline:
+    if choice != "onnx" and not program.graph.is_outline:
         found["torch"] = TorchNetwork(program)
-    if wanted != "torch" and files.suffix is not None:
-        # a server of torch alone shall not carry onnxruntime: 60 MB, half a second
+    if choice != "torch" and files.suffix is not None:
+        # A server that needs torch alone should not load onnxruntime: 60 MB, half a second.
         from mcdrop_models.onnx.runtime.network import onnx_network
 
         found["onnx"] = onnx_network(files.prefix, files.suffix, program, backends.runtime)
     if not found:
         has = "torch" if files.suffix is None else "onnx"
         raise InvalidBundle(
-            f"{files.manifest.name} can be computed by {has} only, and {wanted} is wanted; let the backend be "
-            f"{has} or auto, or publish the model for both."
+            f"{files.manifest.name} can be computed by {has} only, but the backend is {choice}. Choose {has} or auto, "
+            "or publish the model with backend='auto'."
         )
     return found
 
@@ -45,7 +55,18 @@ def choose_network(
     networks: Mapping[Backend, Network],
     tunings: TuningCache | None,
 ) -> Network:
-    """The network to serve with: of several, the faster one; torch, where nothing is measured."""
+    """Return the network to serve with: the fastest one, or that of torch where nothing is measured.
+
+    Args:
+        files: The content of the bundle.
+        program: Its program.
+        probe: Rows to measure with, by input.
+        networks: The implementations, by backend.
+        tunings: Measures them and keeps the result; None to measure nothing.
+
+    Returns:
+        One of the implementations.
+    """
     if len(networks) == 1:
         return next(iter(networks.values()))
     if tunings is None:

@@ -69,6 +69,9 @@ class Predictor:
                 and the defaults are taken.
             backends: The backends that may compute. By default the one that the bundle names.
 
+        Returns:
+            The version in memory.
+
         Raises:
             UnknownModel: There is no such version.
             InvalidBundle: The version cannot be served; the message says why.
@@ -102,6 +105,9 @@ class Predictor:
             device: As in `load`.
             tunings: As in `load`.
             backends: As in `load`.
+
+        Returns:
+            The version in memory.
 
         Raises:
             UnknownModel: There is no such name.
@@ -152,6 +158,9 @@ class Predictor:
             tolerance: A row stops once the standard error of every mean is at most this; by measure as a mapping.
             min_passes: The fewest passes of a row that may stop early.
 
+        Returns:
+            The measures of the rows: `estimate.mean` [B, C], `estimate.variance`, `estimate.mutual_information`, …
+
         Raises:
             InvalidInput: The rows do not fit the network, or an option has a value that it may not have.
             NonFiniteOutput: The answer to a row is not finite; the message names the row.
@@ -184,6 +193,9 @@ class Predictor:
             keep_draws: Whether to keep the outputs of every pass.
             places: The position of each row in its request, int64 [B]. By default the rows are one request.
 
+        Returns:
+            The measures of the rows.
+
         Raises:
             InvalidInput: The rows do not fit the network.
         """
@@ -199,22 +211,39 @@ class Predictor:
         return rescale(estimate, self.manifest.output_scaling)
 
     def check_indices(self, inputs: NamedTensors) -> None:
-        """Raise InvalidInput for a number that indexes a table of the network and is outside of it."""
+        """Check that integer inputs lie inside the tables of the network that they index.
+
+        Args:
+            inputs: Rows by input.
+
+        Raises:
+            InvalidInput: A number is outside of its table.
+        """
         check_indices(inputs, self._table_rows)
 
     def check_finite(self, finite: Tensor, rows: Tensor | None = None) -> None:
-        """Raise NonFiniteOutput where the answer to a row is not finite.
+        """Check that the answer to every row is finite.
 
         Args:
             finite: Which rows have a finite answer, bool [B].
             rows: The numbers of the rows in the caller's request, int64 [B]. By default 0 … B − 1.
+
+        Raises:
+            NonFiniteOutput: An answer is NaN or infinite; the message names the first such row.
         """
         if not bool(finite.all()):
             index = int((~finite).nonzero()[0])
             raise self.non_finite_error(index if rows is None else int(rows[index]))
 
     def non_finite_error(self, row: int) -> NonFiniteOutput:
-        """Return the error for a row whose answer is not finite."""
+        """Return the error for a row whose answer is not finite.
+
+        Args:
+            row: The number of the row in the caller's request.
+
+        Returns:
+            The error.
+        """
         return NonFiniteOutput(
             f"{self.manifest.name} answers row {row} with NaN or infinity. Check that the row is in the range of the "
             "training data."
@@ -226,7 +255,14 @@ class Predictor:
 
 
 def finite_rows(estimate: Estimate) -> Tensor:
-    """Return which rows of an estimate are finite, bool [B]."""
+    """Return which rows of an estimate are finite.
+
+    Args:
+        estimate: The estimate of B rows.
+
+    Returns:
+        A mask of rows, bool [B].
+    """
     return (estimate.statistics["value"].variance.isfinite() & estimate.variance.isfinite()).flatten(1).all(1)
 
 
@@ -236,6 +272,9 @@ def rescale(estimate: Estimate, scaling: OutputScaling | None) -> Estimate:
     Args:
         estimate: The estimate in the network's unit.
         scaling: From the network's unit to the caller's; None where they are the same.
+
+    Returns:
+        The estimate in the caller's unit.
     """
     if scaling is None:
         return estimate

@@ -48,6 +48,9 @@ def read_network(files: BundleFiles, version: int, device: torch.device) -> Stor
         version: The version of the bundle, for messages.
         device: Where its tensors go.
 
+    Returns:
+        The network, its probe and the known answer to it.
+
     Raises:
         InvalidBundle: The program or the tensors are not well formed, or the manifest describes another network.
     """

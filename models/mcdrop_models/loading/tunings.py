@@ -1,4 +1,4 @@
-"""Measured choices of engines, kept by (bundle, machine, torch): a machine measures each bundle once."""
+"""Keeps the measured choices of engines by (bundle, machine, torch), so that a machine measures each bundle once."""
 
 import hashlib
 import logging
@@ -25,21 +25,31 @@ Backend = Literal["torch", "onnx"]
 T = TypeVar("T")
 _TUNING: TypeAdapter[Tuning] = TypeAdapter(Tuning)
 _COMPUTER: TypeAdapter[Backend] = TypeAdapter(Backend)
-# what a caller sends alone, and what a batch of several is
+# Backends are compared at one row, a single request, and at 32, a batch of several.
 _ROWS = (1, 32)
 
 
 class TuningCache:
-    """A folder of measured choices. Losing it costs a measurement, seconds for each bundle."""
+    """A folder of measured choices. Losing it costs a measurement of seconds for each bundle.
+
+    Args:
+        folder: The folder; it is made when something is kept.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, digest: str, program: Program, example: NamedTensors, network: Network | None = None) -> Tuning:
-        """The choices for a bundle: as measured before, or measured now and kept.
+        """Return the tuning of a bundle: as measured before, or measured now and kept.
 
-        digest: of what decides the bundle's answers. example: some rows of its inputs. network: who computes it, where
-        that is not torch.
+        Args:
+            digest: The digest of the bundle.
+            program: Its program.
+            example: Rows to measure with, by input.
+            network: The implementation that computes it, where that is not torch.
+
+        Returns:
+            The tuning.
         """
         if network is None:
             return self._known(f"{digest} {machine_name(program.device)}", _TUNING, lambda: tune(program, example))
@@ -49,7 +59,17 @@ class TuningCache:
     def fastest(
         self, digest: str, program: Program, example: NamedTensors, engines: Mapping[Backend, Engine]
     ) -> Backend:
-        """Who computes a bundle faster, one row and many: as measured before, or measured now and kept."""
+        """Return the backend that computes a bundle fastest: as measured before, or measured now and kept.
+
+        Args:
+            digest: The digest of the bundle.
+            program: Its program.
+            example: Rows to measure with, by input.
+            engines: An engine of each backend. Their times at one row and at 32 are multiplied and compared.
+
+        Returns:
+            The fastest backend.
+        """
 
         def measure() -> Backend:
             each = {
@@ -78,12 +98,26 @@ class TuningCache:
 
 
 def tuning_cache_at(folder: Path | None) -> TuningCache | None:
-    """The choices kept in a folder; None where nothing is to be measured."""
+    """Return the cache in a folder.
+
+    Args:
+        folder: The folder; None to measure nothing.
+
+    Returns:
+        The cache, or None where there is no folder.
+    """
     return None if folder is None else TuningCache(folder)
 
 
 def machine_name(device: torch.device) -> str:
-    """What a measurement depends on: the processor and its cores, the device, torch, and the threads it may use."""
+    """Return what a measurement depends on: the processor and its cores, the device, torch, and its threads.
+
+    Args:
+        device: The device that computes.
+
+    Returns:
+        A description of the machine.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     return f"{name}, {threads}, {platform.machine()}, torch {torch.__version__}"

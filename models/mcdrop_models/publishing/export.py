@@ -1,4 +1,4 @@
-"""A bundle as one ONNX file that holds its passes."""
+"""Exports a bundle as one ONNX file that contains its passes."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -28,11 +28,22 @@ _THINNED_BYTES = "thinned_bytes"
 def export_onnx(
     predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: BundleFiles | None = None, *, thin: bool = False
 ) -> ModelProto:
-    """Rows in, the measures of the passes of a plan out, in the caller's unit.
+    """Return an ONNX model that takes rows and returns the measures of their passes, in the caller's unit.
 
-    sizes: of each free dimension. files: of the bundle, which may hold the network in ONNX; a network that came so has
-    no other form. thin: whether to compute no unit that is dropped. Raises InvalidInput for sizes or a scheme that no
-    file can have, and where there is nothing to thin; NotExportable where ONNX lacks an operator.
+    Args:
+        predictor: The bundle in memory.
+        plan: The passes that the file contains.
+        sizes: The size of each free dimension.
+        files: The content of the bundle, which may hold the network in ONNX. A network imported from ONNX has no other
+            form, and needs it.
+        thin: Whether to leave out the units that are dropped, in each pass.
+
+    Returns:
+        The ONNX model.
+
+    Raises:
+        InvalidInput: A file cannot have these sizes or this scheme, or there is nothing to thin.
+        NotExportable: ONNX lacks an operator of the network.
     """
     graph, manifest = predictor.program.graph, predictor.manifest
     refuse_sizes(graph, sizes)
@@ -55,19 +66,26 @@ def export_onnx(
 
 
 def thinned_bytes(model: ModelProto) -> int:
-    """What a runtime holds of thinned weights once it has loaded an exported model, beside what is in the file."""
+    """Return the bytes that a runtime needs for thinned weights once it has loaded a model, beside the file itself.
+
+    Args:
+        model: A model from `export_onnx`.
+
+    Returns:
+        A number of bytes; 0 where nothing is thinned.
+    """
     return next(int(one.value) for one in model.metadata_props if one.key == _THINNED_BYTES)
 
 
 def _halves(predictor: Predictor, files: BundleFiles | None) -> Halves:
-    """The two halves of a model's network: those of its bundle, or made anew."""
+    """Return the two halves of the network in ONNX: those of the bundle, or converted now."""
     if files is not None and files.suffix is not None:
         return halves_in(files.prefix, files.suffix)
     return halves_of(predictor.program, predictor.probe)
 
 
 def _facts(predictor: Predictor, plan: Plan, scheme: Scheme) -> dict[str, str]:
-    """What the file tells of itself. The manifest is a bundle's, whose own passes and seed may be others."""
+    """Return the metadata of the file. Its passes and seed may differ from those of the manifest in it."""
     return {
         "manifest": predictor.manifest.model_dump_json(by_alias=True),
         "mcdrop": version("mcdrop"),
@@ -80,7 +98,7 @@ def _facts(predictor: Predictor, plan: Plan, scheme: Scheme) -> dict[str, str]:
 
 
 def _resized(row: Tensor, shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> Tensor:
-    """A row whose free dimensions have some sizes: what it has, repeated or cut."""
+    """Return a row repeated or cut to the sizes of its free dimensions."""
     for axis, size in enumerate(shape, 1):
         if isinstance(size, str):
             row = row.index_select(axis, torch.arange(sizes[size], device=row.device) % row.shape[axis])

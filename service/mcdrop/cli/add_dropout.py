@@ -1,4 +1,4 @@
-"""The command that gives an ONNX file a dropout."""
+"""The command that inserts dropout into an ONNX file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,20 +11,23 @@ from mcdrop.cli.publish import read_onnx
 
 def add_dropout(
     file: Annotated[Path, typer.Argument(help="The ONNX file.")],
-    before: Annotated[str, typer.Option(help="A node, by its name or that of its first result; head: the last layer.")],
-    p: Annotated[float, typer.Option(help="The probability that a number is dropped.")],
+    before: Annotated[
+        str,
+        typer.Option(help="The node to insert it before: its name, its first output, or head, the last layer."),
+    ],
+    p: Annotated[float, typer.Option(help="The probability of dropping a value.")],
     out: Annotated[Path, typer.Option(help="Where to write the new file.")],
 ) -> None:
-    """Give a network that was trained without dropout one before a node of it, so that it can be published.
+    """Insert dropout into a network that was trained without it, so that it can be published.
 
-    Its passes then say how far an answer hangs on single features of that node's input. That is no posterior of a
-    training: the network never learnt to do without them. Choose --p by the likelihood of held-out data.
+    The passes then show how much an answer depends on single features of the node's input. They are not samples of a
+    posterior, because the network was not trained with dropout. Choose --p by the likelihood of held-out data.
 
     Example: `mcdrop add-dropout net.onnx --before head --p 0.2 --out net-mc.onnx`
     """
     from mcdrop_models.onnx.from_onnx.add_dropout import add_dropout as inserted
 
     if out.exists():
-        raise InvalidInput(f"{out} is there already; name another file.")
+        raise InvalidInput(f"{out} exists already; name another file.")
     out.write_bytes(inserted(read_onnx(file), before, p))
     typer.echo(f"wrote {out}: publish it with `mcdrop publish {out} --name … --task …`")

@@ -1,4 +1,4 @@
-"""The command that writes a model with its passes as one ONNX file."""
+"""The command that exports a model and its passes as one ONNX file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,26 +19,26 @@ def export(
     name: Annotated[str, typer.Argument(help="The model.")],
     onnx: Annotated[Path, typer.Option(help="The file to write, .onnx.")],
     passes: Annotated[
-        int | None, typer.Option(help="Stochastic passes in the file; the bundle's own number otherwise.")
+        int | None, typer.Option(help="Stochastic passes in the file. The default is the bundle's.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides the masks; the bundle's own otherwise.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the masks. The default is the bundle's.")] = None,
     size: Annotated[
-        list[str] | None, typer.Option(help="Of a free dimension, such as length=64; one for each there is.")
+        list[str] | None, typer.Option(help="The size of a free dimension, such as length=64. Give it once for each.")
     ] = None,
     thinned: Annotated[
         bool,
         typer.Option(
             "--thinned",
-            help="Compute no unit that is dropped: faster for many rows, slower for one, and once loaded it holds "
-            "each pass's own part of the weights.",
+            help="Leave out the units that are dropped: faster for many rows, slower for one. Once loaded, the model "
+            "holds a part of the weights for each pass.",
         ),
     ] = False,
     version: Version = None,
     bundles: Bundles = None,
 ) -> None:
-    """Write a model and its passes as one ONNX file: rows in, mean, variance and entropies out.
+    """Export a model and its passes as one ONNX file that takes rows and returns mean, variance and entropies.
 
-    Any ONNX runtime gives the answers of this model, seed and number of passes: the file draws no random numbers.
+    The file draws no random numbers, so that every ONNX runtime gives the answers of this seed and number of passes.
 
     Example: `mcdrop export digits --onnx digits.onnx --passes 32`
     """
@@ -63,11 +63,11 @@ def export(
 
 
 def _sizes(given: list[str]) -> dict[str, int]:
-    """Sizes by the name of the free dimension."""
+    """Return the size of each free dimension by its name."""
     sizes: dict[str, int] = {}
     for one in given:
         name, _, number = one.partition("=")
         if not (number.isascii() and number.isdigit()) or name in sizes:
-            raise InvalidInput(f"the size is {one!r}; give each free dimension once, as in length=64.")
+            raise InvalidInput(f"the size is {one!r}; give each free dimension once, as in --size length=64.")
         sizes[name] = int(number)
     return sizes

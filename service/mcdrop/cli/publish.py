@@ -112,6 +112,9 @@ def load_network(path: str, weights: Path | None) -> nn.Module:
         path: package.module:factory; modules of the current folder are found as well.
         weights: A .safetensors file with the state dict of the network, or None for the weights that the factory made.
 
+    Returns:
+        The network.
+
     Raises:
         InvalidInput: There is no such factory, it does not make a network, or the weights do not fit.
     """
@@ -171,6 +174,9 @@ def read_onnx(path: Path) -> bytes:
 
     Args:
         path: The file. Its size is checked before it is read.
+
+    Returns:
+        Its content.
 
     Raises:
         InvalidBundle: The file is too large.

@@ -128,18 +128,21 @@ def test_sealed_fills_in_the_digest_of_its_fields():
         ({"noise": 2}, "noise"),
         ({"sampling": "antithetic"}, "sampling"),
         ({"masks": "tied"}, "masks"),
-        ({"branches": 3}, "branches is 3; one of 1, 2, 4, 8, 16 is wanted"),
+        ({"branches": 3}, "branches is 3; choose one of 1, 2, 4, 8, 16"),
         ({"task": "ranking"}, "task"),
         ({"output": "embedding"}, "output"),
-        ({"output": "logits"}, "a regression cannot have the output logits"),
+        ({"output": "logits"}, "a regression model cannot have the output logits"),
         ({"num_outputs": 0}, "num_outputs"),
         ({"labels": ["one"]}, "1 labels and 2 outputs"),
         ({"inputs": []}, "inputs"),
-        ({"inputs": [{"name": "x", "shape": [4], "dtype": "float32"} for _ in "xy"]}, "two inputs have one name"),
+        ({"inputs": [{"name": "x", "shape": [4], "dtype": "float32"} for _ in "xy"]}, "two inputs have the same name"),
         ({"inputs": [{"name": f"x{n}", "shape": [4], "dtype": "float32"} for n in range(17)]}, "inputs"),
-        ({"inputs": [{"name": "x", "shape": ["length"], "dtype": "int64"}]}, "free dimensions ['length']; free has []"),
+        (
+            {"inputs": [{"name": "x", "shape": ["length"], "dtype": "int64"}]},
+            "free dimensions ['length'], but free has []",
+        ),
         ({"inputs": [{"name": "x", "shape": ["a b"], "dtype": "int64"}]}, "shape"),
-        ({"free": {"length": {"least": 1, "most": None}}}, "free dimensions []; free has ['length']"),
+        ({"free": {"length": {"least": 1, "most": None}}}, "free dimensions [], but free has ['length']"),
         ({"free": {"length": {"least": 0, "most": None}}}, "least"),
         ({"free": {}}, "free"),
         ({"positions": []}, "positions"),
@@ -185,6 +188,6 @@ def test_a_right_manifest_resealed_is_accepted():
 
 @pytest.mark.parametrize("backend", ["onnx", "auto"])
 def test_onnxruntime_takes_a_suffix_to_compute_with(backend):
-    assert "there is no suffix.onnx to compute with" in _reason(_resealed(backend=backend))
-    assert "there is no suffix.onnx" in _reason(_resealed(onnx_prefix=sha256(b"a prefix alone")))
+    assert "the bundle has no suffix.onnx to compute with" in _reason(_resealed(backend=backend))
+    assert "the bundle has no suffix.onnx" in _reason(_resealed(onnx_prefix=sha256(b"a prefix alone")))
     Manifest.model_validate_json(_resealed(backend=backend, onnx_suffix=sha256(b"a suffix")))

@@ -107,7 +107,7 @@ def test_no_name_reaches_outside_of_the_root(tmp_path, name):
         lambda: publish(net, rows, name=name, task="classification", root=repository.root),
     ]
     for ask in asked:
-        with watched() as events, pytest.raises(UnknownModel, match="is no model name"):
+        with watched() as events, pytest.raises(UnknownModel, match="is not a model name"):
             ask()
         assert events == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundles", "x"]
@@ -170,7 +170,7 @@ def test_a_version_that_is_a_link_is_not_followed(tmp_path):
 def test_a_bundle_under_another_name_is_refused(tmp_path):
     put(tmp_path)
     (tmp_path / "net").rename(tmp_path / "renamed")
-    with pytest.raises(InvalidBundle, match="that of 'net'"):
+    with pytest.raises(InvalidBundle, match="belongs to 'net'"):
         Repository(tmp_path).read("renamed", 1)
 
 
@@ -179,7 +179,7 @@ def test_a_file_is_bounded_before_it_is_read(tmp_path, file, bound):
     put(tmp_path)
     path = tmp_path / "net" / "1" / file
     os.truncate(path, bound + 1)  # sparse: it takes no space, unless it is read
-    with pytest.raises(InvalidBundle, match=f"{bound + 1} bytes; {bound} are allowed"):
+    with pytest.raises(InvalidBundle, match=f"{bound + 1} bytes; at most {bound} are allowed"):
         Repository(tmp_path).read("net", 1)
 
 

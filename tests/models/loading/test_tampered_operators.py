@@ -121,7 +121,7 @@ _MISUSED = {
                 False,
             )
         ],
-        "a bundle's weights stay",
+        "a bundle's weights never change",
     ),
     "a memory format that is a number": (
         [operation("a", "aten.clone.default", _OUT, memory_format=10**9)],
@@ -129,7 +129,7 @@ _MISUSED = {
     ),
     "a dtype that is a number": ([operation("a", "aten.softmax.int", _OUT, 1, 10**6)], "ScalarType"),
     "a device of its own": ([operation("a", "aten.zeros.default", [1, 3], device="cuda:0")], "Device"),
-    "an unknown interpolation": ([operation("a", "aten.grid_sampler.default", _OUT, _OUT, 7, 0, False)], "0, 1 and 2"),
+    "an unknown interpolation": ([operation("a", "aten.grid_sampler.default", _OUT, _OUT, 7, 0, False)], "0, 1 or 2"),
     "an element by a text": ([operation("a", "getitem", _OUT, "__class__")], "whole number"),
     "an element by a list": ([operation("a", "getitem", _OUT, [0, 1])], "whole number"),
     "an element of a list": ([operation("a", "getitem", [_OUT], 0)], "the name of a node and an index"),

@@ -64,7 +64,7 @@ _LOW, _HIGH = {"name": "getitem", "module": "2", "kind": "dropout"}, {"name": "a
     [
         ({"name": ".."}, "wrong at name"),
         ({"name": "../net"}, "wrong at name"),
-        ({"name": "other"}, "that of 'other'"),
+        ({"name": "other"}, "belongs to 'other'"),
         ({"schema": 2}, "wrong at schema"),
         ({"run": "os.system"}, "wrong at run"),
         ({"num_outputs": 4}, "3 outputs, but the manifest says 4"),

@@ -229,7 +229,7 @@ def test_a_file_that_holds_no_rows_is_refused_in_one_line(mcdrop, files, bundles
     ("args", "said"),
     [
         (["predict", "nope", "rows.npy"], "there is no model 'nope'; there are digits, heights"),
-        (["predict", "[/x]", "rows.npy"], r"'\[/x\]' is no model name"),
+        (["predict", "[/x]", "rows.npy"], r"'\[/x\]' is not a model name"),
         (["predict", "digits", "rows.npy", "--version", "9"], "digits has no version 9; it has 2, 1"),
         (["predict", "digits", "rows.npy", "--passes", "0"], "passes is 0"),
         (["predict", "digits", "rows.npy", "--seed", "-1"], "the seed is -1"),

@@ -80,7 +80,7 @@ def test_a_still_network_is_refused_until_it_has_a_dropout(files, mcdrop):
     found = Predictor.load(Repository("bundles"), "net", 1).predict(torch.from_numpy(x), Plan(32, 3))
     assert found.variance.min() > 0
     assert_refused(
-        mcdrop("add-dropout", "still.onnx", "--before", "head", "--p", 0.5, "--out", "given.onnx"), "there already"
+        mcdrop("add-dropout", "still.onnx", "--before", "head", "--p", 0.5, "--out", "given.onnx"), "exists already"
     )
 
 
@@ -88,7 +88,7 @@ def test_torch_cannot_compute_what_came_as_onnx(files, mcdrop, monkeypatch):
     assert mcdrop("publish", "net.onnx", *OPTIONS)[0] == 0
     np.save("rows.npy", np.zeros((1, 4), np.float32))
     monkeypatch.setenv("MCDROP_BACKEND", "torch")
-    assert_refused(mcdrop("predict", "net", "rows.npy", "--bundles", "bundles"), "onnx only, and torch is wanted")
+    assert_refused(mcdrop("predict", "net", "rows.npy", "--bundles", "bundles"), "onnx only, but the backend is torch")
     monkeypatch.setenv("MCDROP_BACKEND", "auto")
     assert mcdrop("predict", "net", "rows.npy", "--bundles", "bundles")[0] == 0
     assert_refused(mcdrop("lint", "net", "--bundles", "bundles"), "came as an ONNX file")

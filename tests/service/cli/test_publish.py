@@ -143,7 +143,7 @@ REFUSALS = {
     "too many labels": (["own_net:make", "--labels", "a,b,c"], "there are 3 labels and 2 outputs"),
     "no probabilities": (["own_net:make", "--output", "probabilities"], "are no probabilities; say output='logits'"),
     "another shape": (["own_net:make", "--example-shape", "5"], r"got \[s\d+, 5\] X \[4, 8\]"),
-    "a bad name": (["own_net:make", "--name", "../net"], r"'\.\./net' is no model name"),
+    "a bad name": (["own_net:make", "--name", "../net"], r"'\.\./net' is not a model name"),
     **{
         f"the shape {shape!r}": (["own_net:make", "--example-shape", shape], "write the sizes of one row, such as 1,28")
         for shape in ("", "4,", "4x4", "0", "-1", "1.5")

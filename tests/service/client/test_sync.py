@@ -284,6 +284,6 @@ def test_names_must_be_as_many_as_rows(client, ids):
 
 
 def test_a_name_is_no_part_of_an_address(client):
-    with pytest.raises(ServerError, match=r"'digits[?]passes=1' is no model name") as refusal:
+    with pytest.raises(ServerError, match=r"'digits[?]passes=1' is not a model name") as refusal:
         client.predict("digits?passes=1", X)
     assert refusal.value.status == 404

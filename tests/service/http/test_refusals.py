@@ -186,7 +186,7 @@ def test_a_version_that_is_no_number_is_404(server, version):
 
 @pytest.mark.parametrize("name", ["Digits", "-", "%2e%2e", "a b"])
 def test_a_name_that_no_model_can_have_is_404(server, name):
-    assert "is no model name" in refused(server.post(f"/v1/models/{name}/predict", {}), 404, "unknown-model")
+    assert "is not a model name" in refused(server.post(f"/v1/models/{name}/predict", {}), 404, "unknown-model")
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/models/digits/nope", "/v1/models/%2e%2e%2fx/predict"])

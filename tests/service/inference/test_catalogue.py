@@ -102,7 +102,7 @@ def test_without_any_model_the_refusal_says_how_to_make_one(tmp_path):
 
 @pytest.mark.parametrize("name", ["../digits", "..", "", "Digits", "a/b", "digits\n"], ids=repr)
 def test_a_name_that_reaches_out_of_the_folder_names_no_model(bundles, name):
-    with pytest.raises(UnknownModel, match="is no model name"):
+    with pytest.raises(UnknownModel, match="is not a model name"):
         Catalogue(Repository(bundles)).get(name)
 
 

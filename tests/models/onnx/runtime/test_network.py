@@ -136,7 +136,7 @@ def test_who_is_faster_is_measured_once(torch_s, onnx_s, wanted, both, tmp_path,
 
 def test_a_bundle_without_onnx_is_computed_by_torch_or_refused(published):
     assert computer(loaded(Repository(published), "net", "auto")) == "torch"
-    with pytest.raises(InvalidBundle, match="torch only, and onnx is wanted"):
+    with pytest.raises(InvalidBundle, match="torch only, but the backend is onnx"):
         loaded(Repository(published), "net", "onnx")
 
 

@@ -182,7 +182,7 @@ def test_a_number_that_a_table_has_no_row_for_is_refused(root, wrong):
     """Before it reaches a device: on a GPU it would end the use of it."""
     inputs = Attention.inputs(2, 3)
     inputs["input_ids"][1, 2] = wrong
-    with pytest.raises(InvalidInput, match=f"input_ids of row 1 holds {wrong}; the network knows 0 … 9"):
+    with pytest.raises(InvalidInput, match=f"input_ids of row 1 holds {wrong}, but the network knows 0 … 9"):
         loaded(root, "tags").predict(inputs, Plan(2, 0, DEFAULT))
 
 
