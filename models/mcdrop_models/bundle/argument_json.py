@@ -1,8 +1,8 @@
-"""An operator's arguments ↔ JSON.
+"""The JSON form of an operator's arguments.
 
-Plain JSON values stand for themselves, lists for tuples; what JSON has not is an object with one tag: {"ref": name},
-{"size": expression of "rows" and of free dimensions}, {"device": true}, {"dtype": name}, {"memory_format": name},
-{"layout": "strided"} and {"float": "inf" | "-inf" | "nan"}.
+Plain JSON values represent themselves, and lists represent tuples. A value that JSON lacks is an object with one tag:
+{"ref": name}, {"size": expression of "rows" and free dimensions}, {"device": true}, {"dtype": name},
+{"memory_format": name}, {"layout": "strided"} or {"float": "inf" | "-inf" | "nan"}.
 """
 
 import math
@@ -33,7 +33,17 @@ _BINARY = ("add", "mul", "floordiv", "mod")
 
 
 def encode_argument(arg: Any) -> Any:
-    """An argument as JSON. Raises InvalidBundle for what has no form."""
+    """Return the JSON form of an argument.
+
+    Args:
+        arg: The argument.
+
+    Returns:
+        Plain JSON values, lists and tagged objects.
+
+    Raises:
+        InvalidBundle: The argument has no such form.
+    """
     if isinstance(arg, tuple):
         return [encode_argument(item) for item in arg]
     if isinstance(arg, float) and not math.isfinite(arg):
@@ -43,11 +53,22 @@ def encode_argument(arg: Any) -> Any:
     for kind, tag, value in _TAGGED:
         if isinstance(arg, kind):
             return {tag: value(arg)}
-    raise InvalidBundle(f"an operator has the argument {arg!r}, which program.json cannot hold.")
+    raise InvalidBundle(f"an operator has the argument {arg!r}, which program.json cannot represent.")
 
 
 def decode_argument(item: Any, depth: int = 0) -> Any:
-    """The argument of some JSON. Raises InvalidBundle for any other tag."""
+    """Return the argument that a JSON value represents.
+
+    Args:
+        item: The JSON value.
+        depth: How deep it is nested.
+
+    Returns:
+        The argument.
+
+    Raises:
+        InvalidBundle: It is nested too deep, or has an unknown tag.
+    """
     if depth > _MAX_DEPTH:
         raise InvalidBundle(f"program.json nests arguments deeper than {_MAX_DEPTH}.")
     if isinstance(item, list):
@@ -61,40 +82,90 @@ def decode_argument(item: Any, depth: int = 0) -> Any:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype's name. Raises InvalidBundle for one that bundles do not hold."""
+    """Return the name of a dtype.
+
+    Args:
+        dtype: The dtype.
+
+    Returns:
+        Its name, such as "float32".
+
+    Raises:
+        InvalidBundle: Bundles may not use this dtype.
+    """
     return _name_in(_DTYPES, dtype)
 
 
-def dtype_of(name: Any) -> torch.dtype:
-    """The dtype of a name."""
-    return _DTYPES[text(name)]
+def dtype_named(name: Any) -> torch.dtype:
+    """Return the dtype of a name.
+
+    Args:
+        name: Its name, such as "float32".
+
+    Returns:
+        The dtype.
+
+    Raises:
+        KeyError: Bundles may not use it.
+    """
+    return _DTYPES[expect_text(name)]
 
 
-def text(value: Any) -> str:
-    """A JSON value that must be a text."""
+def expect_text(value: Any) -> str:
+    """Return a JSON value that must be a text.
+
+    Args:
+        value: The JSON value.
+
+    Returns:
+        The same value.
+
+    Raises:
+        TypeError: It is not a text.
+    """
     if not isinstance(value, str):
-        raise TypeError(f"{value!r}, where a name is wanted")
+        raise TypeError(f"{value!r}, which must be a text")
     return value
 
 
-def integer(value: Any) -> int:
-    """A JSON value that must be a whole number."""
+def expect_integer(value: Any) -> int:
+    """Return a JSON value that must be an integer.
+
+    Args:
+        value: The JSON value.
+
+    Returns:
+        The same value.
+
+    Raises:
+        TypeError: It is not an integer.
+    """
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r}, where a whole number is wanted")
+        raise TypeError(f"{value!r}, which must be an integer")
     return value
 
 
-def number(value: Any) -> float:
-    """A JSON value that must be a number."""
+def expect_number(value: Any) -> float:
+    """Return a JSON value that must be a number.
+
+    Args:
+        value: The JSON value.
+
+    Returns:
+        It as a float.
+
+    Raises:
+        TypeError: It is not a number.
+    """
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{value!r}, where a number is wanted")
+        raise TypeError(f"{value!r}, which must be a number")
     return float(value)
 
 
 def _name_in(table: Mapping[str, Any], value: Any) -> str:
     name = str(value).removeprefix("torch.")
     if name not in table:
-        raise InvalidBundle(f"the network uses {value}; bundles hold {', '.join(table)}.")
+        raise InvalidBundle(f"the network uses {value}, but bundles may only use {', '.join(table)}.")
     return name
 
 
@@ -102,7 +173,7 @@ def _expression(tree: Any, depth: int = 0) -> Expression:
     if isinstance(tree, str):
         return tree
     if not isinstance(tree, list):
-        return integer(tree)
+        return expect_integer(tree)
     operator, left, right = tree
     if operator not in _BINARY or depth > _MAX_DEPTH:
         raise InvalidBundle(f"program.json has a size with {operator!r}; sizes use {', '.join(_BINARY)}.")
@@ -118,11 +189,11 @@ _TAGGED: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
     (torch.layout, "layout", lambda value: _name_in(_LAYOUTS, value)),
 )
 _DECODERS: dict[str, Callable[[Any], Any]] = {
-    "ref": lambda value: Ref(text(value)),
+    "ref": lambda value: Ref(expect_text(value)),
     "size": lambda value: Size(_expression(value)),
     "device": lambda _: Device(),
-    "dtype": dtype_of,
-    "memory_format": lambda value: _FORMATS[text(value)],
-    "layout": lambda value: _LAYOUTS[text(value)],
-    "float": lambda value: _FLOATS[text(value)],
+    "dtype": dtype_named,
+    "memory_format": lambda value: _FORMATS[expect_text(value)],
+    "layout": lambda value: _LAYOUTS[expect_text(value)],
+    "float": lambda value: _FLOATS[expect_text(value)],
 }

@@ -45,21 +45,33 @@ from mcdrop_models.bundle.allowed_operators import allowed_operator, check_call,
 from mcdrop_models.bundle.argument_json import (
     decode_argument,
     dtype_name,
-    dtype_of,
+    dtype_named,
     encode_argument,
-    integer,
-    number,
-    text,
+    expect_integer,
+    expect_number,
+    expect_text,
 )
 from mcdrop_models.errors import InvalidBundle
 
+# The structure is checked by hand. Strict pydantic models with discriminated unions read that of the digits bundle in
+# 0.15 ms of CPU where this takes 0.09 ms, and what is not structure (references, sizes, rows, depth) stayed as it is.
 SCHEMA, OUTLINE = 1, 2
 _MAX_NODES = 100_000
 _MAX_INPUTS = 16
 
 
 def graph_to_json(graph: Graph) -> bytes:
-    """A graph as program.json. Raises InvalidBundle for an operator that bundles may not use."""
+    """Return the content of program.json for a graph.
+
+    Args:
+        graph: The graph.
+
+    Returns:
+        The file, in UTF-8.
+
+    Raises:
+        InvalidBundle: The graph uses an operator or an argument that bundles may not use.
+    """
     inputs = [{"name": spec.name, "shape": spec.shape, "dtype": dtype_name(spec.dtype)} for spec in graph.inputs]
     document = {
         "schema": OUTLINE if graph.is_outline else SCHEMA,
@@ -77,10 +89,21 @@ def graph_to_json(graph: Graph) -> bytes:
 
 
 def program_from_json(content: bytes, weights: Mapping[str, Tensor]) -> Program:
-    """The Program of a program.json and its weights. Raises InvalidBundle, naming what is wrong."""
+    """Return the Program of a program.json.
+
+    Args:
+        content: The content of the file.
+        weights: The stored tensors by name; those that the program does not name are left out.
+
+    Returns:
+        The Program.
+
+    Raises:
+        InvalidBundle: The file is malformed or not allowed; the message says where.
+    """
     try:
         document = json.loads(content, parse_constant=_no_constant)
-        if integer(document["schema"]) not in (SCHEMA, OUTLINE):
+        if expect_integer(document["schema"]) not in (SCHEMA, OUTLINE):
             raise InvalidBundle(
                 f"program.json has schema {document['schema']!r}; this version reads {SCHEMA} and {OUTLINE}."
             )
@@ -98,20 +121,20 @@ def _graph(document: Any) -> Graph:
     if not 1 <= len(inputs) <= _MAX_INPUTS or len(document["nodes"]) > _MAX_NODES:
         counts = f"{len(inputs)} inputs and {len(document['nodes'])} nodes"
         raise InvalidBundle(
-            f"program.json has {counts}; 1 to {_MAX_INPUTS} inputs and up to {_MAX_NODES} nodes are read."
+            f"program.json has {counts}; it may have 1 to {_MAX_INPUTS} inputs and up to {_MAX_NODES} nodes."
         )
     free = tuple(_free(*item) for item in document.get("free", []))
     sizes = {ROWS, *(one.name for one in free)}
-    names = tuple(text(name) for name in document["weights"])
+    names = tuple(expect_text(name) for name in document["weights"])
     known = {*names, *(spec.name for spec in inputs)}
     if len(known) < len(names) + len(inputs) or len(sizes) < 1 + len(free):
-        raise InvalidBundle("program.json takes a name twice among its inputs, weights and free dimensions.")
-    _refuse_unknown_sizes({size for spec in inputs for size in spec.shape if isinstance(size, str)}, sizes - {ROWS})
-    boundary = {text(name): _rows(rows) for name, rows in document["boundary"].items()}
-    positions, output = _positions(document.get("positions", []), free), text(document["output"])
+        raise InvalidBundle("program.json uses a name twice among its inputs, weights and free dimensions.")
+    _check_sizes({size for spec in inputs for size in spec.shape if isinstance(size, str)}, sizes - {ROWS})
+    boundary = {expect_text(name): _rows(rows) for name, rows in document["boundary"].items()}
+    positions, output = _positions(document.get("positions", []), free), expect_text(document["output"])
     if document["schema"] == OUTLINE:
         if any("kind" not in item for item in document["nodes"]):
-            raise InvalidBundle("program.json is an outline and holds an operation; an outline has sites only.")
+            raise InvalidBundle("program.json is an outline with an operation; an outline has sites only.")
         sites = tuple(_site(item, index) for index, item in enumerate(document["nodes"]))
         return _checked_outline(Graph(inputs, names, sites, output, boundary, free, positions))
     nodes: list[Node] = []
@@ -120,15 +143,15 @@ def _graph(document: Any) -> Graph:
         node = _site(item, num_sites) if "kind" in item else _operation(item)
         unknown = set(references(node)) - known
         if unknown or node.name in known:
-            raise InvalidBundle(f"node {node.name} reads {sorted(unknown)} before they exist, or takes a name twice.")
-        _refuse_unknown_sizes(size_names(node), sizes)
+            raise InvalidBundle(f"node {node.name} reads {sorted(unknown)} before they exist, or uses a name twice.")
+        _check_sizes(size_names(node), sizes)
         known.add(node.name)
         nodes.append(node)
         num_sites += isinstance(node, Site)
     if output not in known:
-        raise InvalidBundle(f"program.json names the output {output!r}, which no node makes.")
+        raise InvalidBundle(f"program.json names the output {output!r}, which no node has.")
     graph = Graph(inputs, names, tuple(nodes), output, boundary, free, positions)
-    _refuse_wrong_boundary(graph)
+    _check_boundary(graph)
     return graph
 
 
@@ -137,82 +160,84 @@ def _checked_outline(graph: Graph) -> Graph:
     fits = all(site.rows == graph.boundary.get(site.input.name, site.rows) for site in graph.sites)
     if not graph.nodes or graph.weights or not named or not graph.is_outline or not fits:
         raise InvalidBundle(
-            "program.json is an outline, which has no weights, and sites of different names, none of them the output, "
-            "whose rows lie where the boundary says."
+            "program.json is not a valid outline: an outline has no weights, and at least one site; its sites have "
+            "different names, none of them is the output, and their rows lie where the boundary says."
         )
     return graph
 
 
-def _refuse_wrong_boundary(graph: Graph) -> None:
-    """Rows are joined along their boundary only in large batches: what no probe sees is checked here.
+def _check_boundary(graph: Graph) -> None:
+    """Check the boundary. The probe cannot: rows are concatenated along it in large batches only.
 
-    Beside what crosses from the prefix there may stand what crosses to the last sites, which older bundles lack.
+    The boundary may also have the values that cross to the last sites, which older bundles lack.
     """
     parts = split(graph)
     crossing = set(parts.crossing) - set(graph.weights)
     if not crossing <= set(graph.boundary) <= crossing | set(split_last(parts.suffix, graph.output).crossing):
-        raise InvalidBundle(f"program.json has the boundary {sorted(graph.boundary)}; {sorted(crossing)} cross it.")
+        raise InvalidBundle(f"program.json has the boundary {sorted(graph.boundary)}, but {sorted(crossing)} cross it.")
     for site in graph.sites:
         if site.rows != graph.boundary.get(site.input.name, site.rows):
             raise InvalidBundle(f"site {site.name} and the boundary place the rows of {site.input.name} differently.")
 
 
 def _input(item: Any) -> Input:
-    shape = tuple(size if isinstance(size, str) else integer(size) for size in item["shape"])
-    return Input(text(item["name"]), shape, dtype_of(item["dtype"]))
+    shape = tuple(size if isinstance(size, str) else expect_integer(size) for size in item["shape"])
+    return Input(expect_text(item["name"]), shape, dtype_named(item["dtype"]))
 
 
 def _positions(items: Any, free: tuple[FreeDimension, ...]) -> tuple[int | Size, ...]:
-    positions = tuple(size if isinstance(size, Size) else integer(size) for size in map(decode_argument, items))
-    _refuse_unknown_sizes(size_names(positions), {one.name for one in free})
+    positions = tuple(size if isinstance(size, Size) else expect_integer(size) for size in map(decode_argument, items))
+    _check_sizes(size_names(positions), {one.name for one in free})
     return positions
 
 
 def _free(name: Any, least: Any, most: Any) -> FreeDimension:
-    free = FreeDimension(text(name), integer(least), None if most is None else integer(most))
+    free = FreeDimension(expect_text(name), expect_integer(least), None if most is None else expect_integer(most))
     if free.least < 1 or (free.most is not None and free.most < free.least):
-        raise InvalidBundle(f"program.json lets {free.name} be {free}; sizes from 1 on are wanted.")
+        raise InvalidBundle(f"program.json lets {free.name} be {free}; it must allow a size, and sizes begin at 1.")
     return free
 
 
-def _refuse_unknown_sizes(names: set[str], known: set[str]) -> None:
+def _check_sizes(names: set[str], known: set[str]) -> None:
     if not names <= known:
         raise InvalidBundle(
-            f"program.json has sizes of {sorted(names - known)}; its free dimensions are {sorted(known)}."
+            f"program.json has sizes of {sorted(names - known)}, but its free dimensions are {sorted(known)}."
         )
 
 
 def _site(item: Any, index: int) -> Site:
-    name, kind, rate = text(item["name"]), text(item["kind"]), number(item["rate"])
+    name, kind, rate = expect_text(item["name"]), expect_text(item["kind"]), expect_number(item["rate"])
     if kind not in NOISE_KINDS or not (0.0 < rate <= 1.0 if NOISE_KINDS[kind].rated else rate == 0.0):
         rated, unrated = (
             ", ".join(name for name in NOISE_KINDS if NOISE_KINDS[name].rated is rated) for rated in (True, False)
         )
         allowed = f"{rated} with a rate above 0 and up to 1, and {unrated} with a rate of 0"
-        raise InvalidBundle(f"site {name} has kind {kind!r} and rate {rate}; {allowed} are read.")
-    return Site(name, index, kind, Ref(text(item["input"])), rate, _rows(item["rows"]), text(item["module"]))
+        raise InvalidBundle(f"site {name} has kind {kind!r} and rate {rate}; allowed are {allowed}.")
+    return Site(
+        name, index, kind, Ref(expect_text(item["input"])), rate, _rows(item["rows"]), expect_text(item["module"])
+    )
 
 
 def _operation(item: Any) -> Operation:
-    name, target = text(item["name"]), text(item["target"])
+    name, target = expect_text(item["name"]), expect_text(item["target"])
     found = GETITEM if target == GETITEM else allowed_operator(target)
     args = decode_argument(item["args"])
     if not isinstance(args, tuple):
-        raise InvalidBundle(f"node {name} has arguments that are no list.")
-    kwargs = {text(key): decode_argument(value) for key, value in item["kwargs"].items()}
+        raise InvalidBundle(f"the arguments of node {name} are not a list.")
+    kwargs = {expect_text(key): decode_argument(value) for key, value in item["kwargs"].items()}
     if found == GETITEM:
-        _refuse_odd_element(name, args, kwargs)
+        _check_element(name, args, kwargs)
         return Operation(name, found, args, kwargs)
     check_call(found, args, kwargs)
     if draws(found, args, kwargs):
-        raise InvalidBundle(f"node {name} ({target}) draws random numbers of its own; only sites may.")
+        raise InvalidBundle(f"node {name} ({target}) draws random numbers; only sites may.")
     return Operation(name, found, args, kwargs)
 
 
-def _refuse_odd_element(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _check_element(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     if len(args) != 2 or not isinstance(args[0], Ref) or kwargs:
-        raise InvalidBundle(f"node {name} takes an element with {args}; the name of a node and an index are wanted.")
-    integer(args[1])
+        raise InvalidBundle(f"node {name} takes an element with {args}; the arguments must be a node and an index.")
+    expect_integer(args[1])
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
@@ -231,9 +256,9 @@ def _rows_to_json(rows: RowAxis | None) -> list[int] | None:
 def _rows(item: Any) -> RowAxis | None:
     if item is None:
         return None
-    axis, before, after = map(integer, item)
+    axis, before, after = map(expect_integer, item)
     if axis < 0 or before < 1 or after < 1:
-        raise InvalidBundle(f"program.json places rows at {item}; an axis and two positive folds are wanted.")
+        raise InvalidBundle(f"program.json places rows at {item}; it must be an axis and two positive folds.")
     return RowAxis(axis, before, after)
 
 
