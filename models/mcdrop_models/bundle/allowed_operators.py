@@ -29,7 +29,7 @@ _BATCH_STATISTICS = {
     torch.ops.aten.batch_norm.default: "training",
     torch.ops.aten.instance_norm.default: "use_input_stats",
 }
-_ALLOWED = frozenset(
+ALLOWED_OPERATORS = frozenset(
     """
     abs acos acosh add addcdiv addcmul addmm alias all amax amin any arange argmax argmin argsort asin asinh atan atan2
     atanh baddbmm bitwise_and bitwise_not bitwise_or bitwise_xor bmm broadcast_tensors broadcast_to cat ceil celu chunk
@@ -59,7 +59,7 @@ _ALLOWED = frozenset(
     gru lstm rnn_relu rnn_tanh scaled_dot_product_attention
     """.split()
 )
-_NAMESPACES = {"aten": _ALLOWED, "mcdrop": frozenset({"rnn"})}
+_NAMESPACES = {"aten": ALLOWED_OPERATORS, "mcdrop": frozenset({"rnn"})}
 
 
 def operator_name(target: Any, where: str = "") -> str:

@@ -6,7 +6,7 @@ import torch
 from dropout_core.capture.sites import draws
 from dropout_core.graph.program import Device, Ref
 from dropout_core.graph.sizes import Size
-from mcdrop_models.bundle.allowed_operators import _ALLOWED, allowed_operator, check_call, operator_name
+from mcdrop_models.bundle.allowed_operators import ALLOWED_OPERATORS, allowed_operator, check_call, operator_name
 from mcdrop_models.errors import InvalidBundle
 
 _aten = torch.ops.aten
@@ -39,7 +39,7 @@ def _usable(base):
 @pytest.fixture(scope="module")
 def usable():
     """Every operator that a bundle can name."""
-    return {base: _usable(base) for base in sorted(_ALLOWED)}
+    return {base: _usable(base) for base in sorted(ALLOWED_OPERATORS)}
 
 
 def test_every_name_on_the_list_stands_for_an_operator(usable):
@@ -57,8 +57,8 @@ def test_every_operator_is_functional_and_gives_tensors(usable):
 
 
 def test_nothing_on_the_list_is_in_place_or_denied():
-    assert sorted(_ALLOWED.intersection(_NEVER)) == []
-    assert [base for base in _ALLOWED if base.endswith("_") or base.startswith("__")] == []
+    assert sorted(ALLOWED_OPERATORS.intersection(_NEVER)) == []
+    assert [base for base in ALLOWED_OPERATORS if base.endswith("_") or base.startswith("__")] == []
 
 
 def test_only_operators_with_a_switch_can_draw_random_numbers(usable):
@@ -68,7 +68,7 @@ def test_only_operators_with_a_switch_can_draw_random_numbers(usable):
     assert random == _SWITCHABLE
 
 
-def test_names_are_kept(usable):
+def test_an_operator_is_found_again_by_its_name(usable):
     for target in (target for found in usable.values() for target in found):
         assert allowed_operator(operator_name(target)) is target
 
@@ -153,7 +153,7 @@ def test_refusing_a_captured_operator_names_it_and_its_line():
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_arguments_taken_on_trust_are_refused(target, args, kwargs):
+def test_arguments_that_kernels_do_not_check_are_refused(target, args, kwargs):
     with pytest.raises(InvalidBundle, match=str(target)):
         check_call(target, args, kwargs)
 
@@ -200,5 +200,5 @@ _QKV = tuple(map(Ref, "qkv"))
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_call_draws_if_its_rate_and_its_switch_say_so_however_they_are_given(target, args, kwargs, random):
+def test_a_call_draws_if_its_rate_and_its_switch_say_so(target, args, kwargs, random):
     assert draws(target, args, kwargs) is random

@@ -15,7 +15,7 @@ def test_a_replaced_file_has_the_new_content_and_nothing_beside_it(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_content_is_on_disk_before_the_name_and_the_name_before_the_return(tmp_path, monkeypatch):
+def test_content_and_name_are_synced_before_the_call_returns(tmp_path, monkeypatch):
     path, steps = tmp_path / "file", []
     fsync = os.fsync
 
@@ -44,7 +44,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("keep_access", "expected"), [(True, 0o640), (False, 0o600)])
-def test_access_is_kept_only_where_the_caller_wants_it(tmp_path, keep_access, expected):
+def test_access_is_kept_only_on_request(tmp_path, keep_access, expected):
     path = tmp_path / "file"
     path.touch()
     path.chmod(0o640)

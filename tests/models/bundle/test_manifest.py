@@ -79,7 +79,7 @@ def test_the_reason_for_a_changed_field_is_the_digest(field, value):
     assert "changed after publishing" in _reason(json.dumps({**_fields(), field: value}))
 
 
-def test_facts_of_a_run_are_not_under_the_digest():
+def test_metrics_and_provenance_are_not_under_the_digest():
     plain = sample_manifest()
     other = sample_manifest(metrics={"rmse": 9.0, "nll": 1.0}, provenance={"created": "later"})
     assert other.digest == plain.digest
@@ -95,7 +95,7 @@ def test_digest_is_sha256_of_canonical_json():
     assert manifest_digest(fields) == f"sha256:{wanted}"
 
 
-def test_fields_of_later_versions_change_no_digest_where_they_say_nothing():
+def test_later_fields_at_their_defaults_do_not_change_the_digest():
     """Bundles of before they were have digests without them."""
     fields = _fields()
     later = {"free": None, "result": None, "positions": None, "branches": 1}
@@ -112,7 +112,7 @@ def test_json_round_trip_gives_an_equal_manifest():
     assert json.loads(text)["schema"] == 1
 
 
-def test_sealed_fills_in_the_digest_of_its_fields():
+def test_sealing_fills_in_the_digest():
     manifest = seal_manifest(sample_fields())
     assert manifest.digest == manifest_digest(json.loads(manifest.model_dump_json(by_alias=True)))
     assert seal_manifest(sample_fields(digest="sha256:" + "0" * 64)).digest == manifest.digest
@@ -174,7 +174,7 @@ def test_a_wrong_field_is_refused_by_name_whatever_its_digest(changes, reason):
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_are_none_are_refused(constant):
+def test_nan_and_infinity_are_refused(constant):
     text = json.dumps(_fields()).replace('"rmse": 1.5', f'"rmse": {constant}')
     assert constant in text
     assert "finite" in _reason(text)
@@ -187,7 +187,7 @@ def test_a_right_manifest_resealed_is_accepted():
 
 
 @pytest.mark.parametrize("backend", ["onnx", "auto"])
-def test_onnxruntime_takes_a_suffix_to_compute_with(backend):
+def test_an_onnx_backend_needs_a_suffix(backend):
     assert "the bundle has no suffix.onnx to compute with" in _reason(_resealed(backend=backend))
     assert "the bundle has no suffix.onnx" in _reason(_resealed(onnx_prefix=sha256(b"a prefix alone")))
     Manifest.model_validate_json(_resealed(backend=backend, onnx_suffix=sha256(b"a suffix")))

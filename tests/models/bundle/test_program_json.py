@@ -87,7 +87,7 @@ def test_each_argument_has_one_form_and_keeps_its_type(argument, text):
     assert type(back) is type(argument)
 
 
-def test_not_a_number_is_an_argument_too():
+def test_nan_is_an_argument_too():
     assert encode_argument(math.nan) == {"float": "nan"}
     assert math.isnan(decode_argument({"float": "nan"}))
 
@@ -95,7 +95,7 @@ def test_not_a_number_is_an_argument_too():
 @pytest.mark.parametrize(
     "argument", [1j, {1}, torch.sparse_coo, torch.complex64, slice(0, 1), b"x", torch.channels_last_3d]
 )
-def test_what_json_cannot_hold_is_refused_by_name(argument):
+def test_an_argument_that_json_cannot_represent_is_named(argument):
     with pytest.raises(InvalidBundle) as caught:
         encode_argument(argument)
     assert str(argument) in str(caught.value)
@@ -123,7 +123,7 @@ def test_what_json_cannot_hold_is_refused_by_name(argument):
     ],
     ids=json.dumps,
 )
-def test_an_argument_of_no_form_is_refused(item):
+def test_a_malformed_argument_is_refused(item):
     node = {"name": "a", "target": "aten.relu.default", "args": [{"ref": "x"}], "kwargs": {}}
     document = {**_document(), "nodes": [node]}
     program_from_json(json.dumps(document).encode(), {})  # it is the argument that is refused

@@ -87,7 +87,7 @@ def test_files_beside_the_names_are_not_listed(tmp_path):
     assert put(tmp_path) == 3  # the name 2 is taken, by whatever it is
 
 
-def test_a_dangling_link_takes_its_version(tmp_path):
+def test_a_dangling_link_occupies_its_version(tmp_path):
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "1").symlink_to(tmp_path / "gone")
     assert put(tmp_path) == 2
@@ -183,7 +183,7 @@ def test_a_file_is_bounded_before_it_is_read(tmp_path, file, bound):
         Repository(tmp_path).read("net", 1)
 
 
-def test_a_file_that_cannot_be_read_is_a_reason_too(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_a_reason_not_to_serve(tmp_path, monkeypatch):
     put(tmp_path)
 
     readable = Path.open
@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_read_is_a_reason_too(tmp_path, monkeypatch):
     assert entry.reason == f"{WEIGHTS_FILE} cannot be read: Permission denied."
 
 
-def test_concurrent_publishes_get_distinct_versions_each_with_its_own_content(tmp_path):
+def test_concurrent_publishers_get_different_versions(tmp_path):
     publishers = 16
     barrier = threading.Barrier(publishers)
 

@@ -45,19 +45,19 @@ def operations(bundle):
     return [node for node in bundle.program["nodes"] if node.get("target") == _NAME]
 
 
-def test_its_name_is_kept():
+def test_the_operator_is_found_again_by_its_name():
     assert operator_name(torch.ops.mcdrop.rnn.default) == _NAME
     assert allowed_operator(_NAME) is torch.ops.mcdrop.rnn.default
 
 
-def test_whoever_reads_bundles_knows_it():
+def test_reading_bundles_registers_the_operator():
     """In a process that imported nothing else."""
     code = f"from mcdrop_models.bundle.allowed_operators import allowed_operator; print(allowed_operator({_NAME!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == _NAME
 
 
-def test_a_bundle_holds_one_for_each_layer_with_its_arguments_in_the_open(honest):
+def test_a_bundle_holds_one_operator_for_each_layer(honest):
     first, second = operations(honest)
     weights = [f"weights/rnn.{kind}_l0{way}" for way in ("", "_reverse") for kind in _KINDS]
     assert first["args"][2] == [ref(name) for name in weights]
@@ -90,7 +90,7 @@ _SHORT = {
 
 
 @pytest.mark.parametrize(("name", "change"), _SHORT.values(), ids=_SHORT)
-def test_a_size_that_lies_is_refused_before_the_kernel(honest, tmp_path, name, change):
+def test_wrong_sizes_are_refused_before_the_kernel(honest, tmp_path, name, change):
     bundle = honest.copy()
     bundle.tensors[f"weights/rnn.{name}"] = change(bundle.tensors[f"weights/rnn.{name}"]).contiguous()
     bundle.write(tmp_path)
@@ -113,7 +113,7 @@ _MISUSED = {
 
 
 @pytest.mark.parametrize(("place", "argument", "reason"), _MISUSED.values(), ids=_MISUSED)
-def test_arguments_that_lie_are_refused_before_the_kernel(honest, tmp_path, place, argument, reason):
+def test_wrong_arguments_are_refused_before_the_kernel(honest, tmp_path, place, argument, reason):
     bundle = honest.copy()
     operations(bundle)[0]["args"][place] = argument
     bundle.write(tmp_path)

@@ -125,7 +125,7 @@ def test_positions_of_a_formula_follow_the_length(root):
         (5, None, "program.json is malformed"),
     ],
 )
-def test_positions_that_are_not_the_network_s_are_refused(root, tmp_path, in_program, in_manifest, reason):
+def test_positions_of_another_network_are_refused(root, tmp_path, in_program, in_manifest, reason):
     bundle = Bundle.of(root / "net" / "1")
     bundle.program["positions"], bundle.manifest["positions"] = in_program, in_manifest
     bundle.write(tmp_path)
@@ -133,7 +133,7 @@ def test_positions_that_are_not_the_network_s_are_refused(root, tmp_path, in_pro
         Predictor.load(Repository(tmp_path), "net", 1)
 
 
-def test_a_bundle_of_before_there_were_positions_says_nothing_of_them(honest):
+def test_a_bundle_without_positions_keeps_its_digest(honest):
     """No other bytes, so no other digest."""
     assert "positions" not in honest.program
     older = {name: value for name, value in honest.manifest.items() if name != "positions"}
@@ -141,6 +141,6 @@ def test_a_bundle_of_before_there_were_positions_says_nothing_of_them(honest):
     assert manifest_digest(older) == Manifest.model_validate(older).digest == honest.manifest["digest"]
 
 
-def test_as_many_labels_as_classes_are_wanted_not_as_positions():
+def test_labels_name_classes_not_positions():
     with pytest.raises(InvalidInput, match="6 labels and 3 outputs"):
         publish(IMAGES, PIXELS, name="net", task="classification", class_axis=1, labels=list("abcdef"))

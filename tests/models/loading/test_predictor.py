@@ -131,7 +131,7 @@ def test_numbers_that_an_integer_input_cannot_hold_are_refused(tmp_path, rows, r
         predictor.predict(rows)
 
 
-def test_another_seed_is_another_answer_and_the_first_passes_stay(published):
+def test_the_first_passes_do_not_depend_on_the_number_of_passes(published):
     predictor = Predictor.load(Repository(published), "net", 1)
     rows = rows_for(Mlp(), (4,), 5)
     few, many = (predictor.predict(rows, Plan(passes, 3, DEFAULT), keep_draws=True).samples for passes in (5, 40))
@@ -207,7 +207,7 @@ def test_the_stored_probe_is_in_the_networks_unit(tmp_path):
     assert _close(again, live * torch.tensor(_SCALE) + torch.tensor(_SHIFT))
 
 
-def test_a_classification_has_no_unit(published):
+def test_a_classification_cannot_be_rescaled(published):
     estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(1, 4), Plan(4, 0, DEFAULT))
     assert rescale(estimate, None) is estimate
     with pytest.raises(InvalidInput, match="only a regression"):
@@ -215,7 +215,7 @@ def test_a_classification_has_no_unit(published):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_row_without_an_answer_is_named(published, value):
+def test_a_row_whose_answer_is_not_finite_is_named(published, value):
     predictor = Predictor.load(Repository(published), "net", 1)
     rows = rows_for(Mlp(), (4,), 5)
     rows[3, 1] = value
@@ -224,7 +224,7 @@ def test_a_row_without_an_answer_is_named(published, value):
     assert bool(predictor.predict(rows[:3], Plan(8, 0, DEFAULT)).mean.isfinite().all())
 
 
-def test_rows_of_several_requests_are_estimated_together_whether_they_have_an_answer_or_not(published):
+def test_rows_of_several_requests_are_estimated_together(published):
     predictor = Predictor.load(Repository(published), "net", 1)
     first, second = rows_for(Mlp(), (4,), 3, seed=1), rows_for(Mlp(), (4,), 2, seed=2)
     plan = Plan(8, 0, Scheme("balanced", "independent"))
@@ -237,7 +237,33 @@ def test_rows_of_several_requests_are_estimated_together_whether_they_have_an_an
     assert torch.allclose(estimate.mean[:4], alone, rtol=0.0, atol=1e-5 * float(alone.abs().max()))
 
 
-def test_no_rows_have_no_answers(published):
+@pytest.mark.parametrize("scheme", [Scheme("iid"), Scheme("balanced", "independent")], ids=str)
+def test_a_published_network_draws_as_the_live_one(published, scheme):
+    """Bit for bit; and each scheme says something of its own."""
+    predictor, rows = Predictor.load(Repository(published), "net", 1), rows_for(Mlp(), (4,), 6)
+    said = {"sampling": scheme.sampling, "masks": scheme.masks, "branches": scheme.branches}
+    ours = predictor.predict(rows, Plan(20, 3, scheme)).mean
+    assert torch.equal(ours, predict(seeded(Mlp), rows, passes=20, seed=3, **said).mean)
+    assert not torch.equal(ours, predictor.predict(rows, Plan(20, 3, DEFAULT)).mean)
+
+
+def test_independent_masks_are_those_of_a_rows_place(published):
+    predictor, rows = Predictor.load(Repository(published), "net", 1), rows_for(Mlp(), (4,), 3)
+    plan = Plan(20, 3, Scheme("balanced", "independent"))
+    together = predictor.predict(rows, plan).mean
+    among_others = predictor.predict(torch.cat([rows[2:] * 9, rows[1:2], rows[:1] * 9, rows]), plan).mean
+    for at_its_place, wanted in (
+        (predictor.predict(rows[:1], plan).mean[0], together[0]),
+        (among_others[1], together[1]),
+    ):
+        assert torch.allclose(at_its_place, wanted, rtol=0.0, atol=1e-5)
+    same = predictor.predict(rows[:1].repeat(3, 1), plan).mean
+    assert len({tuple(row.tolist()) for row in same}) == 3
+    shared = predictor.predict(rows[:1].repeat(3, 1), Plan(20, 3, DEFAULT)).mean
+    assert torch.allclose(shared, shared[:1], rtol=0.0, atol=1e-5)
+
+
+def test_no_rows_give_an_empty_estimate(published):
     estimate = Predictor.load(Repository(published), "net", 1).predict(torch.ones(0, 4), Plan(8, 0, DEFAULT))
     assert estimate.mean.shape == estimate.variance.shape == (0, 3)
 
@@ -264,7 +290,7 @@ def test_large_batches_answer_as_single_rows_do(tmp_path):
         assert torch.allclose(together[row], alone, rtol=0.0, atol=1e-5 * float(together.abs().max()))
 
 
-def test_an_unknown_model_or_version_is_said_to_be_so(published):
+def test_an_unknown_model_or_version_is_named(published):
     repository = Repository(published)
     with pytest.raises(UnknownModel, match=r"^net has no version 2; it has 1\.$"):
         Predictor.load(repository, "net", 2)

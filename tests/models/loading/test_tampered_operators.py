@@ -158,7 +158,7 @@ _MISUSED = {
 
 
 @pytest.mark.parametrize(("nodes", "reason"), _MISUSED.values(), ids=_MISUSED)
-def test_an_allowed_operator_put_to_a_wrong_use_is_refused(bundle, tmp_path, nodes, reason):
+def test_an_allowed_operator_with_dangerous_arguments_is_refused(bundle, tmp_path, nodes, reason):
     bundle.append(*nodes)
     bundle.write(tmp_path)
     assert reason in refused(tmp_path)

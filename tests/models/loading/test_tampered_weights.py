@@ -64,7 +64,7 @@ def test_a_pickle_named_weights_is_never_unpickled(bundle, tmp_path, dump):
     assert not (tmp_path / "sentinel").exists()
 
 
-def test_unpickling_it_would_have_done_it(tmp_path):
+def test_unpickling_would_have_run_the_payload(tmp_path):
     pickle.loads(pickle.dumps(_Touches(tmp_path / "sentinel")))
     assert (tmp_path / "sentinel").exists()
 
@@ -107,7 +107,7 @@ _FILES = {
 
 
 @pytest.mark.parametrize("content", _FILES.values(), ids=_FILES)
-def test_a_file_that_lies_about_its_sizes_is_refused(bundle, tmp_path, content):
+def test_a_file_with_wrong_sizes_is_refused(bundle, tmp_path, content):
     bundle.write(tmp_path, weights=content)
     assert refused(tmp_path).startswith(_NOT_SAFETENSORS)
 
@@ -151,7 +151,7 @@ _OTHER_WEIGHTS = {
 
 
 @pytest.mark.parametrize(("name", "change"), _OTHER_WEIGHTS.values(), ids=_OTHER_WEIGHTS)
-def test_numbers_that_were_not_published_are_found_out_by_the_known_answer(bundle, tmp_path, name, change):
+def test_changed_weights_are_detected_by_the_known_answer(bundle, tmp_path, name, change):
     bundle.tensors[name] = change(bundle.tensors[name]).contiguous()
     bundle.write(tmp_path)
     reason = refused(tmp_path)
@@ -191,7 +191,7 @@ _SHORT = {
 
 
 @pytest.mark.parametrize(("which", "name", "change"), _SHORT.values(), ids=_SHORT)
-def test_a_size_that_a_kernel_takes_on_trust_is_refused_before_the_kernel(request, tmp_path, which, name, change):
+def test_sizes_that_a_kernel_does_not_check_are_refused_before_it(request, tmp_path, which, name, change):
     """torch reads beyond the end of these, and answers."""
     bundle = request.getfixturevalue(which).copy()
     bundle.tensors[name] = change(bundle.tensors[name]).contiguous()
@@ -241,7 +241,7 @@ def test_recurrent_layers_of_every_form_do_not_fit_when_one_size_is_off():
                 check_sizes(target, [*call, *rest], {})
 
 
-def test_as_many_layers_as_there_are_weights_fit():
+def test_the_number_of_layers_follows_the_weights():
     for target, (x, hx, weights, bias, layers, *rest) in _recurrent_calls():
         more = [torch.cat([state, state]) for state in hx] if isinstance(hx, list) else torch.cat([hx, hx])
         with pytest.raises(InvalidInput, match="sizes do not fit together"):

@@ -27,7 +27,7 @@ def test_an_untampered_copy_loads_and_opens_its_three_files_only(bundle, tmp_pat
     ]
 
 
-def test_the_watch_sees_what_is_opened_and_run(tmp_path):
+def test_the_audit_hook_sees_files_and_code(tmp_path):
     (tmp_path / "secret").write_text("x")
     with watched() as events:
         (tmp_path / "secret").read_text()
@@ -87,7 +87,7 @@ _LOW, _HIGH = {"name": "getitem", "module": "2", "kind": "dropout"}, {"name": "a
     ],
     ids=str,
 )
-def test_a_manifest_that_says_something_else_is_refused(bundle, tmp_path, changes, reason):
+def test_a_manifest_of_another_network_is_refused(bundle, tmp_path, changes, reason):
     bundle.manifest.update(changes)
     bundle.write(tmp_path)
     assert reason in refused(tmp_path)
@@ -98,7 +98,7 @@ def test_a_manifest_that_says_something_else_is_refused(bundle, tmp_path, change
     ["", "null", "[]", '"net"', "{", "{}", "\ufeff{}", "[" * 50_000, '{"schema": ' * 50_000, "\x00" * 1000, "9" * 5000],
     ids=lambda text: repr(text[:12]),
 )
-def test_a_manifest_that_is_none_is_refused(bundle, tmp_path, text):
+def test_a_malformed_manifest_is_refused(bundle, tmp_path, text):
     (bundle.write(tmp_path) / MANIFEST_FILE).write_text(text)
     assert refused(tmp_path).startswith("manifest.json of net/1 is wrong at")
 
@@ -201,7 +201,7 @@ _PROGRAM_CHANGES = {
 
 
 @pytest.mark.parametrize(("change", "reason"), _PROGRAM_CHANGES.values(), ids=_PROGRAM_CHANGES)
-def test_a_program_that_does_not_hold_together_is_refused(bundle, tmp_path, change, reason):
+def test_an_inconsistent_program_is_refused(bundle, tmp_path, change, reason):
     change(bundle.program)
     bundle.write(tmp_path)
     assert reason in refused(tmp_path)
@@ -222,20 +222,20 @@ def test_a_site_and_a_boundary_changed_together_are_refused(bundle, tmp_path):
     [b"", b"null", b"[]", b"7", b"{", b"\xff\xfe\x00", b"\x80", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000],
     ids=lambda content: repr(content[:8]),
 )
-def test_a_program_that_is_no_program_is_refused(bundle, tmp_path, content):
+def test_a_file_that_is_not_a_program_is_refused(bundle, tmp_path, content):
     bundle.write(tmp_path, program=content)
     assert refused(tmp_path).startswith("program.json is malformed: ")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 4000, "9" * 5000])
-def test_a_rate_that_is_no_rate_is_refused(bundle, tmp_path, number):
+def test_an_invalid_rate_is_refused(bundle, tmp_path, number):
     text = json.dumps(bundle.program).replace('"rate": 0.5', f'"rate": {number}')
     assert number in text
     bundle.write(tmp_path, program=text.encode())
     assert "rate" in refused(tmp_path) or "malformed" in refused(tmp_path)
 
 
-def test_an_argument_that_is_no_json_is_refused(bundle, tmp_path):
+def test_an_argument_that_is_not_json_is_refused(bundle, tmp_path):
     text = json.dumps(bundle.program).replace('"args": [{"ref": "linear"}]', '"args": [{"ref": "linear"}, NaN]')
     assert "NaN" in text
     bundle.write(tmp_path, program=text.encode())

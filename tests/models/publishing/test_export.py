@@ -82,7 +82,7 @@ def test_a_file_answers_as_the_engine_does_in_the_reference(predictor, rows, for
     assert_are(found, predictor.predict(x, Plan(20, 9, predictor.manifest.scheme)))
 
 
-def test_a_thinned_file_is_as_large_and_says_what_its_weights_take(file, thin_file):
+def test_a_thinned_file_declares_the_bytes_of_its_thinned_weights(file, thin_file):
     shapes = [list(one.dims) for one in thin_file.graph.initializer]
     most = [max(kept(one) for one in masks(thin_file, width)) for width in (64, 33)]
 
@@ -104,7 +104,7 @@ def kept(row):
     return int(np.unpackbits(row).sum())
 
 
-def test_other_seeds_and_passes_answer_otherwise(predictor, file):
+def test_other_seeds_and_passes_give_other_answers(predictor, file):
     x = drawn(2, 1, 6, 6)
     plans = (Plan(20, 10, predictor.manifest.scheme), Plan(19, 9, predictor.manifest.scheme))
     others = [export_onnx(predictor, plan, {}) for plan in plans]
@@ -112,7 +112,7 @@ def test_other_seeds_and_passes_answer_otherwise(predictor, file):
     assert len({answers(model, x)["mean"].tobytes() for model in (file, *others)}) == 3
 
 
-def test_a_file_says_what_it_is_and_is_the_same_each_time(predictor, file):
+def test_a_file_describes_itself_and_is_reproducible(predictor, file):
     facts = {one.key: one.value for one in file.metadata_props}
     operators = {node.op_type for node in every_node(file.graph)}
 
@@ -134,7 +134,7 @@ def every_node(graph):
             yield from every_node(attribute.g)
 
 
-def test_noise_is_a_bit_a_unit(predictor, file):
+def test_noise_takes_one_bit_per_unit(predictor, file):
     weights = sum(weight.nbytes for weight in predictor.program.weights.values())
     constants = [numpy_helper.to_array(one) for one in file.graph.initializer]
 

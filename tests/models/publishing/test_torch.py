@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.scheme import DEFAULT, Scheme
 from dropout_core.errors import CoupledRows, InvalidInput, NoSite, NotTheModel
 from dropout_core.predict import predict
 from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
@@ -43,7 +44,7 @@ def _publish(net, root, shape=(4,), **said):
     return publish(net, rows_for(net, shape, 10), root=root, **said)
 
 
-def test_a_bundle_holds_three_files_and_says_where(tmp_path):
+def test_a_bundle_is_three_files_in_the_folder_of_its_version(tmp_path):
     net = seeded(Mlp)
     first, second = _publish(net, tmp_path), _publish(net, tmp_path)
     assert (first.version, second.version) == (1, 2)
@@ -96,7 +97,7 @@ def test_weights_that_share_memory_are_published_too(tmp_path):
     assert torch.allclose(ours, live, rtol=0.0, atol=8 * torch.finfo(torch.float32).eps)
 
 
-def test_the_manifest_says_what_was_said(tmp_path):
+def test_the_manifest_records_what_the_publisher_says(tmp_path):
     manifest = _publish(
         seeded(ConvNet),
         tmp_path,
@@ -121,7 +122,16 @@ def test_the_manifest_says_what_was_said(tmp_path):
     assert manifest.provenance["torch"] == torch.__version__
 
 
-def test_output_is_logits_for_classification_and_mean_for_regression_unless_said(tmp_path):
+@pytest.mark.parametrize("scheme", [DEFAULT, Scheme("iid"), Scheme("balanced", "independent", 4)], ids=str)
+def test_a_scheme_is_recorded_and_read_back(tmp_path, scheme):
+    said = {} if scheme is DEFAULT else asdict(scheme)
+    publish(seeded(Mlp), rows_for(Mlp(), (4,), 8), name="net", task="classification", root=tmp_path, **said)
+    manifest = Predictor.load(Repository(tmp_path), "net", 1).manifest
+    assert manifest.scheme == scheme
+    assert (manifest.sampling, manifest.masks, manifest.branches) == (scheme.sampling, scheme.masks, scheme.branches)
+
+
+def test_each_task_has_a_default_output(tmp_path):
     assert _publish(seeded(Mlp), tmp_path).manifest.output == "logits"
     assert _publish(seeded(Mlp), tmp_path, task="regression").manifest.output == "mean"
 
@@ -164,7 +174,7 @@ def local_source(tmp_path, monkeypatch):
     return path, seeded(module.Net)
 
 
-def test_nothing_tells_of_the_publishers_machine(local_source, tmp_path):
+def test_a_bundle_reveals_nothing_of_the_publishers_machine(local_source, tmp_path):
     source, net = local_source
     assert any(str(source) in node.where for node in capture(net, torch.ones(2, 4)).graph.nodes)  # capture knows it
     path = _publish(net, tmp_path / "bundles").path
@@ -293,7 +303,7 @@ def test_what_is_not_a_module_is_refused_with_advice(tmp_path, model, reason):
     ],
     ids=["rows of two numbers", "no inputs", "a list", "no rows", "a single number"],
 )
-def test_an_example_that_is_no_batch_of_rows_is_refused(tmp_path, example, reason):
+def test_an_example_that_is_not_a_batch_of_rows_is_refused(tmp_path, example, reason):
     net = seeded(TwoInputs if isinstance(example, tuple) else Mlp)
     with pytest.raises(InvalidInput, match=reason):
         publish(net, example, name="net", task="classification", root=tmp_path / "bundles")

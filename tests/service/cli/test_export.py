@@ -34,7 +34,7 @@ def test_export_writes_a_file_that_answers_as_the_bundle_does(mcdrop, here, bund
         np.testing.assert_allclose(values, estimate.measure(name), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_a_thinned_file_answers_the_same_and_its_weights_are_told(mcdrop, here, bundles, digits):
+def test_a_thinned_file_answers_the_same_and_its_weights_are_reported(mcdrop, here, bundles, digits):
     code, out, err = mcdrop("export", "digits", "--onnx", "thin.onnx", "--thinned", "--bundles", bundles)
 
     plan = Plan(digits.manifest.passes, digits.manifest.seed, digits.manifest.scheme)

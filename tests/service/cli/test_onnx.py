@@ -57,7 +57,7 @@ def mean(x, seed, rate=0.5, passes=32):
     return (powers / powers.sum(-1, keepdims=True)).mean(0)
 
 
-def test_a_network_of_onnx_is_published_and_answers_over_http_without_a_capture(files, mcdrop, monkeypatch):
+def test_an_onnx_file_is_published_and_served_without_a_capture(files, mcdrop, monkeypatch):
     assert mcdrop("publish", "net.onnx", *OPTIONS, "--labels", "a,b,c")[0] == 0
     monkeypatch.setattr(torch.export, "export", lambda *_, **__: pytest.fail("captured"))
     x = RANDOM.standard_normal((5, 4)).astype(np.float32)
@@ -72,7 +72,7 @@ def test_a_network_of_onnx_is_published_and_answers_over_http_without_a_capture(
     assert min(answer["outputs"]["mutual_information"]) > 0
 
 
-def test_a_still_network_is_refused_until_it_has_a_dropout(files, mcdrop):
+def test_a_network_without_dropout_is_refused_until_it_has_one(files, mcdrop):
     assert_refused(mcdrop("publish", "still.onnx", *OPTIONS), "no node of the ONNX model draws")
     assert mcdrop("add-dropout", "still.onnx", "--before", "head", "--p", 0.5, "--out", "given.onnx")[0] == 0
     assert mcdrop("publish", "given.onnx", *OPTIONS)[0] == 0
@@ -84,7 +84,7 @@ def test_a_still_network_is_refused_until_it_has_a_dropout(files, mcdrop):
     )
 
 
-def test_torch_cannot_compute_what_came_as_onnx(files, mcdrop, monkeypatch):
+def test_torch_cannot_compute_an_imported_network(files, mcdrop, monkeypatch):
     assert mcdrop("publish", "net.onnx", *OPTIONS)[0] == 0
     np.save("rows.npy", np.zeros((1, 4), np.float32))
     monkeypatch.setenv("MCDROP_BACKEND", "torch")
@@ -120,7 +120,7 @@ def test_what_does_not_fit_a_file_is_refused(options, said, files, mcdrop):
     assert_refused(mcdrop("publish", "net.onnx", *OPTIONS, *options), said)
 
 
-def test_a_factory_is_published_for_both(tmp_path, monkeypatch, mcdrop):
+def test_a_factory_is_published_for_both_backends(tmp_path, monkeypatch, mcdrop):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_twice.py").write_text(
@@ -141,7 +141,7 @@ def test_a_factory_is_published_for_both(tmp_path, monkeypatch, mcdrop):
 
 
 @pytest.mark.parametrize("opset", [13, 18, 21])
-def test_what_came_as_onnx_leaves_as_one_file_with_its_passes(opset, files, mcdrop):
+def test_an_imported_network_is_exported_with_its_passes(opset, files, mcdrop):
     model = network(0.5)
     model.opset_import[0].version = opset
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))  # as converters declare it, used or not
@@ -168,7 +168,7 @@ def test_noise_on_weights_is_published_and_served(files, mcdrop):
     assert (len(found.samples.unique(dim=0)), found.samples.shape) == (32, (32, 5, 3))
 
 
-def test_an_old_file_is_given_a_dropout_too(files, mcdrop):
+def test_dropout_is_inserted_into_a_file_of_an_old_opset(files, mcdrop):
     model = network(None)
     model.ir_version, model.opset_import[0].version = 3, 9
     model.graph.input.extend(

@@ -80,7 +80,7 @@ def test_without_weights_those_of_the_factory_are_published(publish):
     assert any(torch.equal(made, tensor) for tensor in published().program.weights.values())
 
 
-def test_a_name_that_is_there_gets_the_next_version(publish):
+def test_a_known_name_gets_the_next_version(publish):
     publish("own_net:make")
 
     assert publish("own_net:make")[1] == "published bundles/net/2\n"
@@ -95,7 +95,7 @@ def test_every_flag_of_the_description_reaches_the_manifest(publish):
     assert {name: getattr(manifest, name) for name in flags} == flags
 
 
-def test_task_output_and_shape_are_those_said(publish):
+def test_task_output_and_shape_reach_the_manifest(publish):
     assert publish("own_net:make", "--task", "regression", "--output", "mean_and_log_variance")[0] == 0
     assert publish("own_net:probabilities", "--output", "probabilities")[0] == 0
 
@@ -152,7 +152,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("args", "said"), REFUSALS.values(), ids=REFUSALS)
-def test_what_cannot_be_published_is_refused_in_one_line_and_leaves_nothing(publish, args, said):
+def test_what_cannot_be_published_is_refused_in_one_line(publish, args, said):
     assert_refused(publish(*args), said)
 
     assert Repository("bundles").entries() == []
@@ -165,7 +165,7 @@ def test_an_error_of_the_publishers_own_code_is_not_hidden(publish, tmp_path):
         publish("own_net:make")
 
 
-def test_training_an_example_publishes_it_with_how_well_it_does(mcdrop, tmp_path, monkeypatch):
+def test_training_an_example_publishes_it_with_its_metrics(mcdrop, tmp_path, monkeypatch):
     monkeypatch.setattr("mcdrop_models.recipes.diabetes._EPOCHS", 2)
 
     code, out, err = mcdrop("train", "diabetes", "--bundles", tmp_path)
@@ -190,7 +190,7 @@ def test_training_an_example_publishes_it_with_how_well_it_does(mcdrop, tmp_path
     ],
     ids=["open", "open by the environment", "port too large", "port a word", "no passes", "no threads"],
 )
-def test_a_server_that_must_not_start_says_why_and_which_setting_it_is(mcdrop, monkeypatch, environment, args, said):
+def test_a_server_that_must_not_start_names_the_setting(mcdrop, monkeypatch, environment, args, said):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
