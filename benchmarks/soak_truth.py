@@ -12,7 +12,8 @@ from wire import Rows, rows_of
 
 from dropout_core.engine.plan import Plan
 from dropout_core.errors import McdropError
-from mcdrop.inference.query import Query, model_measures, run_query
+from mcdrop.inference.query import Query, model_measures
+from mcdrop.inference.result import run_query
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 
@@ -81,7 +82,8 @@ class Truth:
             Plan(asked.passes, asked.seed, manifest.scheme),
             {manifest.inputs[0].name: torch.from_numpy(asked.x)},
         )
-        return dict(run_query(predictor, Query(inputs, asked.rows, plan, (*model_measures(predictor), "passes_used"))))
+        measures = (*model_measures(predictor), "passes_used")
+        return dict(run_query(Query(predictor, inputs, asked.rows, plan, measures)))
 
 
 def _agree(name: str, found: NDArray[np.float64], wanted: NDArray[np.float64] | None, asked: Question) -> bool:

@@ -14,8 +14,9 @@ from mcdrop.cli import console
 from mcdrop.cli.bench import bench as bench_rows
 from mcdrop.cli.options import Bundles, Device, Url, Version, bundles_folder, chosen_device, common_settings
 from mcdrop.client import Client, Prediction
-from mcdrop.inference.inputs import arrays_to_inputs
-from mcdrop.inference.query import Asked, Query, RequestLimits, make_query, run_query
+from mcdrop.inference.inputs import to_inputs
+from mcdrop.inference.query import Asked, Query, RequestLimits
+from mcdrop.inference.result import run_query
 from mcdrop.wire.npy import write_npz
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -60,8 +61,8 @@ def predict(
                 name, rows, version=version, passes=passes, seed=seed, tolerance=tolerance, min_passes=min_passes
             )
     else:
-        predictor, query = _question(name, rows, version, asked, bundles, device)
-        answer = Prediction.of(provenance_of(predictor, query), run_query(predictor, query))
+        query = _question(name, rows, version, asked, bundles, device)
+        answer = Prediction.of(provenance_of(query), run_query(query))
     if out is not None:
         out.write_bytes(write_npz({**answer.outputs, **answer.run.members}))
     if json:
@@ -108,11 +109,10 @@ def predictor_of(
 
 def _question(
     name: str, rows: Rows, version: int | None, asked: Asked, bundles: Path | None, device: str | None
-) -> tuple[Predictor, Query]:
-    """A model of a folder, and what is asked of it."""
+) -> Query:
+    """Return a query to a model of a folder."""
     predictor = predictor_of(name, version, bundles, device)
-    inputs = arrays_to_inputs(rows, predictor.manifest)
-    return predictor, make_query(predictor, inputs, _UNBOUNDED, asked=asked)
+    return Query.of(predictor, to_inputs(rows, predictor.manifest), _UNBOUNDED, options=asked)
 
 
 def _rows(file: Path) -> Rows:

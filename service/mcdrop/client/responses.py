@@ -102,7 +102,7 @@ class Lines:
     def __init__(self, response: httpx.Response) -> None:
         self._response, self._rest = response, b""
         try:
-            self._run = Provenance.told(response.headers)
+            self._run = Provenance.from_headers(response.headers)
         except (KeyError, ValueError) as error:
             raise _stranger(response) from error
 
@@ -188,7 +188,7 @@ def _members(response: httpx.Response) -> tuple[dict[str, NDArray[Any]], Provena
     try:
         with np.load(io.BytesIO(content_of(response, NPZ)), allow_pickle=False) as archive:
             members = dict(archive)
-        return members, Provenance.taken(members)
+        return members, Provenance.from_members(members)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _stranger(response) from error
 

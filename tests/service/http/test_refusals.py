@@ -153,7 +153,9 @@ def test_more_samples_than_the_bound_are_422_with_the_bound(strict_server, kept)
     assert strict_server.predict("digits", [ROW], passes=40, **kept)
     answer = strict_server.post(PREDICT, {"inputs": [ROW, ROW], "passes": 21, **kept})
 
-    assert "= 126 numbers; this server keeps up to 120." in refused(answer, 422, "invalid-input")
+    assert "would keep 126 numbers (passes or levels × rows × positions × outputs); the limit is 120." in refused(
+        answer, 422, "invalid-input"
+    )
 
 
 def test_an_unknown_measure_is_422_with_the_known(server, digits):
@@ -247,7 +249,9 @@ def test_a_network_that_answers_nan_is_500_naming_the_row(nan_server, verb):
     answer = nan_server.post(f"/v1/models/rooted/{verb}", {"inputs": [[1, 2], [3, 4], [5, -6], [-7, 8]]})
 
     detail = refused(answer, 500, "non-finite-output")
-    assert detail == "rooted answers row 2 with NaN or infinity; is it in the range of its training?"
+    assert (
+        detail == "rooted answers row 2 with NaN or infinity. Check that the row is in the range of the training data."
+    )
 
 
 def test_the_same_network_answers_rows_it_can(nan_server):

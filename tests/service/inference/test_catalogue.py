@@ -22,7 +22,7 @@ PATIENCE_S = 60
 
 @pytest.fixture(autouse=True)
 def _costs_are_measured_elsewhere(monkeypatch):
-    monkeypatch.setattr(module, "cost_of", lambda predictor: CHEAP)
+    monkeypatch.setattr(module, "measure_row_cost", lambda predictor: CHEAP)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_model_whose_cost_cannot_be_measured_is_refused(bundles, monkeypatch):
     def cost_of(predictor):
         raise RuntimeError("64 rows are too many")
 
-    monkeypatch.setattr(module, "cost_of", cost_of)
+    monkeypatch.setattr(module, "measure_row_cost", cost_of)
     catalogue = refreshed(Repository(bundles))
 
     assert catalogue.loaded() == []
@@ -242,7 +242,7 @@ def test_the_current_version_stays_while_a_new_one_is_loaded_and_is_listed_as_su
         assert may_go.wait(PATIENCE_S)
         return CHEAP
 
-    monkeypatch.setattr(module, "cost_of", cost_of)
+    monkeypatch.setattr(module, "measure_row_cost", cost_of)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(catalogue.refresh)
         assert entered.wait(PATIENCE_S)
