@@ -28,7 +28,7 @@ from mcdrop_models.loading.stored_network import check_answer, read_network
 from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
 
-Rows = Tensor | NDArray[Any]
+RowsLike = Tensor | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Predictor:
 
     def predict(  # noqa: PLR0913 - the options of a run
         self,
-        x: Rows | tuple[Rows, ...] | Mapping[str, Rows],
+        x: RowsLike | tuple[RowsLike, ...] | Mapping[str, RowsLike],
         plan: Plan | None = None,
         keep_draws: bool = False,
         *,
