@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core import predict
 from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import DEFAULT
 from dropout_core.errors import (
@@ -19,6 +18,7 @@ from dropout_core.errors import (
     UnknownMeasure,
 )
 from dropout_core.estimate.estimate import estimated
+from dropout_core.predict import predict
 from tests.support import refused
 from tests.support.captured import captured, classifier, made
 from tests.support.nets import AlwaysOn, BatchNorm, FoldedTime, NoisyWeights, OwnLaw, StochasticDepth, TwoSites

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dropout_core import predict
 from dropout_core.engine.plan import Plan
 from dropout_core.engine.scheme import Scheme
+from dropout_core.predict import predict
 from mcdrop.client import Client
 from mcdrop.inference.query import Asked, Query, RequestLimits, model_measures
 from tests.service.conftest import assert_refused
