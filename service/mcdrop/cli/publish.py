@@ -26,7 +26,7 @@ from mcdrop_models.publishing.torch import publish_network
 _EXAMPLE_ROWS = 4
 
 
-def _spec_flags(command: Callable[..., None]) -> Callable[..., None]:
+def _add_spec_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that takes **fields one flag for each field of a BundleSpec that a text or a number can say."""
     hints = get_type_hints(BundleSpec)
     flags = [flag for field in fields(BundleSpec) if (flag := _flag(field, hints[field.name])) is not None]
@@ -49,7 +49,7 @@ def _flag(field: Field[Any], hint: Any) -> inspect.Parameter | None:
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-@_spec_flags
+@_add_spec_flags
 def publish(
     network: Annotated[
         str,

@@ -27,6 +27,13 @@ def make():
     torch.manual_seed(0)
     return Net()
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = Net(2), Net(3)
+    def forward(self, x):
+        return self.one(x), self.other(x)
+
 def probabilities():
     return nn.Sequential(Net(), nn.Softmax(-1))
 
@@ -93,6 +100,13 @@ def test_every_flag_of_the_description_reaches_the_manifest(publish):
 
     manifest = published().manifest
     assert {name: getattr(manifest, name) for name in flags} == flags
+
+
+@pytest.mark.parametrize(("position", "outputs"), [("0", 2), ("1", 3)])
+def test_one_of_several_results_is_named_by_its_position(publish, position, outputs):
+    assert publish("own_net:Two", "--result", position)[0] == 0
+
+    assert (published().manifest.result, published().manifest.num_outputs) == (position, outputs)
 
 
 def test_task_output_and_shape_reach_the_manifest(publish):
