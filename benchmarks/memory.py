@@ -16,6 +16,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,6 @@ import torch
 import typer
 from machine import report
 
-from dropout_core.engine.plan import Plan
 from mcdrop.inference.catalogue import Catalogue
 from mcdrop_models.bundle.repository import Repository
 
@@ -66,7 +66,7 @@ def _above_loaded(bundles: Path, num_rows: int, passes: int) -> float:
     (probe,) = predictor.probe.values()
     x = probe.repeat(num_rows // len(probe), 1, 1)
     loaded = _resident_mib()
-    predictor.predict(x, Plan(passes, 1, predictor.manifest.scheme))
+    predictor.predict(x, replace(predictor.manifest.pass_options, passes=passes, seed=1))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - loaded
 
 

@@ -24,8 +24,7 @@ from onnx.reference import ReferenceEvaluator
 from timing import interleaved
 from torch import Tensor
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.estimate.estimate import Estimate
 from mcdrop_models.bundle.repository import BundleFiles, Repository
@@ -35,7 +34,7 @@ from mcdrop_models.onnx.runtime.options import Backends
 from mcdrop_models.publishing.export import export_onnx
 from mcdrop_models.publishing.torch import publish
 
-_PLAN = Plan(32, 0, DEFAULT)
+_PLAN = PassOptions(32, 0)
 _ROWS = (1, 32, 256)
 _MEASURES = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information")
 _LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")

@@ -25,7 +25,7 @@ import json as json_module
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -39,9 +39,8 @@ from torch import Tensor, nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import Sampling, Scheme, Sharing
-from dropout_core.estimate.estimate import Estimate, estimated
+from dropout_core.engine.options import PassOptions, Sampling, Sharing
+from dropout_core.estimate.estimate import Estimate, run_passes
 from dropout_core.graph.program import Program
 from dropout_core.measures.measures import output_kind
 from dropout_core.measures.moments import Moments
@@ -57,9 +56,11 @@ MEASURES = {
     "information": "mutual_information",
     "votes": "vote_variation_ratio",
 }
-IID, SAMPLINGS = Scheme("iid", "shared", 1), get_args(Sampling)[::-1]
-SCHEMES = [Scheme(*some) for some in itertools.product(SAMPLINGS, get_args(Sharing), BRANCHES)]
-INTERVAL_SCHEMES = [Scheme(sampling, "shared", branches) for sampling in SAMPLINGS for branches in (1, 4)]
+IID, SAMPLINGS = PassOptions(sampling="iid", masks="shared", branches=1), get_args(Sampling)[::-1]
+SCHEMES = [PassOptions() for some in itertools.product(SAMPLINGS, get_args(Sharing), BRANCHES)]
+INTERVAL_SCHEMES = [
+    PassOptions(sampling=sampling, masks="shared", branches=branches) for sampling in SAMPLINGS for branches in (1, 4)
+]
 TITLES = {
     "errors": "squared error and CPU time, over those of iid shared",
     "biases": "bias, in thousandths",
@@ -68,7 +69,7 @@ TITLES = {
 }
 SEEDS = {"small": 200, "mlp": 100, "digits": 60}
 _LIKELY, _NORMAL, _REFERENCE_SEED, _TIMED_SEED = 0.01, 1.959964, 10**9, 10**6
-Found = dict[tuple[Scheme, int], dict[str, list[float]]]
+Found = dict[tuple[PassOptions, int], dict[str, list[float]]]
 Row = dict[str, Any]
 Truth = Mapping[str, Tensor]
 
@@ -81,10 +82,10 @@ class Subject:
     x: Tensor
     program: Program
 
-    def by_seed(self, scheme: Scheme, passes: int) -> Callable[[int], Estimate]:
+    def by_seed(self, scheme: PassOptions, passes: int) -> Callable[[int], Estimate]:
         """The estimate of a seed, by an engine of its own: what one scheme left in its caches slows no other down."""
         engine, weights = Engine(self.program), self.program.weights
-        return lambda seed: estimated(engine, weights, self.x, Plan(passes, seed, scheme), "logits")
+        return lambda seed: run_passes(engine, weights, self.x, replace(scheme, passes=passes, seed=seed), "logits")
 
 
 def main(
@@ -214,11 +215,11 @@ def _coverage(estimate: Estimate, truth: Truth) -> dict[str, Tensor]:
     return figures
 
 
-def _times(subject: Subject, rounds: int) -> dict[tuple[Scheme, int], float]:
+def _times(subject: Subject, rounds: int) -> dict[tuple[PassOptions, int], float]:
     """CPU seconds of a prediction of which the mean and the mutual information are read."""
     seeds = itertools.count(_TIMED_SEED)
 
-    def timed(scheme: Scheme, passes: int) -> Callable[[], object]:
+    def timed(scheme: PassOptions, passes: int) -> Callable[[], object]:
         by_seed = subject.by_seed(scheme, passes)
 
         def run() -> object:
@@ -232,11 +233,11 @@ def _times(subject: Subject, rounds: int) -> dict[tuple[Scheme, int], float]:
     return {case: cpu_s[name] for name, case in cases.items()}
 
 
-def _case(scheme: Scheme, passes: int) -> Row:
+def _case(scheme: PassOptions, passes: int) -> Row:
     return {"passes": passes, "scheme": f"{scheme.sampling}/{scheme.masks}/{scheme.branches}"}
 
 
-def _errors(found: Found, cpu_s: Mapping[tuple[Scheme, int], float]) -> Iterator[Row]:
+def _errors(found: Found, cpu_s: Mapping[tuple[PassOptions, int], float]) -> Iterator[Row]:
     for passes, scheme in itertools.product(PASSES, SCHEMES):
         row, cpu = _case(scheme, passes), cpu_s[scheme, passes] / cpu_s[IID, passes]
         for name in MEASURES:

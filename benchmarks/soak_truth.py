@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dropout_core.engine.plan import Plan
 from numpy.typing import NDArray
 from serving_nets import NETS
 from wire import Rows, rows_of
 
-from dropout_core.engine.plan import Plan
 from dropout_core.errors import McdropError
-from mcdrop.inference.query import Query, model_measures
-from mcdrop.inference.result import run_query
+from mcdrop.inference.query import Query, model_measures, run_query
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 
@@ -82,8 +81,7 @@ class Truth:
             Plan(asked.passes, asked.seed, manifest.scheme),
             {manifest.inputs[0].name: torch.from_numpy(asked.x)},
         )
-        measures = (*model_measures(predictor), "passes_used")
-        return dict(run_query(Query(predictor, inputs, asked.rows, plan, measures)))
+        return dict(run_query(predictor, Query(inputs, asked.rows, plan, (*model_measures(predictor), "passes_used"))))
 
 
 def _agree(name: str, found: NDArray[np.float64], wanted: NDArray[np.float64] | None, asked: Question) -> bool:

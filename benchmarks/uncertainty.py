@@ -5,6 +5,7 @@ Held-out digits as they are, turned by 180 degrees, and replaced by noise of the
 Run: python benchmarks/uncertainty.py --bundles bundles [--json FILE]
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,6 @@ import torch
 import typer
 from machine import report
 
-from dropout_core.engine.plan import Plan
 from mcdrop.inference.catalogue import Catalogue
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.recipes.digits import test_images
@@ -28,7 +28,7 @@ def main(
     noise = torch.randint(0, 17, upright.shape, generator=torch.Generator().manual_seed(0)).float()
     rows: list[dict[str, object]] = []
     for name, images in {"upright": upright, "turned by 180°": upright.flip(1).flip(2), "noise": noise}.items():
-        estimate = predictor.predict(images, Plan(32, 0, predictor.manifest.scheme))
+        estimate = predictor.predict(images, replace(predictor.manifest.pass_options, passes=32, seed=0))
         correct = (estimate.mean.argmax(-1) == classes).double().mean()
         rows.append(
             {

@@ -1,29 +1,28 @@
-"""The library in one line: `estimate = predict(model, x)`."""
+"""Estimates of a live network: `estimate = predict(model, x)`."""
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from dropout_core.capture.arguments import Inputs, bind, call
+from dropout_core.capture.arguments import Inputs, bind
+from dropout_core.capture.arguments import call as call_model
 from dropout_core.capture.capture import capture, clone, preserved_randomness, stochastic, weights_of
 from dropout_core.capture.dynamic import Dynamic, free_axes
 from dropout_core.capture.live import Live, look
 from dropout_core.capture.outputs import Result, classes_last, is_tensor, pick
 from dropout_core.engine.embedding import embeddings
 from dropout_core.engine.engine import Chunk, Engine
-from dropout_core.engine.plan import plan_of
-from dropout_core.engine.scheme import Sampling, Sharing, scheme_of
+from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.errors import InvalidInput
-from dropout_core.estimate.estimate import Estimate, estimate_of, estimated
+from dropout_core.estimate.estimate import Estimate, fold_passes, run_passes
 from dropout_core.graph.inputs import NamedTensors
 from dropout_core.graph.program import Program
 from dropout_core.measures.measures import OutputKind, output_kind
-from dropout_core.measures.precision import Tolerance
 from dropout_core.verify import is_the_model, verify
 
 Method = Literal["captured", "loop"]
@@ -32,8 +31,8 @@ _MAX_CAPTURES = 8
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Inputs by name, and how a network takes and answers them."""
+class _Call:
+    """The inputs of a call by name, and how the network takes and returns them."""
 
     inputs: NamedTensors
     output: str
@@ -43,7 +42,7 @@ class _Asked:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What of it decides a capture: all but the values, the number of rows and the sizes that are free."""
+        """What decides the capture: everything but values, the number of rows and free sizes."""
         axes = free_axes(self.dynamic, self.inputs)
         shapes = [
             (name, value.dtype, *(axes.get(name, {}).get(axis, value.shape[axis]) for axis in range(1, value.dim())))
@@ -63,62 +62,62 @@ _captured: weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _Captured]
 _captured_lock = threading.Lock()
 
 
-def predict(  # noqa: PLR0913 - what a prediction is of
+def predict(
     model: nn.Module,
     x: Inputs,
     *,
-    passes: int | None = None,
-    seed: int = 0,
     output: OutputKind = "logits",
     result: Result = None,
     class_axis: int | None = None,
     dynamic: Dynamic | None = None,
     method: Method = "captured",
-    sampling: Sampling | None = None,
-    masks: Sharing | None = None,
-    branches: int | None = None,
-    tolerance: float | Tolerance | None = None,
-    min_passes: int | None = None,
     keep_draws: bool = False,
+    **options: Unpack[PassOverrides],
 ) -> Estimate:
-    """Predictive mean, variance and entropies of a live network, by T passes with its dropout on.
+    """Estimate the predictive mean, variance and entropies of a network by T passes with its dropout on.
 
-    model: takes and returns tensors, rows first; it and its modes are left as they are. x: [B, *F], a tuple of the
-    first arguments of forward, or a mapping by their names. output: what the network's numbers are (see
-    dropout_core.measures.measures). result: the name or the place of the output that matters, where forward returns
-    several.
-    class_axis: of that output, the axis of its classes or targets; the last, [B, L, C], where nothing is said, and to
-    be said where several axes are positions, as 1 in [B, C, H, W]. An answer has it last. keep_draws: hold all numbers
-    of all passes, for `samples` and `quantiles`.
+    The first call captures and verifies the network. Later calls reuse the capture for as long as the structure of the
+    network stays the same, and use the weights as they are at the call. Inputs of another shape are captured once more;
+    the captures of a few shapes are kept. The network, its modes and its buffers are never changed.
 
-    The first call captures and verifies the network; later calls reuse that for as long as its structure stays, with
-    its weights as they are at the call. Inputs of another shape are captured anew, and the captures of a few shapes
-    kept. dynamic: the axes in which inputs may differ without that, such as {"ids": {1: "length"}} (see capture).
+    Args:
+        model: A network that takes and returns tensors whose first axis is the row.
+        x: Its input [B, *F], a tuple of the first arguments of `forward`, or a mapping by their names.
+        output: What the network's numbers are, a key of `OUTPUT_KINDS`: "logits", "probabilities",
+            "multilabel_logits", "multilabel_probabilities", "mean" or "mean_and_log_variance".
+        result: Which output of `forward` counts if there are several: its name, its position, or a path of both.
+        class_axis: The axis of that output which holds the classes or targets. By default the last one, as in
+            [B, L, C]. It is required if several axes are positions, for example 1 for [B, C, H, W]. An estimate always
+            has the classes last.
+        dynamic: Axes whose size may differ between calls without a new capture, such as {"ids": {1: "length"}}.
+        method: "captured" runs one sampled network per pass, shared by all rows, so that model, seed and row decide an
+            answer. "loop" calls the model T times with torch's own random numbers, each row with its own noise. It is
+            slower and works for networks that cannot be captured.
+        keep_draws: Whether to hold the outputs of all passes, which `samples` and `quantiles` need.
+        **options: Fields of `PassOptions`: passes (32 by default), seed, sampling, masks, branches, tolerance,
+            min_passes. The method "loop" takes passes and seed only.
 
-    passes: T; 32 where nothing is said. tolerance: stop a row as soon as the Monte Carlo standard error of its every
-    mean is at most this, or of the measures named, as in {"mutual_information": 0.01}; then passes is the most it may
-    take (1024 where nothing is said) and min_passes the fewest (32). sampling, masks, branches: how passes draw their
-    noise, see dropout_core.engine.scheme; balanced and shared where nothing is said.
+    Returns:
+        The estimate of all rows.
 
-    method: "captured" runs one sampled network for each pass, shared by all rows, so that (model, seed, row) decides
-    an answer. "loop" calls the model itself T times in torch's own randomness, each row with noise of its own: slower,
-    but right for networks that cannot be captured. `estimate.method` says which it was.
-
-    Raises CaptureError or VerificationError when the network cannot be captured, InvalidInput for wrong arguments.
+    Raises:
+        CaptureError: The network cannot be captured.
+        VerificationError: The capture differs from the network, rows depend on each other, or passes agree.
+        InvalidInput: An argument is wrong.
     """
     output_kind(output)
     if method not in ("captured", "loop"):
         raise InvalidInput(f"the method is {method!r}; choose 'captured' or 'loop'.")
-    asked = _Asked(bind(model, x), output, dynamic, result, class_axis)
-    plan = plan_of(passes, seed, scheme_of(sampling, masks, branches), tolerance, min_passes)
+    call = _Call(bind(model, x), output, dynamic, result, class_axis)
+    passes = PassOptions().overridden(**options)
     if method == "loop":
-        _refuse_for_loop({"sampling": sampling, "masks": masks, "branches": branches, "tolerance": tolerance})
-        chunks = _loop(model, asked, plan.passes, seed)
-        return estimate_of(chunks, output, plan.passes, seed, method, keep_draws)
+        _refuse_for_loop(options)
+        chunks = _loop(model, call, passes)
+        return fold_passes(chunks, output, passes.passes, passes.seed, method, keep_draws)
     live = look(model)
-    captured = _capture_once(model, live, asked)
+    captured = _capture_once(model, live, call)
     weights = weights_of(live, captured.program.graph.weights, captured.program.weights)
-    return estimated(captured.engine, weights, asked.inputs, plan, output, keep_draws)
+    return run_passes(captured.engine, weights, call.inputs, passes, output, keep_draws)
 
 
 def embed(
@@ -130,41 +129,54 @@ def embed(
     class_axis: int | None = None,
     dynamic: Dynamic | None = None,
 ) -> Tensor:
-    """Where a live network puts each row before its last linear layer, the noise off: float32 [B, D].
+    """Return the input of a network's last linear layer for each row, with the noise off.
 
-    The arguments are those of `predict`, which shares the capture. Raises what it raises, and InvalidInput for a
-    network whose output is not all made of one such vector a row.
+    Args:
+        model: The network, as in `predict`, which shares the capture.
+        x: Its inputs, as in `predict`.
+        output: What the network's numbers are, as in `predict`.
+        result: Which output of `forward` counts, as in `predict`.
+        class_axis: The axis of the classes, as in `predict`.
+        dynamic: Axes of free size, as in `predict`.
+
+    Returns:
+        float32 [B, D].
+
+    Raises:
+        CaptureError: The network cannot be captured.
+        VerificationError: The capture differs from the network.
+        InvalidInput: The output is not computed from one such vector per row, or an argument is wrong.
     """
-    asked = _Asked(bind(model, x), output, dynamic, result, class_axis)
+    call = _Call(bind(model, x), output, dynamic, result, class_axis)
     live = look(model)
-    program = _capture_once(model, live, asked).program
-    return embeddings(program.graph, weights_of(live, program.graph.weights, program.weights), asked.inputs)
+    program = _capture_once(model, live, call).program
+    return embeddings(program.graph, weights_of(live, program.graph.weights, program.weights), call.inputs)
 
 
-def _refuse_for_loop(given: Mapping[str, object]) -> None:
-    named = [name for name, value in given.items() if value is not None]
-    if named:
-        raise InvalidInput(f"method='loop' draws as torch does and takes no {', '.join(named)}; leave them out.")
+def _refuse_for_loop(options: PassOverrides) -> None:
+    names = [name for name, value in options.items() if value is not None and name not in ("passes", "seed")]
+    if names:
+        raise InvalidInput(f"method='loop' draws as torch does and takes no {', '.join(names)}; leave them out.")
 
 
-def _loop(model: nn.Module, asked: _Asked, passes: int, seed: int) -> Iterator[Chunk]:
+def _loop(model: nn.Module, call: _Call, options: PassOptions) -> Iterator[Chunk]:
     copied = stochastic(clone(model))
-    with preserved_randomness(seed), torch.no_grad():
-        outputs = [pick(call(copied, asked.inputs), asked.result, is_tensor) for _ in range(passes)]
-    yield Chunk(0, torch.stack([classes_last(output, asked.class_axis) for output in outputs]))
+    with preserved_randomness(options.seed), torch.no_grad():
+        outputs = [pick(call_model(copied, call.inputs), call.result, is_tensor) for _ in range(options.passes)]
+    yield Chunk(0, torch.stack([classes_last(output, call.class_axis) for output in outputs]))
 
 
-def _capture_once(model: nn.Module, live: Live, asked: _Asked) -> _Captured:
-    key = asked.key
+def _capture_once(model: nn.Module, live: Live, call: _Call) -> _Captured:
+    key = call.key
     with _captured_lock:
         known = _captured.get(model, {}).get(key)
         if known is not None and known.structure == live.structure:
             return known
-    example = {name: _example(value) for name, value in asked.inputs.items()}
-    program = capture(model, example, dynamic=asked.dynamic, result=asked.result, class_axis=asked.class_axis)
+    example = {name: _example(value) for name, value in call.inputs.items()}
+    program = capture(model, example, dynamic=call.dynamic, result=call.result, class_axis=call.class_axis)
     engine = Engine(program)
-    is_the_model(program, model, example, asked.result, asked.class_axis)
-    verify(program, engine, example, asked.output)
+    is_the_model(program, model, example, call.result, call.class_axis)
+    verify(program, engine, example, call.output)
     captured = _Captured(live.structure, program, engine)
     with _captured_lock:
         kept = _captured.setdefault(model, {})
@@ -176,6 +188,6 @@ def _capture_once(model: nn.Module, live: Live, asked: _Asked) -> _Captured:
 
 
 def _example(value: Tensor) -> Tensor:
-    """Some rows to capture with: the first, or zeros where there are none."""
+    """Return the first rows, to capture with, or zeros if there are none."""
     rows = value[:_EXAMPLE_ROWS] if len(value) else value.new_zeros((2, *value.shape[1:]))
     return torch.nan_to_num(rows) if rows.is_floating_point() else rows

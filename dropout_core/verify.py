@@ -11,8 +11,9 @@ from dropout_core.capture.outputs import Result, classes_last, is_tensor, pick
 from dropout_core.capture.probe import NUM_ROWS, perturbed, probe_rows, two_rows
 from dropout_core.engine.engine import Engine
 from dropout_core.engine.masks import quiet
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import CaptureError, CoupledRows, InvalidInput, NotTheModel, NoVariance
-from dropout_core.estimate.estimate import Estimate, estimate_of
+from dropout_core.estimate.estimate import Estimate, fold_passes
 from dropout_core.graph.inputs import NamedTensors, inputs_by_name, select_rows, sizes_of
 from dropout_core.graph.program import Program
 from dropout_core.graph.stage import Stage
@@ -45,8 +46,8 @@ def verify(program: Program, engine: Engine, example: Inputs, output: str) -> Es
 
 def known_answer(program: Program, engine: Engine, example: NamedTensors, output: str) -> Estimate:
     """The estimate of 64 passes over the example. Raises NoVariance when every row's passes agree."""
-    chunks = list(engine.run(program.weights, example, PROBE_PASSES, PROBE_SEED))
-    estimate = estimate_of(chunks, output, PROBE_PASSES, PROBE_SEED, "captured")
+    chunks = list(engine.run(program.weights, example, PassOptions(PROBE_PASSES, PROBE_SEED, "iid")))
+    estimate = fold_passes(chunks, output, PROBE_PASSES, PROBE_SEED, "captured")
     first = {chunk.index: chunk.outputs[:1] for chunk in reversed(chunks)}
     # Not by their variance, nor to the bit: kernels round equal passes in other ways at other places of a batch.
     if all(agree(chunk.outputs, first[chunk.index], 0.0) for chunk in chunks):
@@ -106,7 +107,9 @@ def agree(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
 
 
 def _outputs(program: Program, engine: Engine, probe: NamedTensors) -> Tensor:
-    return torch.cat([chunk.outputs for chunk in engine.run(program.weights, probe, _PASSES, PROBE_SEED)])
+    return torch.cat(
+        [chunk.outputs for chunk in engine.run(program.weights, probe, PassOptions(_PASSES, PROBE_SEED, "iid"))]
+    )
 
 
 def _refuse_coupled(program: Program, engine: Engine, probe: NamedTensors, outputs: Tensor) -> None:

@@ -86,6 +86,45 @@ def choose(asked: RankOptions) -> Choice:
     return (yield from _with_parts(asked, ranking, known))
 
 
+def advance(choice: Choice, arrays: Arrays | None) -> "Need | Ranking":
+    """Hand a choice the arrays of its last need, and return its next need or, at the end, the ranking.
+
+    Args:
+        choice: A running choice.
+        arrays: The answer to its last need; None to start it.
+
+    Returns:
+        The next need, or the ranking.
+
+    Raises:
+        InvalidInput: The arrays contain NaN or infinity in a row that may be chosen.
+    """
+    try:
+        return next(choice) if arrays is None else choice.send(arrays)
+    except StopIteration as ended:
+        ranking: Ranking = ended.value
+        return ranking
+
+
+def drive(choice: Choice, answer: Callable[[Need], Arrays]) -> "Ranking":
+    """Answer every need of a choice, and return its ranking.
+
+    Args:
+        choice: A choice that has not started.
+        answer: Returns the arrays of a need.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        InvalidInput: The arrays contain NaN or infinity in a row that may be chosen.
+    """
+    step = advance(choice, None)
+    while isinstance(step, Need):
+        step = advance(choice, answer(step))
+    return step
+
+
 def _no_choice(asked: RankOptions) -> Ranking:
     nothing = torch.zeros(0, dtype=torch.float64)
     scores = None if asked.score is None else nothing

@@ -20,10 +20,10 @@ from dropout_core.acquire.vocabulary import (
     exact_selector,
     usual_score,
 )
-from dropout_core.engine.scheme import Sharing
+from dropout_core.engine.options import Sharing
 from dropout_core.errors import InvalidInput
 from dropout_core.measures.measures import OutputKind, output_kind
-from dropout_core.noise.philox import MAX_SEED
+from dropout_core.noise.limits import MAX_SEED
 
 PREDICTED: Literal["predicted_class"] = "predicted_class"
 _SPREADING = ("k_centre", "badge")
@@ -104,6 +104,11 @@ class RankOptions:
         return isinstance(self.groups, str)
 
     @property
+    def needs_equal_passes(self) -> bool:
+        """Whether all rows must take the same passes, so that neither a tolerance nor independent masks are allowed."""
+        return self.selector == "batchbald" or self.score in (EPIG, THOMPSON)
+
+    @property
     def of_score(self) -> Score | None:
         """What the score is."""
         return None if self.score is None else SCORES[self.score]
@@ -117,6 +122,21 @@ class RankOptions:
             return max(_MOST_EMBEDDINGS, self.k)
         each = _CANDIDATES_A_PICK * self.k
         return each if self.score == EPIG else max(each, _LEAST_CANDIDATES)
+
+    def check_tolerance(self, tolerance: object) -> None:
+        """Refuse a tolerance where all rows need the same number of passes.
+
+        Args:
+            tolerance: The tolerance of the passes, or None.
+
+        Raises:
+            InvalidInput: There is a tolerance, and the selector or the score does not allow one.
+        """
+        if tolerance is not None and self.needs_equal_passes:
+            raise InvalidInput(
+                f"{self.score} of {self.selector} needs the same number of passes for every row, so it cannot be "
+                "combined with a tolerance; leave tolerance out."
+            )
 
     def open_rows(self) -> Tensor:
         """The rows that may be chosen, int64, ascending."""
@@ -164,7 +184,7 @@ class RankOptions:
             raise InvalidInput(f"random is a choice of its own; ask for it without {self.selector}.")
         if self.selector == "power" and self.of_score is not None and self.of_score.signed:
             raise InvalidInput(f"{self.score} can be below 0, and power needs scores of at least 0; choose softrank.")
-        if self.masks != "shared" and (self.selector == "batchbald" or self.score in (EPIG, THOMPSON)):
+        if self.masks != "shared" and self.needs_equal_passes:
             raise InvalidInput(
                 "with masks of its own for each row a row and its copy look independent; "
                 f"{self.score} of {self.selector} needs shared masks."

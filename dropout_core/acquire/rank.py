@@ -1,12 +1,12 @@
-"""The library's one-liner for a pool: `rank(model, x, k=10)`."""
+"""Ranking a pool with a live network: `ranking = rank(model, x, k=10)`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import Tensor, nn
 
-from dropout_core.acquire.choose import Ranking, choose
+from dropout_core.acquire.choose import Ranking, choose, drive
 from dropout_core.acquire.need import EMBEDDINGS, SAMPLES, Arrays, Need, joined
 from dropout_core.acquire.options import RankOptions
 from dropout_core.acquire.pointwise import Reduction
@@ -14,7 +14,7 @@ from dropout_core.acquire.vocabulary import Selector
 from dropout_core.capture.arguments import Inputs, bind
 from dropout_core.capture.dynamic import Dynamic
 from dropout_core.capture.outputs import Result
-from dropout_core.engine.scheme import Sampling
+from dropout_core.engine.options import PassOverrides
 from dropout_core.graph.inputs import NamedTensors, num_rows, split_rows
 from dropout_core.measures.measures import OutputKind
 from dropout_core.predict import embed, predict
@@ -23,15 +23,13 @@ from dropout_core.predict import embed, predict
 _MOMENT_ROWS, _SAMPLE_ROWS = 4096, 256
 
 
-def rank(  # noqa: PLR0913 - what a choice is of
+def rank(  # noqa: PLR0913 - a choice has many parameters, each of one selector
     model: nn.Module,
     x: Inputs,
     *,
     k: int,
     score: str | None = None,
     selector: Selector = "top_k",
-    passes: int | None = None,
-    seed: int = 0,
     output: OutputKind = "logits",
     labelled: Inputs | None = None,
     targets: Inputs | None = None,
@@ -45,23 +43,48 @@ def rank(  # noqa: PLR0913 - what a choice is of
     costs: Tensor | None = None,
     groups: Sequence[Any] | Tensor | Literal["predicted_class"] | None = None,
     quotas: Mapping[Any, int] | int | None = None,
-    sampling: Sampling | None = None,
-    branches: int | None = None,
     result: Result = None,
     class_axis: int | None = None,
     dynamic: Dynamic | None = None,
+    **options: Unpack[PassOverrides],
 ) -> Ranking:
-    """Which k rows of a pool to label next, in the order they were picked, by T passes with the dropout on.
+    """Return the k rows of a pool to label next, in the order of the picks.
 
-    model, x, output, result, class_axis, dynamic, passes, sampling, branches: as `predict` takes them; all rows share
-    their masks. score and selector, by their exact names, and their parameters: see RankOptions. labelled: rows that
-    k_centre
-    keeps away from; targets: rows from where the model will be used, that the score "epig" asks about; both as x.
+    The pool is run in parts, and a few numbers per row are held. The seed decides the masks and every draw of the
+    selector, so it fixes the whole choice.
 
-    The seed decides the masks, and every draw of the selector: it fixes the whole choice. The pool is run in parts, of
-    which a few numbers a row are held.
+    Args:
+        model: The network, as in `predict`.
+        x: The rows of the pool, as in `predict`.
+        k: Number of rows to choose.
+        score: What a row is worth, by its exact name; the usual score of the output by default (see `RankOptions`).
+        selector: How rows are picked from scores: "top_k", "power", "softmax", "softrank", "batchbald", "k_centre" or
+            "badge".
+        output: What the network's numbers are, as in `predict`.
+        labelled: Rows that have labels already, as `x`; "k_centre" keeps away from them.
+        targets: Rows from where the model will be used, as `x`; the score "epig" and "batchbald" use them.
+        beta: Sharpness of "power", "softmax" and "softrank".
+        deviations: Standard deviations that "upper_confidence_bound" adds to the mean.
+        candidates: Number of rows that "batchbald", "k_centre" and "badge" consider.
+        num_samples: Number of label configurations that "batchbald" draws.
+        reduction: How a row with several numbers becomes one: "mean", "max" or "top_fraction".
+        fraction: The fraction of "top_fraction".
+        exclude: Row numbers that are never chosen.
+        costs: The cost of each label, [B]; a score becomes a score per cost.
+        groups: The group of each row, or "predicted_class".
+        quotas: Most rows per group: one number, or one by group.
+        result: Which output of `forward` counts, as in `predict`.
+        class_axis: The axis of the classes, as in `predict`.
+        dynamic: Axes of free size, as in `predict`.
+        **options: Fields of `PassOptions`. "batchbald", "epig" and "thompson" need shared masks and no tolerance.
 
-    Raises what `predict` and RankOptions raise, and InvalidInput for NaN or infinity in a row that is not excluded.
+    Returns:
+        The ranking.
+
+    Raises:
+        CaptureError: The network cannot be captured.
+        VerificationError: The capture differs from the network, rows depend on each other, or passes agree.
+        InvalidInput: Options contradict each other, or a row that is not excluded has NaN or infinity.
     """
     rows = {"pool": bind(model, x)}
     rows |= {} if labelled is None else {"labelled": bind(model, labelled)}
@@ -72,7 +95,7 @@ def rank(  # noqa: PLR0913 - what a choice is of
         k,
         score,
         selector,
-        seed,
+        options.get("seed") or 0,
         beta=beta,
         deviations=deviations,
         candidates=candidates,
@@ -85,30 +108,25 @@ def rank(  # noqa: PLR0913 - what a choice is of
         quotas=quotas,
         num_labelled=num_rows(rows["labelled"]) if "labelled" in rows else 0,
         num_targets=num_rows(rows["targets"]) if "targets" in rows else 0,
+        masks=options.get("masks") or "shared",
     )
+    asked.check_tolerance(options.get("tolerance"))
     described = {"output": output, "result": result, "class_axis": class_axis, "dynamic": dynamic}
-    live = _Live(model, rows, described, {"passes": passes, "seed": seed, "sampling": sampling, "branches": branches})
-    choice = choose(asked)
-    try:
-        need = next(choice)
-        while True:
-            need = choice.send(live.answer(need))
-    except StopIteration as ended:
-        ranking: Ranking = ended.value
-        return ranking
+    live = _Live(model, rows, described, options)
+    return drive(choose(asked), live.answer)
 
 
 @dataclass(frozen=True)
 class _Live:
-    """A live model and the rows a choice can ask about. described, drawn: arguments of `predict`."""
+    """A network and the rows that a choice can ask about; `described` and `options` are arguments of `predict`."""
 
     model: nn.Module
     rows: Mapping[str, NamedTensors]
     described: Mapping[str, Any]
-    drawn: Mapping[str, Any]
+    options: PassOverrides
 
     def answer(self, need: Need) -> Arrays:
-        """What a Need is for, chunk by chunk."""
+        """Return what a Need asks for, chunk by chunk."""
         return joined([need.kept(self._arrays(need, chunk)) for chunk in self._chunks(need)])
 
     def _chunks(self, need: Need) -> Iterator[NamedTensors]:
@@ -122,8 +140,9 @@ class _Live:
     def _arrays(self, need: Need, chunk: NamedTensors) -> Arrays:
         arrays: dict[str, Tensor] = {}
         if need.estimates:
-            drawn = {**self.drawn, "passes": self.drawn["passes"] if need.passes is None else need.passes}
-            estimate = predict(self.model, chunk, keep_draws=need.samples, **drawn, **self.described)
+            options = self.options.copy()
+            options["passes"] = need.passes or options.get("passes")
+            estimate = predict(self.model, chunk, keep_draws=need.samples, **options, **self.described)
             arrays = {name: estimate.measure(name) for name in need.measures}
             if need.samples:
                 arrays[SAMPLES] = estimate.samples.movedim(0, 1)

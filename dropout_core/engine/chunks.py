@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dropout_core.engine.masks import num_units, quiet
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.graph.program import Site
-from dropout_core.noise.balanced import BLOCK
+from dropout_core.noise.limits import BLOCK
 
 # Suffix rows whose largest value fills this much: on the CPU the fastest of 128 KiB to 4 MiB for a small CNN; on a GPU
 # not measured, large enough to fill it.
@@ -39,12 +39,12 @@ class Chunks:
     mask_passes: int
     block_passes: int
 
-    def groups(self, passes: int, scheme: Scheme, *, in_blocks: bool) -> list[range]:
+    def groups(self, options: PassOptions, *, in_blocks: bool) -> list[range]:
         """The passes whose noise is made together. in_blocks: no more than a block of 16 at a time."""
-        size = self.block_passes if scheme.sampling == "balanced" else self.mask_passes
+        size = self.block_passes if options.sampling == "balanced" else self.mask_passes
         size = min(size, BLOCK) if in_blocks else size
-        size = max(size // scheme.branches, 1) * scheme.branches
-        return [range(first, min(first + size, passes)) for first in range(0, passes, size)]
+        size = max(size // options.branches, 1) * options.branches
+        return [range(first, min(first + size, options.passes)) for first in range(0, options.passes, size)]
 
     def passes(self, num_rows: int, suffix_rows: int) -> int:
         """How many passes of so many rows go at once: a whole number of blocks, or a power of two within one."""

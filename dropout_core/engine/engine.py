@@ -17,7 +17,7 @@ from dropout_core.engine.boundary import Boundary, join
 from dropout_core.engine.chunks import run_with_fewer_rows
 from dropout_core.engine.network import ExecutionPlan, Network, PassGroup, PassNoise, Section
 from dropout_core.engine.noise_cache import NoiseCache
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.torch_network import TorchNetwork
 from dropout_core.engine.tuning import Tuning
 from dropout_core.errors import InvalidInput
@@ -49,9 +49,7 @@ class _Run:
 
     weights: Mapping[str, Tensor]
     plan: ExecutionPlan
-    seed: int
-    scheme: Scheme
-    passes: int
+    options: PassOptions
     device: torch.device
     prefix_rows: int
     suffix_rows: int
@@ -86,33 +84,40 @@ class Engine:
         self,
         weights: Mapping[str, Tensor],
         inputs: Tensor | NamedTensors,
-        passes: int,
-        seed: int,
-        scheme: Scheme | None = None,
+        options: PassOptions,
         wanted: Wanted | None = None,
         places: Tensor | None = None,
     ) -> Iterator[Chunk]:
-        """The outputs of passes 0 … T − 1 over the rows of the inputs, in chunks: rows in order, then passes.
+        """Yield the outputs of all passes over all rows, in chunks: rows in order, then passes.
 
-        inputs: [B, *F] for each name; a tensor stands for the only one. scheme: independent passes with shared masks
-        where none is given. wanted: asked before each group of passes which rows of a chunk index need more, with a
-        Boolean for each row of its last chunk, or None for all. places: whole numbers [B] that independent masks are
-        drawn by; the rows' order where there are none. Raises InvalidInput where the inputs do not fit.
+        Args:
+            weights: The weights of the graph, by name.
+            inputs: Tensors [B, *F] by input name; a tensor stands for the only input.
+            options: Which passes to run; their tolerance is not applied here.
+            wanted: Called before each group of passes with a chunk index. Returns a bool [b] that selects the rows of
+                the last chunk that need more passes, or None for all.
+            places: int64 [B], the position of each row in its request, by which independent masks are drawn. By
+                default the order of the rows.
+
+        Yields:
+            Chunks of outputs [t, b, *out].
+
+        Raises:
+            InvalidInput: The inputs do not fit the network, or its passes cannot branch.
         """
-        scheme = scheme or Scheme()
         inputs = inputs_by_name(self._graph, inputs)
         sizes = sizes_of(self._graph, inputs)
         plan = self._plan(weights, inputs, sizes)
         if sizes[ROWS] == 0:
-            yield Chunk(0, torch.zeros((passes, 0, *plan.out_shape), dtype=plan.out_dtype, device=_device(inputs)))
+            yield Chunk(
+                0, torch.zeros((options.passes, 0, *plan.out_shape), dtype=plan.out_dtype, device=_device(inputs))
+            )
             return
         chunks = plan.chunks
-        run = _Run(
-            weights, plan, seed, self.allowed(scheme), passes, _device(inputs), chunks.prefix_rows, chunks.suffix_rows
-        )
+        run = _Run(weights, plan, self.allowed(options), _device(inputs), chunks.prefix_rows, chunks.suffix_rows)
         index = 0
         for boundaries in self._boundaries(run, inputs, sizes, places):
-            for group in chunks.groups(passes, run.scheme, in_blocks=wanted is not None):
+            for group in chunks.groups(run.options, in_blocks=wanted is not None):
                 most = max(boundary.num_rows for boundary in boundaries)
                 if not most:
                     break
@@ -137,15 +142,25 @@ class Engine:
         inputs = inputs_by_name(self._graph, inputs)
         return self._plan(weights, inputs, sizes_of(self._graph, inputs))
 
-    def allowed(self, scheme: Scheme) -> Scheme:
-        """The scheme; without branches where every site is a last one. Raises InvalidInput where they cannot be."""
-        if scheme.branches == 1 or not self.network.has_trunk:
-            return replace(scheme, branches=1)
+    def allowed(self, options: PassOptions) -> PassOptions:
+        """Return the options as this network runs them: without branches if every site is a last one.
+
+        Args:
+            options: The requested options.
+
+        Returns:
+            The options to run.
+
+        Raises:
+            InvalidInput: The passes of this network cannot branch.
+        """
+        if options.branches == 1 or not self.network.has_trunk:
+            return replace(options, branches=1)
         if self._one_pass_at_a_time:
             raise InvalidInput(f"these passes cannot branch: {self.looped}. Leave branches at 1.")
         if self.network.no_branches:
             raise InvalidInput(self.network.no_branches)
-        return scheme
+        return options
 
     def _passes(self, run: _Run, boundary: Boundary, noise: PassNoise) -> Iterator[Tensor]:
         start, count = 0, len(noise.passes)
@@ -188,7 +203,7 @@ class Engine:
         if noise.suffix.thinned and suffix_rows == chunks.suffix_rows:
             room = chunks.thinned_rows
         passes = 1 if self._one_pass_at_a_time else chunks.passes(boundary.num_rows, room)
-        passes = min(max(passes, run.scheme.branches), len(noise.passes) - start)
+        passes = min(max(passes, run.options.branches), len(noise.passes) - start)
         at_once = boundary.num_rows
         if suffix_rows < chunks.suffix_rows:  # memory ran out before
             at_once = max(1, suffix_rows // passes)
@@ -198,11 +213,11 @@ class Engine:
 
     @staticmethod
     def _suffix(run: _Run, boundary: Boundary, noise: PassNoise, start: int, stop: int) -> Tensor:
-        outputs = run.plan.run(run.weights, boundary, noise, run.scheme.branches, start, stop)
+        outputs = run.plan.run(run.weights, boundary, noise, run.options.branches, start, stop)
         return outputs.reshape(stop - start, boundary.num_rows, *outputs.shape[1:])
 
     def _noise(self, run: _Run, passes: range, num_rows: int) -> PassNoise:
-        branches, plan = run.scheme.branches, run.plan
+        branches, plan = run.options.branches, run.plan
         if branches == 1:
             suffix = self._group(run, plan.suffix, passes, num_rows)
             return PassNoise(passes, suffix, suffix)
@@ -213,10 +228,10 @@ class Engine:
         )
 
     def _group(self, run: _Run, part: Section, passes: range, num_rows: int) -> PassGroup:
-        keep = run.passes <= _MOST_KEPT_PASSES
+        keep = run.options.passes <= _MOST_KEPT_PASSES
         # On a device the question which gates are shut would wait for it.
         alone = run.plan.chunks.passes(num_rows, run.suffix_rows) == 1 and run.device.type == "cpu"
-        return self._groups.make(run.weights, part, run.seed, run.scheme, passes, num_rows, keep=keep, alone=alone)
+        return self._groups.make(run.weights, part, run.options, passes, num_rows, keep=keep, alone=alone)
 
     def _plan(self, weights: Mapping[str, Tensor], inputs: NamedTensors, sizes: Mapping[str, int]) -> ExecutionPlan:
         """The plan for inputs of these sizes: known, or measured on one row."""

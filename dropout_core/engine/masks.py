@@ -6,10 +6,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.graph.noise_kinds import NOISE_KINDS
 from dropout_core.graph.program import RowAxis, Site
-from dropout_core.noise.balanced import BLOCK, balanced_words, block_words, columns, table_words
+from dropout_core.noise.balanced import balanced_words, block_words, columns, table_words
+from dropout_core.noise.limits import BLOCK
 from dropout_core.noise.philox import drop_threshold, words
 
 
@@ -19,8 +20,8 @@ class Masks:
     Shared and balanced, sixteen passes of a unit are kept as one number; independent noise is not kept.
     """
 
-    def __init__(self, seed: int, scheme: Scheme, passes: range) -> None:
-        self._seed, self._scheme, self._passes = seed, scheme, passes
+    def __init__(self, options: PassOptions, passes: range) -> None:
+        self._options, self._passes = options, passes
         self._kept: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
     @property
@@ -46,7 +47,7 @@ class Masks:
         if site.rows is None:
             return self._shared(site, like, drawn, start, stop).reshape(-1, *shape)[0]
         axis = site.rows.axis
-        if self._scheme.masks == "shared":
+        if self._options.masks == "shared":
             draws = self._shared(site, like, drawn, start, stop).reshape(-1, *shape)
             return draws.movedim(0, axis + 1).unsqueeze(axis + 2)
         own = self._words(site, like, drawn, self._passes[start:stop], rows)
@@ -76,17 +77,17 @@ class Masks:
         if not self._coded(site):
             return _drawn(site, value, self._words(site, value, drawn, self._passes, None))
         blocks = range(self._passes.start // BLOCK, -(-self._passes.stop // BLOCK))
-        permutation, place = block_words(self._seed, site.index, blocks, drawn, device=value.device)
+        permutation, place = block_words(self._options.seed, site.index, blocks, drawn, device=value.device)
         return columns(permutation, place, drop_threshold(site.rate)).reshape(len(blocks), -1)
 
     def _coded(self, site: Site) -> bool:
-        return self._scheme.sampling == "balanced" and NOISE_KINDS[site.kind].rated
+        return self._options.sampling == "balanced" and NOISE_KINDS[site.kind].rated
 
     def _words(self, site: Site, value: Tensor, drawn: tuple[int, ...], passes: range, rows: Tensor | None) -> Tensor:
-        if self._scheme.sampling == "balanced":
-            return balanced_words(self._seed, site.index, passes, drawn, rows=rows, device=value.device)
+        if self._options.sampling == "balanced":
+            return balanced_words(self._options.seed, site.index, passes, drawn, rows=rows, device=value.device)
         numbers = torch.arange(passes.start, passes.stop, device=value.device)
-        return words(self._seed, site.index, numbers, drawn, rows=rows)
+        return words(self._options.seed, site.index, numbers, drawn, rows=rows)
 
 
 def applied(site: Site, value: Tensor, draws: Tensor, num_rows: int | torch.SymInt) -> Tensor:

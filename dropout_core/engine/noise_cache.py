@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dropout_core.engine.masks import Masks
 from dropout_core.engine.network import PassGroup, Section
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.thinning import Thinned, thinned
 from dropout_core.engine.tuning import Tuning
 
@@ -45,8 +45,7 @@ class NoiseCache:
         self,
         weights: Mapping[str, Tensor],
         part: Section,
-        seed: int,
-        scheme: Scheme,
+        options: PassOptions,
         passes: range,
         num_rows: int,
         *,
@@ -57,11 +56,11 @@ class NoiseCache:
 
         keep: whether another run may want them again. alone: whether passes run one at a time.
         """
-        key = (seed, scheme, passes)
-        make = partial(Masks, seed, scheme, passes)
+        key = (options.noise_key, passes)
+        make = partial(Masks, options, passes)
         again = keep and self._masks.get(key) is not None
         masks = self._masks.get_or_make(key, make) if keep else make()
-        shared = scheme.masks == "shared"
+        shared = options.masks == "shared"
         shut = part.shut(masks, len(passes)) if alone and shared and part.gates else ()
         if not part.chains or not shared:
             return PassGroup(masks, shut=shut)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dropout_core.engine.engine import Engine
 from dropout_core.engine.network import Network
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.tuning import NEVER, Tuning
 from dropout_core.graph.inputs import NamedTensors, inputs_by_name, num_rows, select_rows
 from dropout_core.graph.program import Program
@@ -103,7 +103,7 @@ def seconds(engine: Engine, program: Program, example: NamedTensors, count: int)
 
 
 def _run(engine: Engine, program: Program, inputs: NamedTensors, seed: int) -> None:
-    for chunk in engine.run(program.weights, inputs, _PASSES, seed, DEFAULT):
+    for chunk in engine.run(program.weights, inputs, PassOptions(_PASSES, seed)):
         last = chunk.outputs
     if last.is_cuda:
         torch.cuda.synchronize(last.device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dropout_core.engine.engine import Chunk, Engine
-from dropout_core.engine.plan import Plan
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.estimate.fold import Fold
 from dropout_core.graph.inputs import NamedTensors
@@ -91,12 +91,21 @@ class Estimate:
         return replace(self, statistics=statistics, draws=draws)
 
 
-def estimate_of(
+def fold_passes(
     chunks: Iterable[Chunk], output: str, passes: int, seed: int, method: str, keep_draws: bool = False
 ) -> Estimate:
     """Fold chunks of independent passes into an Estimate.
 
-    chunks: rows in order, passes in order within each. keep_draws: also hold all numbers of all passes.
+    Args:
+        chunks: Outputs of passes: rows in order, and the passes of a row in order.
+        output: The kind of output, a key of `OUTPUT_KINDS`.
+        passes: Number of passes that were run.
+        seed: Seed of the passes.
+        method: How they were run: "captured" or "loop".
+        keep_draws: Whether to hold the outputs of all passes too.
+
+    Returns:
+        The estimate.
     """
     fold = Fold(output_kind(output), keep_draws=keep_draws)
     for chunk in chunks:
@@ -104,31 +113,38 @@ def estimate_of(
     return Estimate(output, passes, seed, method, fold.statistics(), fold.draws())
 
 
-def estimated(
+def run_passes(
     engine: Engine,
     weights: Mapping[str, Tensor],
     inputs: Tensor | NamedTensors,
-    plan: Plan,
+    options: PassOptions,
     output: str,
     keep_draws: bool = False,
     places: Tensor | None = None,
 ) -> Estimate:
-    """Run the passes of a plan and fold them into an Estimate.
+    """Run passes and fold them into an Estimate.
 
-    keep_draws: also hold all numbers of all passes. places: whole numbers [B] that independent masks are drawn by.
+    Args:
+        engine: The engine of the network.
+        weights: The weights of the network, by name.
+        inputs: Tensors [B, *F] by input name; a tensor stands for the only input.
+        options: Which passes to run.
+        output: The kind of output, a key of `OUTPUT_KINDS`.
+        keep_draws: Whether to hold the outputs of all passes too, for samples and quantiles.
+        places: int64 [B], the position of each row in its request, by which independent masks are drawn.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        InvalidInput: The inputs do not fit, or draws are to be kept with a tolerance.
     """
-    if keep_draws and plan.tolerance is not None:
-        raise InvalidInput("rows that stop early have passes of their own number; keep draws without a tolerance.")
-    fold = Fold(
-        output_kind(output),
-        scheme=engine.allowed(plan.scheme),
-        keep_draws=keep_draws,
-        tolerance=plan.tolerance,
-        min_passes=plan.min_passes,
-    )
-    wanted = None if plan.tolerance is None else fold.wanted
+    if keep_draws and options.tolerance is not None:
+        raise InvalidInput("with a tolerance rows take different numbers of passes, so their draws cannot be kept.")
+    fold = Fold(output_kind(output), options=engine.allowed(options), keep_draws=keep_draws)
+    wanted = None if options.tolerance is None else fold.wanted
     prefix_s = 0.0
-    for chunk in engine.run(weights, inputs, plan.passes, plan.seed, plan.scheme, wanted, places):
+    for chunk in engine.run(weights, inputs, options, wanted, places):
         fold.add(chunk)
         prefix_s = chunk.prefix_s
-    return Estimate(output, plan.passes, plan.seed, "captured", fold.statistics(), fold.draws(), prefix_s)
+    return Estimate(output, options.passes, options.seed, "captured", fold.statistics(), fold.draws(), prefix_s)

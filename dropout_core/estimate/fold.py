@@ -7,34 +7,36 @@ import torch
 from torch import Tensor
 
 from dropout_core.engine.engine import Chunk
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.measures.measures import OutputMeasures
 from dropout_core.measures.moments import Moments, Statistics, concatenate, merge, moments_of, rows_of
-from dropout_core.measures.precision import BLOCKS, CLUSTERS, Tolerance, precise
-from dropout_core.noise.balanced import BLOCK
+from dropout_core.measures.precision import BLOCKS, CLUSTERS, precise
+from dropout_core.noise.limits import BLOCK
+
+_INDEPENDENT = PassOptions(sampling="iid")
 
 
 class Fold:
     """Folds the chunks of one run. Chunks of one index hold the same rows, and their passes come in order.
 
-    scheme: how the passes drew their noise. keep_draws: hold all numbers too. tolerance: the standard errors at which a
-    row needs no more passes, from min_passes on.
+    Args:
+        kind: What the outputs are, and which moments are kept of them.
+        options: The options of the passes: how they draw, and the tolerance at which a row needs no more of them. By
+            default independent passes without a tolerance.
+        keep_draws: Whether to hold the outputs of all passes too.
     """
 
     def __init__(
         self,
         kind: OutputMeasures,
         *,
-        scheme: Scheme | None = None,
+        options: PassOptions = _INDEPENDENT,
         keep_draws: bool = False,
-        tolerance: Tolerance | None = None,
-        min_passes: int = 1,
     ) -> None:
-        scheme = scheme or Scheme()
-        correlated = BLOCKS if scheme.sampling == "balanced" else ""
-        correlated = CLUSTERS if scheme.branches > 1 else correlated
-        self._folding = Folding(kind, BLOCK * scheme.branches, correlated, keep_draws)
-        self._tolerance, self._min_passes = tolerance, min_passes
+        correlated = BLOCKS if options.sampling == "balanced" else ""
+        correlated = CLUSTERS if options.branches > 1 else correlated
+        self._folding = Folding(kind, BLOCK * options.branches, correlated, keep_draws)
+        self._tolerance, self._min_passes = options.tolerance, options.min_passes
         self._rows: dict[int, FoldedRows] = {}
         self._finished: list[tuple[Tensor, Statistics]] = []
         self._num_rows = 0

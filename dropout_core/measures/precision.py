@@ -7,20 +7,19 @@ normal: where a probability leaves 0 or 1 in rare passes only, few passes do not
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
 from dropout_core.measures.moments import Moments, Statistics
-from dropout_core.noise.balanced import BLOCK
+from dropout_core.measures.tolerance import Tolerance
+from dropout_core.noise.limits import BLOCK
 
 BLOCKS, CLUSTERS = "blocks/", "clusters/"
 _NORMAL = 1.959964
 # Student's 0.975 quantiles for 1 … 10 degrees of freedom; beyond, Fisher's expansion is right to 2e-4.
 _STUDENT = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
-Tolerance = Mapping[str, float]
 
 
 def standard_error(statistics: Statistics) -> Tensor:
@@ -74,21 +73,6 @@ def precise(statistics: Statistics, tolerance: Tolerance) -> Tensor:
     """
     errors = [(ERRORS[name](statistics), bound) for name, bound in tolerance.items()]
     return torch.stack([(error <= bound).unsqueeze(-1).flatten(1).all(1) for error, bound in errors]).all(0)
-
-
-def checked_tolerance(tolerance: float | Tolerance | None) -> Tolerance | None:
-    """A tolerance by measure; a number is that of the mean. Raises InvalidInput for others, and for none above 0."""
-    if tolerance is None:
-        return None
-    by_name = dict(tolerance) if isinstance(tolerance, Mapping) else {"mean": tolerance}
-    unknown = sorted(set(by_name) - set(ERRORS))
-    if unknown or not by_name:
-        came = ", ".join(unknown) or "nothing"
-        raise InvalidInput(f"there is a tolerance for {came}; there can be one for {', '.join(ERRORS)}.")
-    wrong = {name: bound for name, bound in by_name.items() if not 0 < bound < math.inf}
-    if wrong:
-        raise InvalidInput(f"the tolerances {wrong} must be finite and above 0.")
-    return by_name
 
 
 def _error_of_mean(moments: Moments) -> Tensor:

@@ -16,9 +16,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from dropout_core.noise.limits import BLOCK
 from dropout_core.noise.philox import words
 
-BLOCK = 16
 STREAM = 1
 NUM_PERMUTATIONS = 240
 _STRATUM_BITS = 28

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
+from dropout_core.noise.limits import MAX_SEED
 
 VERSION = 1
-MAX_SEED = 2**63 - 1
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dropout_core.engine.plan import Plan
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.publishing.export import export_onnx
@@ -58,7 +58,7 @@ def _publish(root: Path) -> None:
 def _write_wanted(folder: Path) -> None:
     """Rows, and the engine's answer to them."""
     predictor, rows = Predictor.load(Repository(folder / "bundles"), "digits", 1), nets.images(5, seed=11)
-    estimate = predictor.predict(rows, Plan(_PASSES, _SEED, predictor.manifest.scheme))
+    estimate = predictor.predict(rows, replace(predictor.manifest.pass_options, passes=_PASSES, seed=_SEED))
     wanted = {name: estimate.measure(name).numpy() for name in _NAMES}
     np.savez(folder / "wanted.npz", rows=rows.numpy(), **wanted)
 
@@ -72,7 +72,7 @@ def _write_exported(folder: Path) -> None:
     files = []
     for name, x in rows.items():
         predictor = Predictor.load(Repository(folder / "bundles"), name, 1)
-        plan = Plan(_PASSES, _SEED, predictor.manifest.scheme)
+        plan = replace(predictor.manifest.pass_options, passes=_PASSES, seed=_SEED)
         model, estimate = export_onnx(predictor, plan, {}), predictor.predict(x, plan)
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
         measures = {output.name: estimate.measure(output.name) for output in model.graph.output}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core import predict
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import (
     CoupledRows,
     DataDependent,
@@ -17,8 +17,7 @@ from dropout_core.errors import (
     NoVariance,
     UnknownMeasure,
 )
-from dropout_core.estimate.estimate import estimated
-from dropout_core.predict import predict
+from dropout_core.estimate.estimate import run_passes
 from tests.support import refused
 from tests.support.captured import captured, classifier, made
 from tests.support.nets import AlwaysOn, BatchNorm, FoldedTime, NoisyWeights, OwnLaw, StochasticDepth, TwoSites
@@ -52,7 +51,7 @@ def test_answers_are_ordinary_tensors():
 def test_an_estimate_is_that_of_the_engine_s_passes():
     one = captured(TwoSites)
     x = one.rows(3)
-    wanted = estimated(one.engine, one.program.weights, x, Plan(40, 9, DEFAULT), "mean", keep_draws=True)
+    wanted = run_passes(one.engine, one.program.weights, x, PassOptions(40, 9), "mean", keep_draws=True)
     found = predict(one.net, x, passes=40, seed=9, output="mean", keep_draws=True)
     assert torch.equal(found.samples, wanted.samples)
     assert torch.equal(found.variance, wanted.variance)

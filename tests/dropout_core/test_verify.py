@@ -6,8 +6,9 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import CoupledRows, InvalidInput, NotTheModel, NoVariance
-from dropout_core.estimate.estimate import estimate_of
+from dropout_core.estimate.estimate import fold_passes
 from dropout_core.graph.program import Operation, Ref
 from dropout_core.verify import PROBE_PASSES, PROBE_SEED, agree, is_the_model, known_answer, verify
 from tests.support import refused
@@ -139,8 +140,8 @@ def test_the_known_answer_is_the_estimate_of_64_passes_over_the_example():
     one = captured(TwoSites)
     x = one.rows(5)
     answer = verify(one.program, one.engine, x, "logits")
-    chunks = one.engine.run(one.program.weights, x, PROBE_PASSES, PROBE_SEED)
-    wanted = estimate_of(chunks, "logits", PROBE_PASSES, PROBE_SEED, "captured")
+    chunks = one.engine.run(one.program.weights, x, PassOptions(PROBE_PASSES, PROBE_SEED, sampling="iid"))
+    wanted = fold_passes(chunks, "logits", PROBE_PASSES, PROBE_SEED, "captured")
     assert (answer.passes, answer.seed) == (64, 0)
     for found in (answer, known_answer(one.program, one.engine, x, "logits")):
         assert torch.equal(found.mean, wanted.mean)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from mcdrop.client import Client, ServerError
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -66,7 +65,7 @@ def agree(values, wanted):
 def test_a_server_predicts_what_the_bundle_predicts(server, root):
     answer = httpx.post(f"{server.url}/v1/models/digits/predict", json={"inputs": X.tolist(), "passes": 8, "seed": 3})
 
-    estimate = Predictor.load(Repository(root), "digits", 1).predict(X, Plan(8, 3, DEFAULT))
+    estimate = Predictor.load(Repository(root), "digits", 1).predict(X, PassOptions(8, 3))
     body = answer.json()
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert (body["version"], body["passes"], body["seed"], body["labels"]) == (1, 8, 3, ["nought", "one", "two"])
@@ -78,7 +77,7 @@ def test_a_server_predicts_what_the_bundle_predicts(server, root):
 def test_the_client_ranks_what_the_bundle_ranks(client, root):
     answer = client.rank("digits", X.numpy(), k=2, ids=["a", "b", "c", "d"])
 
-    scores = Predictor.load(Repository(root), "digits", 1).predict(X, Plan(32, 0, DEFAULT)).mutual_information
+    scores = Predictor.load(Repository(root), "digits", 1).predict(X, PassOptions(32, 0)).mutual_information
     best = scores.argsort(descending=True)[:2].tolist()
     assert answer.indices.tolist() == best
     assert answer.ids == tuple("abcd"[index] for index in best)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.graph.program import Program
 from tests.support.cases import Case
 from tests.support.nets import Twin
@@ -26,7 +27,12 @@ class Captured:
 
     def outputs(self, x: Tensor, passes: int, seed: int = 0) -> Tensor:
         """All passes over rows that fit in one chunk, [T, B, C]."""
-        return torch.cat([chunk.outputs for chunk in self.engine.run(self.program.weights, x, passes, seed)])
+        return torch.cat(
+            [
+                chunk.outputs
+                for chunk in self.engine.run(self.program.weights, x, PassOptions(passes, seed, sampling="iid"))
+            ]
+        )
 
 
 def made(kind: type[nn.Module], *args: object) -> nn.Module:

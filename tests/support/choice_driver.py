@@ -8,7 +8,7 @@ from torch import Tensor
 from dropout_core.acquire import Need, Ranking, RankOptions, choose, joined
 from dropout_core.acquire.need import EMBEDDINGS, SAMPLES
 from dropout_core.engine.engine import Chunk
-from dropout_core.estimate.estimate import estimate_of
+from dropout_core.estimate.estimate import fold_passes
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Driver:
         arrays = {}
         if need.estimates:
             passes = self.passes[need.of][: need.passes, rows]
-            estimate = estimate_of([Chunk(0, passes)], self.output, len(passes), 0, "captured", keep_draws=True)
+            estimate = fold_passes([Chunk(0, passes)], self.output, len(passes), 0, "captured", keep_draws=True)
             arrays = {name: estimate.measure(name) for name in need.measures}
             arrays |= {SAMPLES: estimate.samples.movedim(0, 1)} if need.samples else {}
         return arrays | ({EMBEDDINGS: self.embeddings[need.of][rows]} if need.embeddings else {})

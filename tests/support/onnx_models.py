@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from torch import nn
 
 from dropout_core.engine.masks import Masks
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from mcdrop_models.onnx.graph.halves import noise_name
 
 
@@ -107,7 +107,7 @@ def likes(network, rows):
 def draws(network, rows, seed, passes, masks, sampling="iid"):
     """The noise of some passes, by input of the suffix."""
     count = len(next(iter(rows.values())))
-    source = Masks(seed, Scheme(sampling, masks), range(passes))
+    source = Masks(PassOptions(1, seed, sampling=sampling, masks=masks), range(passes))
     found = likes(network, rows)
     return {noise_name(site): source.draws(site, found[site.name], 0, passes, torch.arange(count)).numpy()
             for site in network.graph.sites}  # fmt: skip

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dropout_core.engine.scheme import BRANCHES, Sampling, Scheme, Sharing
+from dropout_core.engine.options import BRANCHES, PassOptions, Sampling, Sharing
 from dropout_core.measures.measures import OUTPUT_KINDS, OutputKind, Task
-from dropout_core.noise.philox import MAX_SEED
+from dropout_core.noise.limits import MAX_SEED
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -177,9 +177,9 @@ class Manifest(_Frozen):
         return {name: digest for name, digest in every.items() if digest is not None}
 
     @property
-    def scheme(self) -> Scheme:
-        """How passes draw their noise where a request does not say."""
-        return Scheme(self.sampling, self.masks, self.branches)
+    def pass_options(self) -> PassOptions:
+        """The options of passes for a request that overrides none."""
+        return PassOptions(self.passes, self.seed, self.sampling, self.masks, self.branches)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -6,8 +6,7 @@ from typing import Required, TypedDict, get_args
 
 from dropout_core.capture.dynamic import Dynamic
 from dropout_core.capture.outputs import Result
-from dropout_core.engine.plan import DEFAULT_PASSES, Plan
-from dropout_core.engine.scheme import DEFAULT, Sampling, Scheme, Sharing
+from dropout_core.engine.options import PassOptions, Sampling, Sharing
 from dropout_core.errors import InvalidInput
 from dropout_core.measures.measures import OUTPUT_KINDS, OutputKind, Task
 from mcdrop_models.bundle.manifest import BackendChoice
@@ -18,6 +17,8 @@ _DEFAULT_OUTPUT: Mapping[Task, OutputKind] = {
     "multilabel": "multilabel_logits",
     "regression": "mean",
 }
+
+_PASSES = PassOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,22 +59,22 @@ class BundleSpec:
         metadata={"description": "Scales and shifts from the network's unit to the caller's, for regression."},
     )
     passes: int = field(
-        default=DEFAULT_PASSES, metadata={"description": "Stochastic passes where a request names no number."}
+        default=_PASSES.passes, metadata={"description": "Stochastic passes where a request names no number."}
     )
     seed: int = field(default=0, metadata={"description": "Seed of the masks where a request names none."})
     sampling: Sampling = field(
-        default=DEFAULT.sampling,
+        default=_PASSES.sampling,
         metadata={"description": "How passes draw their noise where a request does not say: balanced or iid."},
     )
     masks: Sharing = field(
-        default=DEFAULT.masks,
+        default=_PASSES.masks,
         metadata={
             "description": "Whether the rows of a pass share their masks where a request does not say: shared or "
             "independent."
         },
     )
     branches: int = field(
-        default=DEFAULT.branches,
+        default=_PASSES.branches,
         metadata={
             "description": "Passes that share the noise of all sites but the last, where a request does not say: 1, "
             "2, 4, 8 or 16."
@@ -98,7 +99,7 @@ class BundleSpec:
         if OUTPUT_KINDS[self.output_kind].task != self.task:
             fitting = ", ".join(name for name, kind in OUTPUT_KINDS.items() if kind.task == self.task)
             raise InvalidInput(f"a {self.task} model cannot have the output {self.output}; choose one of {fitting}.")
-        _ = self.plan  # a Plan and a Scheme check their own fields
+        _ = self.pass_options  # which checks its own fields
 
     @property
     def output_kind(self) -> OutputKind:
@@ -106,9 +107,9 @@ class BundleSpec:
         return self.output or _DEFAULT_OUTPUT[self.task]
 
     @property
-    def plan(self) -> Plan:
-        """The passes that run where a request does not say which."""
-        return Plan(self.passes, self.seed, Scheme(self.sampling, self.masks, self.branches))
+    def pass_options(self) -> PassOptions:
+        """The options of passes for a request that overrides none."""
+        return PassOptions(self.passes, self.seed, self.sampling, self.masks, self.branches)
 
 
 class OnnxBundleFields(TypedDict, total=False):

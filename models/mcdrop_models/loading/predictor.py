@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.plan import Plan, plan_of
-from dropout_core.engine.scheme import Sampling, Sharing, scheme_of
+from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.engine.torch_network import TorchNetwork
 from dropout_core.errors import CoupledRows, InvalidInput, NonFiniteOutput, NoVariance
-from dropout_core.estimate.estimate import Estimate, estimated
+from dropout_core.estimate.estimate import Estimate, run_passes
 from dropout_core.graph.inputs import NamedTensors, inputs_by_name
 from dropout_core.graph.program import Input, Program
-from dropout_core.measures.precision import Tolerance
 from mcdrop_models.bundle.manifest import Manifest, OutputScaling
 from mcdrop_models.bundle.repository import BundleFiles, Repository
 from mcdrop_models.errors import InvalidBundle
@@ -28,7 +26,7 @@ from mcdrop_models.loading.stored_network import check_answer, read_network
 from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
 
-RowsLike = Tensor | NDArray[Any]
+Rows = Tensor | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -129,34 +127,22 @@ class Predictor:
         weights = sum(weight.nbytes for weight in self.program.weights.values())
         return weights + self.engine.network.nbytes
 
-    def predict(  # noqa: PLR0913 - the options of a run
+    def predict(
         self,
-        x: RowsLike | tuple[RowsLike, ...] | Mapping[str, RowsLike],
-        plan: Plan | None = None,
+        x: Rows | tuple[Rows, ...] | Mapping[str, Rows],
+        options: PassOptions | None = None,
         keep_draws: bool = False,
-        *,
-        passes: int | None = None,
-        seed: int | None = None,
-        sampling: Sampling | None = None,
-        masks: Sharing | None = None,
-        branches: int | None = None,
-        tolerance: float | Tolerance | None = None,
-        min_passes: int | None = None,
+        **overrides: Unpack[PassOverrides],
     ) -> Estimate:
         """Return the estimate of each row, in the caller's unit.
 
         Args:
             x: The rows [B, *F], of numpy or torch. A network of several inputs takes a tuple, or a mapping by name.
                 Numbers are converted to the dtype of the input where that loses no more than precision.
-            plan: The passes to run. By default the keyword arguments below make it.
+            options: The passes to run. By default the bundle's own options.
             keep_draws: Whether to keep the outputs of every pass, for `samples` and `quantiles`.
-            passes: Number of passes T, or the most passes of a row where there is a tolerance. By default the bundle's.
-            seed: Decides the masks. By default the bundle's.
-            sampling: "balanced" or "iid". By default the bundle's.
-            masks: "shared" or "independent". By default the bundle's.
-            branches: Passes that share the noise of all sites but the last. By default the bundle's.
-            tolerance: A row stops once the standard error of every mean is at most this; by measure as a mapping.
-            min_passes: The fewest passes of a row that may stop early.
+            **overrides: Fields of `PassOptions` that replace those of `options`: passes, seed, sampling, masks,
+                branches, tolerance, min_passes.
 
         Returns:
             The measures of the rows: `estimate.mean` [B, C], `estimate.variance`, `estimate.mutual_information`, …
@@ -165,31 +151,22 @@ class Predictor:
             InvalidInput: The rows do not fit the network, or an option has a value that it may not have.
             NonFiniteOutput: The answer to a row is not finite; the message names the row.
         """
-        if plan is None:
-            scheme = scheme_of(sampling, masks, branches, self.manifest.scheme)
-            usual = self.manifest.passes if tolerance is None else None
-            plan = plan_of(
-                usual if passes is None else passes,
-                self.manifest.seed if seed is None else seed,
-                scheme,
-                tolerance,
-                min_passes,
-            )
+        options = (options or self.manifest.pass_options).overridden(**overrides)
         inputs = inputs_by_name(self.program.graph, _as_tensors(x))
         inputs = {spec.name: _converted(spec, inputs[spec.name]) for spec in self.program.graph.inputs}
         self.check_indices(inputs)
-        estimate = self.estimate(inputs, plan, keep_draws)
+        estimate = self.estimate(inputs, options, keep_draws)
         self.check_finite(finite_rows(estimate))
         return estimate
 
     def estimate(
-        self, inputs: NamedTensors, plan: Plan, keep_draws: bool = False, places: Tensor | None = None
+        self, inputs: NamedTensors, options: PassOptions, keep_draws: bool = False, places: Tensor | None = None
     ) -> Estimate:
         """Return the estimate of rows of one or several requests, whether it is finite or not.
 
         Args:
             inputs: Rows by input, [B, *F] each.
-            plan: The passes to run.
+            options: The passes to run.
             keep_draws: Whether to keep the outputs of every pass.
             places: The position of each row in its request, int64 [B]. By default the rows are one request.
 
@@ -203,7 +180,7 @@ class Predictor:
         places = None if places is None else places.to(self.program.device)
         weights, output = self.program.weights, self.manifest.output
         try:
-            estimate = estimated(self.engine, weights, placed, plan, output, keep_draws, places)
+            estimate = run_passes(self.engine, weights, placed, options, output, keep_draws, places)
         except IndexError as error:  # of a table that is not indexed by an input itself; of an axis it is our fault
             if not str(error).startswith("index"):
                 raise

@@ -7,8 +7,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.torch_network import TorchNetwork
 from dropout_core.graph.inputs import sizes_of
 from mcdrop_models.bundle.repository import BundleFiles
@@ -26,13 +25,18 @@ _THINNED_BYTES = "thinned_bytes"
 
 
 def export_onnx(
-    predictor: Predictor, plan: Plan, sizes: Mapping[str, int], files: BundleFiles | None = None, *, thin: bool = False
+    predictor: Predictor,
+    options: PassOptions,
+    sizes: Mapping[str, int],
+    files: BundleFiles | None = None,
+    *,
+    thin: bool = False,
 ) -> ModelProto:
     """Return an ONNX model that takes rows and returns the measures of their passes, in the caller's unit.
 
     Args:
         predictor: The bundle in memory.
-        plan: The passes that the file contains.
+        options: The passes that the file contains.
         sizes: The size of each free dimension.
         files: The content of the bundle, which may hold the network in ONNX. A network imported from ONNX has no other
             form, and needs it.
@@ -42,25 +46,25 @@ def export_onnx(
         The ONNX model.
 
     Raises:
-        InvalidInput: A file cannot have these sizes or this scheme, or there is nothing to thin.
+        InvalidInput: A file cannot have these sizes or these options, or there is nothing to thin.
         NotExportable: ONNX lacks an operator of the network.
     """
     graph, manifest = predictor.program.graph, predictor.manifest
     refuse_sizes(graph, sizes)
-    scheme = predictor.engine.allowed(plan.scheme)
+    options = predictor.engine.allowed(options)
     row = {spec.name: _resized(predictor.probe[spec.name][:1], spec.shape, sizes) for spec in graph.inputs}
     halves = _halves(predictor, files)
     see = Seeing(graph, halves, Runtime()) if graph.is_outline else TorchNetwork(predictor.program).see
     seen = see(predictor.program.weights, row, sizes_of(graph, row))
-    noise = noise_of(graph, seen.suffix.likes, plan.seed, scheme, plan.passes)
+    noise = noise_of(graph, seen.suffix.likes, options)
     blocks = blocks_of(
         seen.prefix.row_bytes(),
         seen.suffix.row_bytes(),
-        plan.passes,
+        options.passes,
         one_pass_at_a_time=bool(predictor.engine.looped),
     )
     thinning = thinned(halves.suffix, graph, noise) if thin else None
-    facts = _facts(predictor, plan, scheme) | {_THINNED_BYTES: str(0 if thinning is None else thinning.nbytes)}
+    facts = _facts(predictor, options) | {_THINNED_BYTES: str(0 if thinning is None else thinning.nbytes)}
     wanted = Wanted(manifest.output, manifest.output_scaling, facts)
     return ensemble(halves, graph, noise, wanted, sizes, blocks, thinning)
 
@@ -84,16 +88,16 @@ def _halves(predictor: Predictor, files: BundleFiles | None) -> Halves:
     return halves_of(predictor.program, predictor.probe)
 
 
-def _facts(predictor: Predictor, plan: Plan, scheme: Scheme) -> dict[str, str]:
+def _facts(predictor: Predictor, options: PassOptions) -> dict[str, str]:
     """Return the metadata of the file. Its passes and seed may differ from those of the manifest in it."""
     return {
         "manifest": predictor.manifest.model_dump_json(by_alias=True),
         "mcdrop": version("mcdrop"),
         "version": str(predictor.version),
-        "passes": str(plan.passes),
-        "seed": str(plan.seed),
-        "sampling": scheme.sampling,
-        "branches": str(scheme.branches),
+        "passes": str(options.passes),
+        "seed": str(options.seed),
+        "sampling": options.sampling,
+        "branches": str(options.branches),
     }
 
 

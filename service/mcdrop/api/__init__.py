@@ -1,1 +1,1 @@
-"""The endpoints of the server."""
+"""The endpoints."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dropout_core.engine.engine import Engine
 from dropout_core.engine.masks import quiet
-from dropout_core.engine.plan import Plan
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.tuning import NEVER
-from dropout_core.estimate.estimate import estimated
+from dropout_core.estimate.estimate import run_passes
 from dropout_core.graph.inputs import num_rows, select_rows, sizes_of
 from dropout_core.graph.stage import Stage
 from mcdrop_models.loading.predictor import Predictor
@@ -36,7 +36,7 @@ class BenchmarkRow:
     thinned_s: float | None
 
 
-def bench(predictor: Predictor, rows: int, plan: Plan) -> BenchmarkRow:
+def bench(predictor: Predictor, rows: int, options: PassOptions) -> BenchmarkRow:
     """The median cost of a prediction, the seed's noise kept from the one before. On the probe's rows, repeated."""
     program, engine = predictor.program, predictor.engine
     inputs = select_rows(predictor.probe, torch.arange(rows) % num_rows(predictor.probe))
@@ -44,7 +44,7 @@ def bench(predictor: Predictor, rows: int, plan: Plan) -> BenchmarkRow:
     thin = engine.tuned(replace(engine.tuning, thin_rows=1, thin_rows_cold=1))
 
     def predicted(by: Engine) -> Tensor:
-        return estimated(by, program.weights, inputs, plan, predictor.manifest.output).mean
+        return run_passes(by, program.weights, inputs, options, predictor.manifest.output).mean
 
     stage = Stage(program.graph.nodes, keep=[program.graph.output])
     sizes = sizes_of(program.graph, inputs)
@@ -52,7 +52,7 @@ def bench(predictor: Predictor, rows: int, plan: Plan) -> BenchmarkRow:
     @torch.inference_mode()
     def deterministic() -> Tensor:
         if program.graph.is_outline:
-            return next(engine.run(program.weights, inputs, 1, plan.seed)).outputs
+            return next(engine.run(program.weights, inputs, PassOptions(1, options.seed, "iid"))).outputs
         values = {**program.weights, **inputs}
         answer: Tensor = stage.run(values, sizes, program.device, quiet)[program.graph.output]
         return answer

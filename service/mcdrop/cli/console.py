@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from dropout_core.engine.plan import Plan
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.tuning import NEVER
 from dropout_core.layers.variants import Variant
 from dropout_core.lint import Finding
@@ -217,7 +217,7 @@ def ranking(ranked: Ranked) -> None:
     _out.print(table)
 
 
-def costs(predictor: Predictor, found: Sequence[BenchmarkRow], plan: Plan) -> None:
+def costs(predictor: Predictor, found: Sequence[BenchmarkRow], plan: PassOptions) -> None:
     """What predictions cost, and how the engine runs them."""
     tuning = predictor.engine.tuning
     by = f"computed by {predictor.engine.network.computer}"

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dropout_core.engine.plan import Plan
 from dropout_core.errors import InvalidInput
 from mcdrop.cli.options import Bundles, Version, bundles_folder
 from mcdrop.cli.predict import predictor_of
@@ -47,16 +46,16 @@ def export(
     sizes = _sizes(size or [])
     predictor = predictor_of(name, version, bundles, "cpu")
     manifest = predictor.manifest
-    plan = Plan(manifest.passes if passes is None else passes, manifest.seed if seed is None else seed, manifest.scheme)
+    options = manifest.pass_options.overridden(passes=passes, seed=seed)
     files = Repository(bundles_folder(bundles)).read(name, predictor.version)
-    model = export_onnx(predictor, plan, sizes, files, thin=thinned)
+    model = export_onnx(predictor, options, sizes, files, thin=thinned)
     content = model.SerializeToString(deterministic=True)
     onnx.write_bytes(content)
     taken = f"{len(content)} bytes"
     if thinned:
         taken += f", and {thinned_bytes(model)} more for thinned weights once it is loaded"
     _out.print(
-        f"wrote {onnx}: {name}/{predictor.version}, {plan.passes} passes of seed {plan.seed}, {taken}",
+        f"wrote {onnx}: {name}/{predictor.version}, {options.passes} passes of seed {options.seed}, {taken}",
         highlight=False,
         soft_wrap=True,
     )

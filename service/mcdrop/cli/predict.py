@@ -1,5 +1,6 @@
 """The commands that ask a model: predict, bench."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from zipfile import BadZipFile
@@ -7,16 +8,15 @@ from zipfile import BadZipFile
 import numpy as np
 import typer
 
-from dropout_core.engine.plan import DEFAULT_PASSES, Plan
+from dropout_core.engine.options import DEFAULT_PASSES, PassOverrides
 from dropout_core.errors import InvalidInput
 from mcdrop.api.v1.predict.response import provenance_of
 from mcdrop.cli import console
 from mcdrop.cli.bench import bench as bench_rows
 from mcdrop.cli.options import Bundles, Device, Url, Version, bundles_folder, chosen_device, common_settings
 from mcdrop.client import Client, Prediction
-from mcdrop.inference.inputs import to_inputs
-from mcdrop.inference.query import Asked, Query, RequestLimits
-from mcdrop.inference.result import run_query
+from mcdrop.inference.inputs import arrays_to_inputs
+from mcdrop.inference.query import Query, RequestLimits, make_query, run_query
 from mcdrop.wire.npy import write_npz
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -54,15 +54,13 @@ def predict(
     Example: `mcdrop predict digits rows.npy --out answer.npz`
     """
     rows = _rows(file)
-    asked = Asked(passes, seed, tolerance=tolerance, min_passes=min_passes)
+    overrides = PassOverrides(passes=passes, seed=seed, tolerance=tolerance, min_passes=min_passes)
     if url is not None:
         with client_of(url) as client:
-            answer = client.predict(
-                name, rows, version=version, passes=passes, seed=seed, tolerance=tolerance, min_passes=min_passes
-            )
+            answer = client.predict(name, rows, version=version, **overrides)
     else:
-        query = _question(name, rows, version, asked, bundles, device)
-        answer = Prediction.of(provenance_of(query), run_query(query))
+        predictor, query = _question(name, rows, version, overrides, bundles, device)
+        answer = Prediction.of(provenance_of(predictor, query), run_query(predictor, query))
     if out is not None:
         out.write_bytes(write_npz({**answer.outputs, **answer.run.members}))
     if json:
@@ -86,7 +84,7 @@ def bench(
     predictor = predictor_of(name, version, bundles, device, tuning_cache_at(common_settings().tunings))
     if not rows or min(rows) < 1:
         raise InvalidInput(f"the rows are {rows}; at least one is needed.")
-    plan = Plan(passes, predictor.manifest.seed, predictor.manifest.scheme)
+    plan = replace(predictor.manifest.pass_options, passes=passes)
     console.costs(predictor, [bench_rows(predictor, count, plan) for count in rows], plan)
 
 
@@ -108,11 +106,12 @@ def predictor_of(
 
 
 def _question(
-    name: str, rows: Rows, version: int | None, asked: Asked, bundles: Path | None, device: str | None
-) -> Query:
-    """Return a query to a model of a folder."""
+    name: str, rows: Rows, version: int | None, overrides: PassOverrides, bundles: Path | None, device: str | None
+) -> tuple[Predictor, Query]:
+    """Return a model of a folder and the query to it."""
     predictor = predictor_of(name, version, bundles, device)
-    return Query.of(predictor, to_inputs(rows, predictor.manifest), _UNBOUNDED, options=asked)
+    inputs = arrays_to_inputs(rows, predictor.manifest)
+    return predictor, make_query(predictor, inputs, _UNBOUNDED, overrides=overrides)
 
 
 def _rows(file: Path) -> Rows:

@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
+from dropout_core.engine.options import PassOverrides, Sharing
 from dropout_core.errors import InvalidInput
 from mcdrop.cli import console
 from mcdrop.cli.options import Bundles, Device, Url, Version
 from mcdrop.cli.predict import Passes, Seed, client_of, predictor_of
 from mcdrop.pool.job import Files, RankJob, checkpoint_of
-from mcdrop.pool.model import Said, of_bundle, of_server
+from mcdrop.pool.model import of_bundle, of_server
 from mcdrop.pool.output import check_suffix, write
 from mcdrop.pool.readers.columns import Named
 
@@ -83,13 +84,13 @@ def rank(
         "fraction": fraction,
         "quotas": quotas,
     }
-    said = Said(passes, seed, masks)
+    overrides = PassOverrides(passes=passes, seed=seed, masks=cast("Sharing | None", masks))
     if url is None:
-        model = of_bundle(predictor_of(name, version, bundles, device), said)
+        model = of_bundle(predictor_of(name, version, bundles, device), overrides)
         _rank(RankJob(model, files, parameters, rows_at_once), out, resume=resume)
     else:
         with client_of(url) as client:
-            model = of_server(client, name, version, said)
+            model = of_server(client, name, version, overrides)
             _rank(RankJob(model, files, parameters, rows_at_once, client), out, resume=resume)
 
 

@@ -1,4 +1,4 @@
-"""Errors of the client.
+"""What can go wrong with a request.
 
 McdropError
 ├── ServerError   the server refused or failed
@@ -14,13 +14,7 @@ from dropout_core.errors import McdropError
 
 
 class ServerError(McdropError):
-    """The server refused a request or failed to answer it.
-
-    Args:
-        status: HTTP status.
-        code: Last part of the problem's type, such as "queue-full".
-        detail: What happened, in a sentence.
-    """
+    """The server refused or failed. `status` is that of HTTP, `code` the last part of the problem's type."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -29,19 +23,12 @@ class ServerError(McdropError):
 
 
 class Unreachable(McdropError):
-    """No answer arrived, or only a part of it: there is no server or no network, or the time is over."""
+    """No answer came, or not all of it: no server there, no network, or no time left."""
 
 
 @contextmanager
-def unreachable_errors(url: str) -> Iterator[None]:
-    """Turn httpx's errors into Unreachable.
-
-    Args:
-        url: URL of the server, for the message.
-
-    Raises:
-        Unreachable: httpx raised an error.
-    """
+def reaching(url: str) -> Iterator[None]:
+    """Turns httpx's errors into Unreachable."""
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:

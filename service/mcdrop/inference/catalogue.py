@@ -1,8 +1,7 @@
-"""The models that a server holds: loaded, verified and timed.
+"""The bundles in memory: loaded, verified and measured; one version of each name is the current one.
 
-One version of each name is current. A newer version replaces it once it is loaded, and never if it is refused. A
-request keeps the model that it began with. Beyond a limit of bytes, the least recently used model is dropped and loaded
-again on demand.
+A new version takes the place of the current one when it is ready, and never when it is refused. What a request holds it
+keeps to its end. Beyond a bound of bytes, what was longest unused is forgotten and loaded again when it is wanted.
 """
 
 import logging
@@ -28,35 +27,25 @@ ModelKey = tuple[str, int]
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A predictor in memory.
-
-    Attributes:
-        predictor: The predictor.
-        cost: What its rows cost on this machine.
-    """
+    """A predictor in memory, and what its rows cost on this machine."""
 
     predictor: Predictor
     cost: RowCost
 
     @property
     def name(self) -> str:
-        """The name that the model was published under."""
+        """The name it was published under."""
         return self.predictor.manifest.name
 
     @property
     def version(self) -> int:
-        """The version of the model."""
+        """Its version."""
         return self.predictor.version
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known about a version that is not loaded.
-
-    Attributes:
-        reason: Why it is refused; empty if nothing is known against it.
-        stamps: When each of its files had last changed.
-    """
+    """Why a version is not served (empty where nothing is against it), and what its files looked like then."""
 
     reason: str
     stamps: tuple[int, ...]
@@ -64,14 +53,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class VersionState:
-    """The state of a version.
-
-    Attributes:
-        name: The name of the model.
-        version: The version.
-        state: Whether it is loaded, being loaded, refused or not in memory.
-        reason: Why it is refused; empty otherwise.
-    """
+    """Where a version stands, and why it is refused."""
 
     name: str
     version: int
@@ -80,14 +62,9 @@ class VersionState:
 
 
 class Catalogue:
-    """Models by name and version. Safe for many threads; models are loaded one at a time.
+    """Models by name and version. Safe for many threads; loading happens one at a time.
 
-    Args:
-        repository: The bundles.
-        device: Where to load the weights.
-        tunings: Where measured choices are kept; None measures nothing.
-        max_bytes: The most bytes of weights in memory; None sets no limit.
-        backends: The backends to use; None lets each bundle decide.
+    max_bytes: of weights in memory; None: any number. backends: who may compute; None: who each bundle says.
     """
 
     def __init__(
@@ -100,7 +77,7 @@ class Catalogue:
     ) -> None:
         self.repository = repository
         self._device, self._tunings, self._max_bytes, self._backends = device, tunings, max_bytes, backends
-        self._loaded: dict[ModelKey, LoadedModel] = {}  # the least recently used first
+        self._loaded: dict[ModelKey, LoadedModel] = {}  # the longest unused first
         self._current: dict[str, int] = {}
         self._closed: set[str] = set()
         self._verdicts: dict[ModelKey, Verdict] = {}
@@ -109,17 +86,12 @@ class Catalogue:
         self._loading, self._changed = threading.Lock(), threading.Condition()
 
     def loaded(self) -> list[LoadedModel]:
-        """Return the models in memory, sorted by name and version."""
+        """The models in memory, by name and version."""
         with self._changed:
             return [model for _, model in sorted(self._loaded.items())]
 
     def find(self, name: str, version: int | None = None) -> LoadedModel | None:
-        """Return a model that is in memory, or None. Reads no file.
-
-        Args:
-            name: The name of the model.
-            version: The version; None for the current one.
-        """
+        """A model that is in memory already, or None. Reads no file."""
         with self._changed:
             key = (name, self._current.get(name, 0) if version is None else version)
             model = self._loaded.pop(key, None)
@@ -128,16 +100,10 @@ class Catalogue:
             return model
 
     def get(self, name: str, version: int | None = None) -> LoadedModel:
-        """Return a model, and load it if it is not in memory.
+        """A model, loaded when it is not yet.
 
-        Args:
-            name: The name of the model.
-            version: The version; None for the current one, or the newest that can be served if none is current.
-
-        Raises:
-            UnknownModel: There is no such model. The message names those there are.
-            Unloaded: An operator took the model out of service.
-            InvalidBundle: The bundle is refused. The message has the reason.
+        version: None is the current one, or where there is none the newest that can be served. Raises UnknownModel,
+        naming those there are, Unloaded, or InvalidBundle with the reason when none of them can be served.
         """
         with self._loading:
             self._refuse_closed(name)
@@ -147,49 +113,32 @@ class Catalogue:
             if version is not None:
                 return self._load_version(name, version)
             if name in self._current:
-                with suppress(UnknownModel, InvalidBundle):  # removed or changed since: another version may work
+                with suppress(UnknownModel, InvalidBundle):  # gone or changed since: another version may do
                     return self._load_version(name, self._current[name])
             return self._load_newest(name)
 
     def expect(self, name: str, version: int | None) -> None:
-        """Refuse a model that `get` cannot load, without waiting for a model that is being loaded.
-
-        Args:
-            name: The name of the model.
-            version: The version; None for the current one.
-
-        Raises:
-            UnknownModel: There is no such model.
-            Unloaded: An operator took the model out of service.
-        """
+        """Raise UnknownModel or Unloaded for what `get` cannot load, without waiting for what is being loaded."""
         versions = self.repository.versions(name)
         if not versions or (version is not None and version not in versions):
             raise self.repository.unknown(name, version)
         self._refuse_closed(name)
 
     def load(self, name: str) -> LoadedModel:
-        """Put a model into service, and make its newest valid version current.
-
-        Args:
-            name: The name of the model.
-
-        Raises:
-            UnknownModel: There is no such model.
-            InvalidBundle: No version can be served.
-        """
+        """Bring a name into service, or its newest good version in the place of the current one. Raises as `get`."""
         with self._loading:
             model = self._load_newest(name)
             self._closed.discard(name)
             return model
 
     def refresh(self) -> None:
-        """Load new versions in the repository, and drop those that were removed. Unloaded models stay unloaded."""
+        """Load what is new in the repository, and forget what is gone from it. What was unloaded stays so."""
         names = self.repository.names()
         for name in sorted({*names, *self._current} - self._closed):
             with self._loading:
                 versions = self.repository.versions(name)
                 self._forget_gone(name, versions)
-                wanted = next((version for version in versions if self._may_load(name, version)), 0)
+                wanted = next((version for version in versions if self._may_do(name, version)), 0)
                 if not wanted:
                     self._forget(name)
                 elif wanted != self._current.get(name):
@@ -197,15 +146,7 @@ class Catalogue:
                         self._load_newest(name)
 
     def unload(self, name: str, patience_s: float) -> None:
-        """Take a model out of service, and wait for the requests that hold it.
-
-        Args:
-            name: The name of the model.
-            patience_s: The most seconds to wait.
-
-        Raises:
-            UnknownModel: There is no such model.
-        """
+        """Take a name out of service, and wait so long for the requests that hold it. Raises UnknownModel."""
         with self._loading:
             if not self.repository.versions(name) and name not in self._current:
                 raise self.repository.unknown(name, None)
@@ -216,11 +157,7 @@ class Catalogue:
 
     @contextmanager
     def holding(self, model: LoadedModel) -> Iterator[None]:
-        """Hold a model while a request needs it.
-
-        Args:
-            model: The model.
-        """
+        """While a request needs a model."""
         with self._changed:
             self._held[model] += 1
         try:
@@ -233,7 +170,7 @@ class Catalogue:
                     self._changed.notify_all()
 
     def states(self) -> list[VersionState]:
-        """Return the state of every version of every model, the newest first. Changed files are looked at again."""
+        """Every version of every name, newest first. What is not loaded is looked at again when its files change."""
         versions = [(name, version) for name in self.repository.names() for version in self.repository.versions(name)]
         return [self._state(key) for key in versions]
 
@@ -248,7 +185,7 @@ class Catalogue:
         return VersionState(*key, "refused" if verdict.reason else "unloaded", verdict.reason)
 
     def _load_newest(self, name: str) -> LoadedModel:
-        """Load the newest valid version, and make it current."""
+        """The newest good version, which becomes the current one."""
         reasons = []
         for version in self.repository.versions(name):
             try:
@@ -269,7 +206,7 @@ class Catalogue:
         found = self.find(name, version)
         if found is not None:
             return found
-        if not self._may_load(name, version):
+        if not self._may_do(name, version):
             raise InvalidBundle(self._verdicts[key].reason)
         stamps = self._stamps(key)
         self._being_loaded = key
@@ -286,7 +223,7 @@ class Catalogue:
         return model
 
     def _judge(self, key: ModelKey, reason: str, stamps: tuple[int, ...]) -> Verdict:
-        """Remember why a version is refused, and log it."""
+        """Note what is against a version, and tell it."""
         if reason:
             _log.warning("%s/%s is not served: %s", *key, reason)
         verdict = self._verdicts[key] = Verdict(reason, stamps)
@@ -296,8 +233,8 @@ class Catalogue:
         if name in self._closed:
             raise Unloaded(f"{name} was unloaded; an operator can load it: POST /v2/repository/models/{name}/load.")
 
-    def _may_load(self, name: str, version: int) -> bool:
-        """Return whether nothing is known against a version, or its files have changed since."""
+    def _may_do(self, name: str, version: int) -> bool:
+        """Whether nothing is known against a version whose files are as they were."""
         verdict = self._verdicts.get((name, version))
         return verdict is None or not verdict.reason or verdict.stamps != self._stamps((name, version))
 
@@ -312,7 +249,7 @@ class Catalogue:
             )
         try:
             return LoadedModel(predictor, measure_row_cost(predictor))
-        except Exception as error:  # a hostile program may raise anything on rows other than the probe
+        except Exception as error:  # a hostile program may raise anything on rows it was not verified with
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InvalidBundle(f"{name}/{version} does not run: {type(error).__name__}: {reason}") from error
 
@@ -324,7 +261,7 @@ class Catalogue:
                 self._loaded.pop((model.name, before), None)
 
     def _make_room(self) -> None:
-        """Drop the least recently used models. The one loaded last fits alone, so it stays."""
+        """What was loaded last is the last to go, and fits alone."""
         while self._max_bytes is not None and self._held_bytes() > self._max_bytes:
             del self._loaded[next(iter(self._loaded))]
 
@@ -337,7 +274,7 @@ class Catalogue:
             return [self._loaded.pop(key) for key in list(self._loaded) if key[0] == name]
 
     def _forget_gone(self, name: str, versions: Collection[int]) -> None:
-        """Drop versions that are loaded but no longer in the repository, other than the current one."""
+        """Forget what is loaded beside the current version, and is no more in the repository."""
         with self._changed:
             kept = {*versions, self._current.get(name)}
             for key in [key for key in self._loaded if key[0] == name and key[1] not in kept]:
@@ -349,7 +286,7 @@ class Catalogue:
 
 
 def _stamp(path: Path) -> int:
-    """Return when a file or its permissions last changed; 0 if that cannot be read."""
+    """When a file was last touched, its permissions included; 0 when nothing can be learned of it."""
     try:
         return path.stat().st_ctime_ns
     except OSError:

@@ -1,31 +1,17 @@
-"""The provenance of a result, as HTTP headers and as members of a .npz file: written here and read by the client."""
+"""What an answer says beside its numbers, as headers and as members of a .npz file: written here and read here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcdrop.wire.npy import Array
-
-# The name of the deferred rows among the measures.
-DEFER = "defer"
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What produced a result: enough to repeat it.
+    """What was run: enough to repeat it.
 
-    Attributes:
-        model: The name of the model.
-        version: Its version.
-        passes: The number of passes, or the most of a row with a tolerance.
-        seed: The seed of the noise.
-        sampling: How the noise of different passes relates.
-        masks: Whether rows share the noise of a pass.
-        branches: How many passes share all noise but that of the last sites.
-        noise: The version of the noise.
-        labels: The names of the outputs; may be empty.
-        quantiles: The levels of the quantiles; may be empty.
-        defer_above: The thresholds by measure; may be empty.
+    labels, quantiles, defer_above: names of columns, levels, and thresholds by measure; empty where there are none.
     """
 
     model: str
@@ -42,12 +28,12 @@ class Provenance:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The single values by name: all but labels, levels and thresholds."""
-        return {name: getattr(self, name) for name in _TYPES}
+        """The run without its names and levels."""
+        return {name: getattr(self, name) for name in _KINDS}
 
     @property
     def members(self) -> dict[str, Any]:
-        """The provenance as members of a .npz file, beside the measures."""
+        """The run as members of a .npz file, to stand beside the measures."""
         lists = {
             "labels": self.labels,
             "quantile_levels": self.quantiles,
@@ -58,46 +44,33 @@ class Provenance:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The single values as HTTP headers."""
+        """The run without its names and levels as headers of HTTP."""
         model = {"Mcdrop-Model": f"{self.model}/{self.version}"}
-        return model | {f"Mcdrop-{name.capitalize()}": str(self.facts[name]) for name in _TYPES if name not in _MODEL}
+        return model | {f"Mcdrop-{name.capitalize()}": str(self.facts[name]) for name in _KINDS if name not in _NAMED}
 
     @staticmethod
-    def from_members(members: dict[str, Array]) -> "Provenance":
-        """Take the provenance out of the members of a file.
-
-        Args:
-            members: The arrays of the file. Those of the provenance are removed.
-
-        Raises:
-            KeyError: A member is missing.
-            ValueError: A member has another type.
-        """
-        facts = {name: kind(members.pop(name)) for name, kind in _TYPES.items()}
+    def taken(members: dict[str, NDArray[Any]]) -> "Provenance":
+        """The run, taken out of the members of a file. Raises KeyError or ValueError where it is not there."""
+        facts = {name: kind(members.pop(name)) for name, kind in _KINDS.items()}
         lists = ("labels", "quantile_levels", "defer_measures", "defer_thresholds")
         labels, levels, measures, thresholds = (members.pop(name).tolist() if name in members else [] for name in lists)
         above = dict(zip(measures, thresholds, strict=True))
         return Provenance(**facts, labels=tuple(labels), quantiles=tuple(levels), defer_above=above)
 
     @staticmethod
-    def from_headers(headers: Mapping[str, str]) -> "Provenance":
-        """Return the provenance that headers describe.
-
-        Args:
-            headers: The headers of a response, with names in lower case.
-
-        Raises:
-            KeyError: A header is missing.
-            ValueError: A header has another type.
-        """
+    def told(headers: Mapping[str, str]) -> "Provenance":
+        """The run that headers tell. Raises KeyError or ValueError where they do not."""
         model, _, version = headers["mcdrop-model"].rpartition("/")
-        others = {name: kind(headers[f"mcdrop-{name}"]) for name, kind in _TYPES.items() if name not in _MODEL}
+        others = {name: kind(headers[f"mcdrop-{name}"]) for name, kind in _KINDS.items() if name not in _NAMED}
         return Provenance(model=model, version=int(version), **others)
 
 
-_TYPES: dict[str, Any] = {
+# The rows that are for a human, among the measures.
+DEFER = "defer"
+# The facts, and what each is.
+_KINDS: dict[str, Any] = {
     "model": str, "version": int, "passes": int, "seed": int, "sampling": str, "masks": str, "branches": int,
     "noise": int,
 }  # fmt: skip
-# These share one header.
-_MODEL = {"model", "version"}
+# Those of one header.
+_NAMED = {"model", "version"}

@@ -1,4 +1,4 @@
-"""Which of the waiting tickets are computed next: decisions without a clock, a lock or a thread."""
+"""Which of the waiting tickets go next. No clock, no lock, no thread: decisions only."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -7,15 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SliceResult:
-    """The result of some rows of a ticket.
-
-    Attributes:
-        start: The first row.
-        stop: The row after the last one.
-        result: What `run` of the batcher returned for these rows.
-        began_ns: When their batch began, as `time.time_ns` counts.
-        ended_ns: When their batch ended.
-    """
+    """An answer to some rows of a ticket: their results, when their batch began and ended, time.time_ns."""
 
     start: int
     stop: int
@@ -26,47 +18,33 @@ class SliceResult:
 
 @dataclass(eq=False)
 class Ticket:
-    """A query in the queue.
+    """Rows that wait to be computed.
 
-    Both callbacks run on the compute thread.
-
-    Attributes:
-        query: The query. The queue does not look into it.
-        key: Tickets with equal keys may share a batch.
-        rows: The number of rows of the query.
-        row_cost: Seconds that one row takes.
-        deadline: When the result becomes useless, as `time.monotonic` counts.
-        on_result: Receives the result of each slice, in the order of the rows.
-        on_end: Called once, after the last result with None, or with the error.
-        taken: How many rows have been taken into batches.
-        over: Whether `on_end` was called or the ticket was cancelled.
+    work: what `run` is given, with the rows that are its turn. key: tickets of equal keys may share a batch. row_cost:
+    the seconds that a row takes. deadline: on time.monotonic, when nobody wants an answer any more. on_part: called
+    with each part, rows in order. on_end: called once, after the last part with None, or with what went wrong. Both on
+    the compute thread. taken: how many rows have had their turn. over: no more is to be told.
     """
 
-    query: Any
+    work: Any
     key: Hashable
     rows: int
     row_cost: float
     deadline: float
-    on_result: Callable[[SliceResult], None]
+    on_part: Callable[[SliceResult], None]
     on_end: Callable[[BaseException | None], None]
     taken: int = field(default=0, init=False)
     over: bool = field(default=False, init=False)
 
     @property
     def cost(self) -> float:
-        """Seconds that the waiting rows will take."""
+        """The seconds that the rows which wait will take."""
         return (self.rows - self.taken) * self.row_cost
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The rows `start … stop − 1` of a ticket, which are in one batch.
-
-    Attributes:
-        ticket: The ticket.
-        start: The first row.
-        stop: The row after the last one.
-    """
+    """Rows start … stop − 1 of a ticket."""
 
     ticket: Ticket
     start: int
@@ -74,18 +52,14 @@ class Slice:
 
     @property
     def rows(self) -> int:
-        """The number of rows."""
+        """How many rows."""
         return self.stop - self.start
 
 
 def next_batch(waiting: Sequence[Ticket], budget: float) -> list[Slice]:
-    """Return the slices of the next batch: the first ticket, and whole tickets of the same key that still fit.
+    """The next batch: of the first ticket as many rows as cost the budget, one at least, and whole ones of its key.
 
-    Only the first ticket is ever cut, at the budget but not below one row. A small query is never in two batches.
-
-    Args:
-        waiting: At least one ticket, the longest wait first.
-        budget: Seconds that the batch may take.
+    waiting: the longest wait first; at least one. Only the first is ever cut: a small query is never in two batches.
     """
     first, *others = waiting
     batch = [_head(first, budget)]

@@ -6,7 +6,6 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-PhaseName = Literal["decode", "queue", "prefix", "suffix", "encode"]
 Outcome = Literal["success", "rejected", "deadline", "cancelled", "invalid", "unavailable", "backend"]
 
 
@@ -14,7 +13,7 @@ Outcome = Literal["success", "rejected", "deadline", "cancelled", "invalid", "un
 class Phase:
     """A part of a request's time. Times are of time.time_ns: nanoseconds since 1970."""
 
-    name: PhaseName
+    name: Literal["decode", "queue", "prefix", "suffix", "encode"]
     start_ns: int
     end_ns: int
 

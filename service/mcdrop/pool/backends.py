@@ -7,7 +7,7 @@ import torch
 
 from dropout_core.acquire.need import EMBEDDINGS, SAMPLES, Arrays, Need
 from dropout_core.engine.embedding import embeddings
-from dropout_core.engine.plan import Plan
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.inputs import NamedTensors
 from mcdrop.client import Client
@@ -20,7 +20,7 @@ class OfBundle:
     """A bundle's answers."""
 
     predictor: Predictor
-    plan: Plan
+    options: PassOptions
 
     @property
     def device(self) -> torch.device:
@@ -32,8 +32,8 @@ class OfBundle:
         arrays: dict[str, torch.Tensor] = {}
         self.predictor.check_indices(inputs)
         if need.estimates:
-            plan = self.plan if need.passes is None else replace(self.plan, passes=need.passes)
-            estimate = self.predictor.estimate(inputs, plan, need.samples, torch.from_numpy(rows))
+            options = self.options if need.passes is None else replace(self.options, passes=need.passes)
+            estimate = self.predictor.estimate(inputs, options, need.samples, torch.from_numpy(rows))
             self.predictor.check_finite(finite_rows(estimate), torch.from_numpy(rows))
             arrays = {name: estimate.measure(name) for name in need.measures}
             if need.samples:
@@ -52,7 +52,7 @@ class OfServer:
     client: Client
     name: str
     version: int
-    plan: Plan
+    options: PassOptions
 
     @property
     def device(self) -> torch.device:
@@ -71,9 +71,11 @@ class OfServer:
             self.name,
             arrays if len(arrays) > 1 else next(iter(arrays.values())),
             version=self.version,
-            passes=self.plan.passes if need.passes is None else need.passes,
-            seed=self.plan.seed,
-            masks=self.plan.scheme.masks,
+            passes=self.options.passes if need.passes is None else need.passes,
+            seed=self.options.seed,
+            sampling=self.options.sampling,
+            masks=self.options.masks,
+            branches=self.options.branches,
             outputs=list(need.measures),
             samples=need.samples,
         )

@@ -77,13 +77,13 @@ class RankJob:
         return RankOptions(
             output=self.model.output,
             num_rows=pool.num_rows,
-            seed=self.model.plan.seed,
+            seed=self.model.options.seed,
             exclude=() if files.exclude is None else excluded_rows(files.exclude, pool),
             costs=costs_of(files.costs, pool),
             groups=groups if groups is None or groups == PREDICTED else groups_of(Path(groups), pool),
             num_labelled=self._count("labelled"),
             num_targets=self._count("targets"),
-            masks=self.model.plan.scheme.masks,
+            masks=self.model.options.masks,
             **self.parameters,
         )
 
@@ -105,7 +105,7 @@ class RankJob:
             **{name: _digest(value) for name, value in beside.items()},
             "the columns, or the pixels,": repr((files.apart, files.pixel_scale)),
             "the bundle": self.model.digest,
-            "the passes": repr(self.model.plan),
+            "the passes": repr(self.model.options),
             "score, selector or their parameters": repr(sorted(self.parameters.items())),
             "the number of rows at once": str(self.size),
             "who answers": "a bundle" if self.client is None else "a server",
@@ -129,14 +129,14 @@ class RankJob:
         more = {"exclude": asked.exclude or None, "costs": asked.costs, "groups": asked.groups}
         given = {name: value for name, value in {**self.parameters, **more}.items() if value is not None}
         said = {**given, **{of: rows[of] for of in rows if of != "pool"}}
-        plan = self.model.plan
+        plan = self.model.options
         answer = client.rank(
             self.model.name,
             rows["pool"],
             version=self.model.version,
             passes=plan.passes,
             seed=plan.seed,
-            masks=plan.scheme.masks,
+            masks=plan.masks,
             **said,
         )
         return told_by(answer, self.model.run, ids)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import ceil, prod
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from dropout_core.acquire.choose import Choice, Ranking
+from dropout_core.acquire.choose import Choice, Ranking, drive
 from dropout_core.acquire.need import Arrays, Need, joined
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.inputs import NamedTensors
@@ -50,14 +51,8 @@ class Drive:
 
     def run(self, choice: Choice) -> Ranking:
         """The ranking, once all that it needs is answered. Raises what reading and running the model raise."""
-        number = 0
-        try:
-            need = next(choice)
-            while True:
-                need, number = choice.send(self._answer(need, number)), number + 1
-        except StopIteration as ended:
-            ranking: Ranking = ended.value
-            return ranking
+        numbers = count()
+        return drive(choice, lambda need: self._answer(need, next(numbers)))
 
     def _answer(self, need: Need, number: int) -> Arrays:
         found = joined(list(self._chunks(need, number)))
@@ -99,6 +94,6 @@ def rows_at_once(specs: Sequence[InputSpec], most_bytes: int = MOST_BYTES) -> in
     return max(1, min(_MOST_ROWS, most_bytes // max(1, each)))
 
 
-def _even(count: int, most: int) -> int:
+def _even(total: int, most: int) -> int:
     """How many rows a chunk has, so that the last is hardly smaller: what runs otherwise rounds otherwise."""
-    return ceil(count / max(1, ceil(count / most))) or 1
+    return ceil(total / max(1, ceil(total / most))) or 1

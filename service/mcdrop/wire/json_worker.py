@@ -1,10 +1,6 @@
-"""A child process that parses large JSON bodies into arrays.
+"""Large JSON, parsed by a process of its own: parsing holds Python's lock, and an event loop would stand still.
 
-Parsing holds the interpreter lock, so in any thread of the server it would stop the event loop. Of a body of 25 MB the
-loop waits 4 ms with this process, 13 ms with `anyio.to_process` (which pickles on the loop) and 130 ms with a thread;
-the server spends 33, 90 and 180 ms of CPU time on it.
-
-`python -m mcdrop.wire.json_worker` runs the child. It imports numpy and orjson only.
+Run as `python -m mcdrop.wire.json_worker` this is that process. It imports numpy and orjson alone.
 """
 
 import json
@@ -23,47 +19,37 @@ _LENGTH_BYTES = 8
 
 
 class JsonWorkerDied(Exception):
-    """The child process ended while it parsed a body."""
+    """The process ended in the middle of a body."""
 
 
 class JsonWorker:
-    """Parses bodies in a child process, which starts with the first one. One at a time; safe for many threads."""
+    """Parses bodies in a process that is started when the first one comes. One at a time; for many threads."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def parse(self, body: bytes) -> dict[str, Any] | None:
-        """Return a JSON object with arrays for its inputs.
+        """A JSON object whose inputs are arrays: `inputs`, or those in it by name, or the `data` of each in a list.
 
-        The arrays are `inputs` itself, its values if it is an object, or the `data` of each item if it is a list of
-        objects.
-
-        Args:
-            body: The bytes of a body.
-
-        Returns:
-            The object, or None if it is malformed or its inputs are not regular arrays of numbers. The ordinary parser
-            then finds out what is wrong.
-
-        Raises:
-            JsonWorkerDied: The child process ended. The next body starts another one.
+        None where it is none such: what is wrong with it, whoever parses it in the usual way will see. Raises
+        ParserDied.
         """
         with self._lock:
             process = self._process or self._start()
             try:
-                return self._exchange(process, body)
+                return self._ask(process, body)
             except (OSError, EOFError) as error:
-                self._stop()
+                self._end()
                 raise JsonWorkerDied(f"the process that parses JSON ended: {process.returncode}.") from error
 
     def close(self) -> None:
-        """Stop the child process if it runs."""
+        """End the process, if there is one."""
         with self._lock:
-            self._stop()
+            self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # -P keeps the current folder out of the import path. A session of its own keeps ctrl-C away from it.
+        # -P: no folder that the server happens to run in is looked into. A session of its own: no ctrl-C comes to it.
         self._process = subprocess.Popen(  # noqa: S603 - nothing of a request is in it
             [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
@@ -72,72 +58,71 @@ class JsonWorker:
         )
         return self._process
 
-    def _stop(self) -> None:
+    def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
             self._process = None
 
     @staticmethod
-    def _exchange(process: subprocess.Popen[bytes], body: bytes) -> dict[str, Any] | None:
-        """Send a body to the child and read its reply."""
-        requests, replies = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-        _send(requests, body)
-        requests.flush()
-        head = orjson.loads(_receive(replies))
+    def _ask(process: subprocess.Popen[bytes], body: bytes) -> dict[str, Any] | None:
+        asked, told = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+        _send(asked, body)
+        asked.flush()
+        head = orjson.loads(_received(told))
         if head is None:
             return None
         for holder, key in _places(head):
             dtype, shape = holder[key]
-            holder[key] = np.frombuffer(_receive(replies), dtype).reshape(shape)
+            holder[key] = np.frombuffer(_received(told), dtype).reshape(shape)
         return dict(head)
 
 
 def _serve() -> NoReturn:
-    """Parse bodies from stdin until it closes."""
-    # The replies get a descriptor of their own: anything printed by accident must not be taken for one.
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    """Answer bodies until nobody asks any more."""
+    # What is printed by accident must not be taken for an answer.
+    asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:
         try:
-            body = _receive(requests)
+            body = _received(asked)
         except EOFError:
             sys.exit(0)
-        head, arrays = _parse(body)
-        _send(replies, orjson.dumps(head))
+        arrays: list[NDArray[Any]] = []
+        _send(told, orjson.dumps(_with_places_of(arrays, body)))
         for array in arrays:
-            _send(replies, array.data.cast("B") if array.size else b"")
-        replies.flush()
+            _send(told, array.data.cast("B") if array.size else b"")
+        told.flush()
 
 
-def _parse(body: bytes) -> tuple[dict[str, Any] | None, list[NDArray[Any]]]:
-    """Return an object with [dtype, shape] in place of each array, and the arrays; None if it is irregular."""
-    arrays: list[NDArray[Any]] = []
+def _with_places_of(arrays: list[NDArray[Any]], body: bytes) -> dict[str, Any] | None:
+    """The value of a body with [dtype, shape] where its arrays were, which are appended; None where it is irregular."""
     try:
-        value = _load(body)
+        value = _loaded(body)
         for holder, key in _places(value):
             array = _array(holder[key])
             holder[key] = [array.dtype.str, array.shape]
             arrays.append(array)
     except (ValueError, TypeError, LookupError, RecursionError):
-        return None, []
-    return value, arrays
+        arrays.clear()
+        return None
+    return value
 
 
-def _load(body: bytes) -> dict[str, Any]:
-    """Return a JSON object as `mcdrop.wire.json.parse_json` reads it. Raises ValueError for any other value."""
+def _loaded(body: bytes) -> dict[str, Any]:
+    """As `mcdrop.wire.json.parse_json`; ValueError where it is no object."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         value = json.loads(body)
         orjson.dumps(value)
     if not isinstance(value, dict):
-        raise ValueError("not an object")  # noqa: TRY004 - caught by the caller
+        raise ValueError("no object")  # noqa: TRY004 - caught a few lines above
     return value
 
 
 def _places(value: dict[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Yield the places of the arrays in a request: the container, and the key in it."""
+    """Where the arrays of a request are: each as what holds it, and its key there."""
     inputs = value.get("inputs")
     if isinstance(inputs, dict):
         yield from ((inputs, name) for name in inputs)
@@ -148,21 +133,21 @@ def _places(value: dict[str, Any]) -> Iterator[tuple[Any, str]]:
 
 
 def _array(values: Any) -> NDArray[Any]:
-    """Return nested lists of numbers, or of booleans, as an array. Raises ValueError for others and for a mix."""
+    """Nested lists of numbers, or of truths, as an array. Raises ValueError for any others, and for a mix of both."""
     array = np.asarray(values)
     if (
         array.dtype.kind not in "iufb"
         or not array.ndim
-        or (array.dtype.kind != "b" and _holds_bool(values, array.ndim))
+        or (array.dtype.kind != "b" and _holds_truth(values, array.ndim))
     ):
         raise ValueError("irregular")
     return np.ascontiguousarray(array)
 
 
-def _holds_bool(values: list[Any], depth: int) -> bool:
+def _holds_truth(values: list[Any], depth: int) -> bool:
     if depth == 1:
         return bool in set(map(type, values))
-    return any(_holds_bool(part, depth - 1) for part in values)
+    return any(_holds_truth(part, depth - 1) for part in values)
 
 
 def _send(stream: IO[bytes], content: bytes | memoryview) -> None:
@@ -170,7 +155,7 @@ def _send(stream: IO[bytes], content: bytes | memoryview) -> None:
     stream.write(content)
 
 
-def _receive(stream: IO[bytes]) -> bytes:
+def _received(stream: IO[bytes]) -> bytes:
     length = stream.read(_LENGTH_BYTES)
     if len(length) < _LENGTH_BYTES:
         raise EOFError

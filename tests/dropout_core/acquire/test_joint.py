@@ -278,7 +278,8 @@ def test_half_precision_is_answered_as_its_values_are():
     probs = pool(4, 20, 3).bfloat16()
     exact = probs.double() / probs.double().sum(-1, keepdim=True)
     assert torch.equal(batchbald(probs, 3).indices, batchbald(exact, 3).indices)
-    assert torch.equal(batchbald(probs, 3).scores, batchbald(exact, 3).scores)
+    # sums of 4 passes and 3 classes are taken in another order for another memory layout
+    torch.testing.assert_close(batchbald(probs, 3).scores, batchbald(exact, 3).scores, rtol=1e-14, atol=0)
 
 
 def test_the_input_is_left_as_it_was():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dropout_core.acquire import pointwise
 from dropout_core.engine.engine import Chunk
 from dropout_core.errors import InvalidInput
-from dropout_core.estimate.estimate import estimate_of
+from dropout_core.estimate.estimate import fold_passes
 
 CLASSIFICATION = {
     name: getattr(pointwise, name)
@@ -113,7 +113,7 @@ def test_identities(passes, rows, classes, seed):
 @pytest.mark.parametrize("name", CLASSIFICATION)
 def test_the_engines_own_measures_agree(name):
     probs = random_probs(5, 6, 3)
-    estimate = estimate_of([Chunk(0, probs)], "probabilities", 6, 0, "captured")
+    estimate = fold_passes([Chunk(0, probs)], "probabilities", 6, 0, "captured")
     measure = {"margin": lambda: -estimate.margin, "mean_std": lambda: estimate.std.mean(-1)}
 
     assert torch.equal(CLASSIFICATION[name](probs), measure.get(name, lambda: estimate.measure(name))())

@@ -10,8 +10,9 @@ from torch.export import Dim
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import CaptureError, CoupledRows, InvalidInput, NotTheModel
-from dropout_core.estimate.estimate import estimate_of
+from dropout_core.estimate.estimate import fold_passes
 from dropout_core.graph.program import FreeDimension, Input
 from dropout_core.graph.split import split
 from dropout_core.verify import is_the_model, verify
@@ -33,7 +34,9 @@ def captured(kind):
 
 def outputs(kind, inputs, passes=4, seed=3):
     _, program, engine = captured(kind)
-    return torch.cat([chunk.outputs for chunk in engine.run(program.weights, inputs, passes, seed)])
+    return torch.cat(
+        [chunk.outputs for chunk in engine.run(program.weights, inputs, PassOptions(passes, seed, sampling="iid"))]
+    )
 
 
 @each_net
@@ -42,7 +45,9 @@ def test_one_capture_is_the_network_captured_at_each_length(kind, length):
     """Torch fixes sizes of 1 as it captures, so that length's own capture stands for the model."""
     inputs = kind.inputs(3, length)
     program = capture(network(kind), inputs)
-    wanted = torch.cat([chunk.outputs for chunk in Engine(program).run(program.weights, inputs, 4, 3)])
+    wanted = torch.cat(
+        [chunk.outputs for chunk in Engine(program).run(program.weights, inputs, PassOptions(4, 3, sampling="iid"))]
+    )
     torch.testing.assert_close(outputs(kind, inputs), wanted, rtol=0, atol=1e-5)
 
 
@@ -60,7 +65,7 @@ def estimate_of_passes(passes):
     class OneChunk:
         index, outputs = 0, passes
 
-    return estimate_of([OneChunk()], "mean", len(passes), 3, "captured")
+    return fold_passes([OneChunk()], "mean", len(passes), 3, "captured")
 
 
 @each_net
@@ -123,10 +128,10 @@ def test_the_bounds_of_a_dim_are_those_of_a_length():
     for length in (4, 8):
         x = torch.randn(2, 2, length, generator=torch.Generator().manual_seed(1))
         is_the_model(program, net, x)
-        assert next(engine.run(program.weights, x, 1, 0)).outputs.shape == (1, 2, 2)
+        assert next(engine.run(program.weights, x, PassOptions(1, 0, sampling="iid"))).outputs.shape == (1, 2, 2)
     for length in (3, 9):
         with pytest.raises(InvalidInput, match=f"the steps is {length}; 4 … 8 is allowed"):
-            next(engine.run(program.weights, X.new_zeros(2, 2, length), 1, 0))
+            next(engine.run(program.weights, X.new_zeros(2, 2, length), PassOptions(1, 0, sampling="iid")))
 
 
 def test_a_length_that_the_model_has_no_answer_to_is_found():

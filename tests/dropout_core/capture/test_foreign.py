@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dropout_core.capture.capture import capture, stochastic
 from dropout_core.engine.engine import Engine
 from dropout_core.engine.masks import quiet
+from dropout_core.engine.options import PassOptions
 from dropout_core.graph.program import Program
 from dropout_core.graph.split import split
 from dropout_core.graph.stage import Stage
@@ -54,7 +55,9 @@ def test_what_no_noise_reaches_is_in_the_prefix(met):
     def flops(nodes, keep, values):
         # torch's counter knows no recurrent layer
         with FlopCounterMode(display=False, custom_mapping={torch.ops.mcdrop.rnn: of_a_recurrent_layer}) as counter:
-            kept = Stage(nodes, keep).run({**weights, **values}, {"rows": ROWS}, device, quiet)
+            kept = Stage(nodes, keep).run(
+                {**weights, **values}, {"rows": ROWS}, PassOptions(device, quiet, sampling="iid")
+            )
         return counter.get_total_flops(), {name: kept[name] for name in keep}
 
     prefix, crossing = flops(parts.prefix, parts.crossing, met.foreign.inputs)
@@ -71,7 +74,9 @@ def test_mean_and_variance_are_those_of_the_loop(met):
 
     In the loop each row draws for itself, so that copies of a row in one call are passes of their own.
     """
-    chunks = Engine(met.program).run(met.program.weights, met.foreign.inputs, NUM_PASSES, 0)
+    chunks = Engine(met.program).run(
+        met.program.weights, met.foreign.inputs, PassOptions(NUM_PASSES, 0, sampling="iid")
+    )
     sides = [torch.cat([chunk.outputs for chunk in chunks]), looped(met)]
     (a, b), (va, vb) = (list(one) for one in zip(*map(moments, sides), strict=True))
     assert (va[0] > 0).all()

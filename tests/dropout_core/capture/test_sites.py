@@ -8,6 +8,7 @@ from torch import nn
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
 from dropout_core.engine.masks import quiet
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import UnknownRandomness
 from dropout_core.graph.stage import Stage
 from dropout_core.noise.philox import uniform
@@ -86,7 +87,7 @@ def test_a_draw_that_is_certain_is_a_constant():
         return torch.cat([noisy, *ones, *zeros, *quiet], -1)
 
     program = capture(Function(certain), X)
-    (chunk,) = Engine(program).run(program.weights, X, 8, 0)
+    (chunk,) = Engine(program).run(program.weights, X, PassOptions(8, 0, sampling="iid"))
     one, zero = torch.ones_like(X), torch.zeros_like(X)
     wanted = torch.cat([zero, *[one] * 6, *[zero] * 4, X, one, X, one, zero, zero], -1)
     assert torch.equal(chunk.outputs, wanted.expand(8, -1, -1))
@@ -96,7 +97,7 @@ def test_a_draw_that_is_certain_is_a_constant():
 def test_a_draw_of_another_type_than_its_template_has_its_own(draw):
     """In float32 a sum would have lost it."""
     program = capture(Function(lambda x: 2.0**24 + draw(x, dtype=torch.float64)), X)
-    (chunk,) = Engine(program).run(program.weights, X, 8, 0)
+    (chunk,) = Engine(program).run(program.weights, X, PassOptions(8, 0, sampling="iid"))
     assert chunk.outputs.dtype == torch.float64
     assert len((chunk.outputs - 2.0**24).unique()) == 8 * 3
 
@@ -124,7 +125,7 @@ def test_a_comparison_with_a_wider_value_stays_one_of_a_uniform_site():
     program = capture(net, X)
     (site,) = program.graph.sites
     assert site.kind == "uniform"
-    (chunk,) = Engine(program).run(program.weights, X, 8, 0)
+    (chunk,) = Engine(program).run(program.weights, X, PassOptions(8, 0, sampling="iid"))
     drawn = uniform(0, 0, torch.arange(8), (1,))[:, None].float()
     assert torch.equal(chunk.outputs, X * (drawn < X.sigmoid()))
 
@@ -143,6 +144,6 @@ def test_a_mask_leaves_a_coarser_type_as_it_is():
     """A Boolean does not decide the type of a product: nor does the number that stands for it."""
     x = X.bfloat16()
     program = capture(Function(lambda x: torch.where(torch.rand(x.shape) < 0.5, x * (torch.rand(x.shape) < 0.5), 0)), x)
-    (chunk,) = Engine(program).run(program.weights, x, 8, 0)
+    (chunk,) = Engine(program).run(program.weights, x, PassOptions(8, 0, sampling="iid"))
     assert chunk.outputs.dtype == torch.bfloat16
     assert ((chunk.outputs == 0) | (chunk.outputs == x)).all()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from torch import nn
 from dropout_core.capture.capture import capture
 from dropout_core.engine import chunks as chunk_sizes
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.tuning import Tuning
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.program import Site
@@ -39,7 +41,7 @@ def mask(net, site, number, sampling):
 
 def outputs(engine, one, x, passes, scheme):
     rows = {}
-    for chunk in engine.run(one.program.weights, x, passes, 5, scheme):
+    for chunk in engine.run(one.program.weights, x, replace(scheme, passes=passes, seed=5)):
         rows.setdefault(chunk.index, []).append(chunk.outputs)
     return torch.cat([torch.cat(parts) for parts in rows.values()], dim=1)
 
@@ -73,7 +75,7 @@ def test_branches_share_the_noise_of_all_sites_but_the_last(kind):
     one = captured(kind)
     x = one.rows(3)
     for sampling, branches, passes in (("iid", 4, 20), ("balanced", 8, 37)):
-        found = outputs(one.engine, one, x, passes, Scheme(sampling, branches=branches))
+        found = outputs(one.engine, one, x, passes, PassOptions(sampling=sampling, branches=branches))
         assert_same(found, wanted(one, x, passes, branches, sampling), one.net.dtype)
 
 
@@ -88,13 +90,13 @@ def test_chunks_change_no_branch(rows, monkeypatch):
     monkeypatch.setattr(chunk_sizes, "_CHUNK_BYTES", {"cpu": 1, "cuda": 1})
     monkeypatch.setattr(chunk_sizes, "_MIN_CHUNK_ROWS", rows)
     x = one.rows(7)
-    found = outputs(Engine(one.program), one, x, 37, Scheme("balanced", branches=4))
+    found = outputs(Engine(one.program), one, x, 37, PassOptions(sampling="balanced", branches=4))
     assert_same(found, wanted(one, x, 37, 4, "balanced"), torch.float64)
 
 
 def test_thinned_parts_branch_alike():
     one = captured(TwoSites)
-    x, scheme = one.rows(5), Scheme("balanced", branches=4)
+    x, scheme = one.rows(5), PassOptions(sampling="balanced", branches=4)
     thin = outputs(Engine(one.program, Tuning(1, 1)), one, x, 40, scheme)
     assert_same(thin, wanted(one, x, 40, 4, "balanced"), torch.float64)
 
@@ -112,13 +114,16 @@ def test_noise_on_weights_cannot_branch_where_another_site_follows():
     net, x = NoisyThenDropped().eval(), torch.randn(3, 2)
     program = capture(net, x)
     with pytest.raises(InvalidInput, match="cannot branch: noise on weights"):
-        list(Engine(program).run(program.weights, x, 8, 0, Scheme(branches=4)))
+        list(Engine(program).run(program.weights, x, PassOptions(8, 0, branches=4, sampling="iid")))
 
 
 def test_noise_on_weights_alone_has_nothing_to_share():
     one = captured(NoisyWeights)
     x = one.rows(2)
-    assert torch.equal(outputs(one.engine, one, x, 8, Scheme(branches=4)), outputs(one.engine, one, x, 8, Scheme()))
+    assert torch.equal(
+        outputs(one.engine, one, x, 8, PassOptions(branches=4, sampling="iid")),
+        outputs(one.engine, one, x, 8, PassOptions(sampling="iid")),
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,4 +132,4 @@ def test_noise_on_weights_alone_has_nothing_to_share():
 def test_a_scheme_that_cannot_be_is_refused(wrong):
     (name, value), *_ = wrong.items()
     with pytest.raises(InvalidInput, match=f"{name} is {value!r}; choose"):
-        Scheme(**wrong)
+        PassOptions(**wrong)

@@ -5,6 +5,7 @@ host fails, or is counted here and answered with a made-up one.
 """
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Chunk, Engine
 from dropout_core.engine.masks import Masks
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.tuning import NEVER, Tuning
 from dropout_core.estimate.fold import Fold
 from dropout_core.measures.measures import OUTPUT_KINDS, output_kind
@@ -69,7 +70,7 @@ def on(device, tensors):
 
 
 def run(engine, weights, x, seed, scheme, passes=MANY):
-    return list(engine.run(weights, x, passes, seed, scheme))
+    return list(engine.run(weights, x, replace(scheme, passes=passes, seed=seed)))
 
 
 def layers(*activations):
@@ -101,10 +102,10 @@ def test_passes_ask_nothing_of_the_host(kind, sampling):
     """Neither under a new seed nor under one that was there before; the first run puts tables on the device."""
     one = captured(kind)
     engine, weights, x = Engine(one.program, DENSE), on("meta", one.program.weights), one.rows(3).to("meta")
-    first = run(engine, weights, x, 0, Scheme(sampling))
+    first = run(engine, weights, x, 0, PassOptions(sampling=sampling))
     for seed in (1, 0):
         with Traffic() as traffic:
-            chunks = run(engine, weights, x, seed, Scheme(sampling))
+            chunks = run(engine, weights, x, seed, PassOptions(sampling=sampling))
         assert traffic.crossings == []
         assert [chunk.outputs.shape for chunk in chunks] == [chunk.outputs.shape for chunk in first]
         assert {chunk.outputs.device.type for chunk in chunks} == {"meta"}
@@ -112,7 +113,7 @@ def test_passes_ask_nothing_of_the_host(kind, sampling):
 
 @each_sampling
 def test_branching_passes_ask_nothing_of_the_host(sampling):
-    one, scheme = captured(TwoSites), Scheme(sampling, branches=4)
+    one, scheme = captured(TwoSites), PassOptions(sampling=sampling, branches=4)
     engine, weights, x = Engine(one.program, DENSE), on("meta", one.program.weights), one.rows(3).to("meta")
     run(engine, weights, x, 0, scheme)
     with Traffic() as traffic:
@@ -130,11 +131,11 @@ def test_thinned_weights_ask_once_for_each_chain_when_they_are_made(activations,
     program = layers(*activations)
     engine, weights, x = Engine(program, THIN), on("meta", program.weights), torch.empty(5, 12, device="meta")
     with Traffic():  # puts tables on the device
-        run(engine, weights, x, 0, Scheme(sampling))
+        run(engine, weights, x, 0, PassOptions(sampling=sampling))
     asked = {}
     for seed, passes in ((1, 32), (1, 32), (2, MANY)):
         with Traffic() as traffic:
-            run(engine, weights, x, seed, Scheme(sampling), passes)
+            run(engine, weights, x, seed, PassOptions(sampling=sampling), passes)
         asked.setdefault((seed, passes), []).append(traffic.crossings)
     assert asked == {(1, 32): [["tolist"] * chains, []], (2, MANY): [["tolist"] * 2 * chains]}
 
@@ -146,7 +147,7 @@ def test_measures_ask_nothing_of_the_host(output, sampling):
     kind = output_kind(output)
     passes_made = [torch.empty(passes, 3, 4, device="meta") for passes in (32, 8)]
     with Traffic() as traffic:
-        fold = Fold(kind, scheme=Scheme(sampling))
+        fold = Fold(kind, options=PassOptions(sampling=sampling))
         for outputs in passes_made:
             fold.add(Chunk(0, outputs))
         statistics = fold.statistics()
@@ -176,7 +177,10 @@ def test_a_gpu_keeps_the_units_that_the_cpu_keeps(rate, sampling):
     net = nn.Sequential(nn.Linear(12, 500), nn.Dropout(rate), nn.Linear(500, 3)).eval()
     (site,) = capture(net, torch.randn(2, 12)).graph.sites
     value, passes = torch.ones(1, 500), range(5, 45)
-    kept = [Masks(3, Scheme(sampling), passes).kept(site, value.to(name), 0, 40) for name in ("cpu", "cuda")]
+    kept = [
+        Masks(PassOptions(1, 3, sampling=sampling), passes).kept(site, value.to(name), 0, 40)
+        for name in ("cpu", "cuda")
+    ]
     assert torch.equal(kept[0], kept[1].cpu())
 
 
@@ -188,8 +192,8 @@ def test_a_gpu_answers_as_the_cpu_does(kind, sampling):
     one = captured(kind)
     with torch.backends.cudnn.flags(allow_tf32=False):
         engine, weights = Engine(one.program, DENSE), on("cuda", one.program.weights)
-        found = run(engine, weights, one.rows(5).cuda(), 1, Scheme(sampling))
-    wanted = run(Engine(one.program, DENSE), one.program.weights, one.rows(5), 1, Scheme(sampling))
+        found = run(engine, weights, one.rows(5).cuda(), 1, PassOptions(sampling=sampling))
+    wanted = run(Engine(one.program, DENSE), one.program.weights, one.rows(5), 1, PassOptions(sampling=sampling))
     assert_close([chunk.outputs.cpu() for chunk in found], [chunk.outputs for chunk in wanted])
 
 
@@ -197,8 +201,8 @@ def test_a_gpu_answers_as_the_cpu_does(kind, sampling):
 @each_sampling
 def test_thinned_passes_of_a_gpu_are_those_of_the_cpu(sampling):
     program, x = layers(nn.ReLU(), nn.ReLU()), torch.randn(9, 12)
-    found = run(Engine(program, THIN), on("cuda", program.weights), x.cuda(), 1, Scheme(sampling))
-    wanted = run(Engine(program, DENSE), program.weights, x, 1, Scheme(sampling))
+    found = run(Engine(program, THIN), on("cuda", program.weights), x.cuda(), 1, PassOptions(sampling=sampling))
+    wanted = run(Engine(program, DENSE), program.weights, x, 1, PassOptions(sampling=sampling))
     assert_close([chunk.outputs.cpu() for chunk in found], [chunk.outputs for chunk in wanted])
 
 
@@ -225,10 +229,10 @@ def test_a_gpu_without_memory_for_a_chunk_runs_smaller_ones():
     net = made(lambda: nn.Sequential(nn.Linear(12, 65536), nn.ReLU(), nn.Dropout(0.5), nn.Linear(65536, 3)))
     program, x = capture(net.eval(), torch.randn(2, 12)), torch.randn(64, 12, device="cuda")
     weights = on("cuda", program.weights)
-    ample = run(Engine(program, DENSE), weights, x, 0, Scheme(), 32)
+    ample = run(Engine(program, DENSE), weights, x, 0, PassOptions(sampling="iid"), 32)
     assert [len(chunk.outputs) for chunk in ample] == [32]
     engine = Engine(program, DENSE)
     with memory_left(200 * 2**20):
-        scarce = run(engine, weights, x, 0, Scheme(), 32)
+        scarce = run(engine, weights, x, 0, PassOptions(sampling="iid"), 32)
     assert len(scarce) >= 4
     assert_close([chunk.outputs for chunk in scarce], [chunk.outputs for chunk in ample])

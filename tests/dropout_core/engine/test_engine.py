@@ -10,6 +10,7 @@ from dropout_core.capture.capture import capture
 from dropout_core.engine import chunks as chunk_sizes
 from dropout_core.engine.chunks import chunks_of
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.measures.moments import Moments
 from dropout_core.noise.philox import keep_mask
 from tests.support import references
@@ -41,7 +42,7 @@ def drawn_masks(net, number, seed=0):
 def folded(captured_net, x, passes, seed=0):
     """Moments over passes of [T, B, C]."""
     engine, weights = captured_net.engine, captured_net.program.weights
-    parts = [Moments.of(chunk.outputs) for chunk in engine.run(weights, x, passes, seed)]
+    parts = [Moments.of(chunk.outputs) for chunk in engine.run(weights, x, PassOptions(passes, seed, sampling="iid"))]
     total = parts[0]
     for part in parts[1:]:
         total = total.merge(part)
@@ -81,7 +82,9 @@ def test_a_last_layer_dropout_has_its_closed_form_mean_and_covariance(rate):
     net = made(lambda: nn.Sequential(nn.Linear(4, hidden), nn.Tanh(), nn.Dropout(rate), nn.Linear(hidden, 2))).eval()
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
     program = capture(net, x)
-    draws = torch.cat([chunk.outputs for chunk in Engine(program).run(program.weights, x, num_passes, 0)])
+    draws = torch.cat(
+        [chunk.outputs for chunk in Engine(program).run(program.weights, x, PassOptions(num_passes, 0, sampling="iid"))]
+    )
     with torch.no_grad():
         factors = (net[:2](x)[:, None, :] * net[3].weight).double().flatten(0, 1)  # [B · C, H]
         mean = net(x).double().flatten()
@@ -112,7 +115,7 @@ def test_a_row_alone_is_that_row_in_a_batch(kind):
 
 def all_outputs(engine, program, x, passes):
     """[T, B, C] from chunks of any sizes, and their number."""
-    rows, chunks = {}, list(engine.run(program.weights, x, passes, 0))
+    rows, chunks = {}, list(engine.run(program.weights, x, PassOptions(passes, 0, sampling="iid")))
     for chunk in chunks:
         rows.setdefault(chunk.index, []).append(chunk.outputs)
     return torch.cat([torch.cat(parts) for parts in rows.values()], dim=1), len(chunks)
@@ -168,7 +171,10 @@ def test_chunks_do_not_grow_with_the_number_of_passes(monkeypatch):
     engine, x = Engine(one.program), one.rows(50)
 
     def largest(passes):
-        return max(chunk.outputs.numel() for chunk in engine.run(one.program.weights, x, passes, 0))
+        return max(
+            chunk.outputs.numel()
+            for chunk in engine.run(one.program.weights, x, PassOptions(passes, 0, sampling="iid"))
+        )
 
     assert largest(40) == largest(400) < 40 * 50
 
@@ -195,9 +201,9 @@ def test_the_prefix_runs_once_for_any_number_of_passes(passes):
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     program = capture(net, x)
     engine = Engine(program)
-    list(engine.run(program.weights, x, 1, 0))  # measures
+    list(engine.run(program.weights, x, PassOptions(1, 0, sampling="iid")))  # measures
     with Calls() as calls:
-        list(engine.run(program.weights, x, passes, 0))
+        list(engine.run(program.weights, x, PassOptions(passes, 0, sampling="iid")))
     assert calls.rows["conv2d"] == calls.rows["relu"] == 6
     assert calls.rows["tanh"] == 6 * passes
 
@@ -219,13 +225,16 @@ def test_noise_on_weights_leaves_no_less_room_for_rows():
 def test_noise_on_activations_runs_in_batches_of_passes():
     one = captured(TwoSites)
     assert one.engine.looped == ""
-    assert [len(chunk.outputs) for chunk in one.engine.run(one.program.weights, one.rows(2), 40, 0)] == [32, 8]
+    assert [
+        len(chunk.outputs)
+        for chunk in one.engine.run(one.program.weights, one.rows(2), PassOptions(40, 0, sampling="iid"))
+    ] == [32, 8]
 
 
 @each_net
 def test_no_rows_have_outputs_of_no_rows(kind):
     one = captured(kind)
-    (chunk,) = one.engine.run(one.program.weights, one.rows(1)[:0], 7, 0)
+    (chunk,) = one.engine.run(one.program.weights, one.rows(1)[:0], PassOptions(7, 0, sampling="iid"))
     assert chunk.outputs.shape == (7, 0, 2)
     assert chunk.outputs.dtype == one.net.dtype
 
@@ -235,7 +244,7 @@ def test_a_rate_of_1_drops_everything():
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     program = capture(net, x)
     assert [site.rate for site in program.graph.sites] == [1.0, 0.5]
-    (chunk,) = Engine(program).run(program.weights, x, 10, 0)
+    (chunk,) = Engine(program).run(program.weights, x, PassOptions(10, 0, sampling="iid"))
     assert torch.equal(chunk.outputs, net[3].bias.detach().expand(10, 3, 2))
 
 
@@ -261,7 +270,7 @@ def test_an_engine_runs_on_the_weights_of_the_call():
     x, weights = one.rows(2), dict(one.program.weights)
     wanted = one.outputs(x, 10)
     doubled = {name: weight * 2 if "head" in name else weight for name, weight in weights.items()}
-    found = torch.cat([chunk.outputs for chunk in one.engine.run(doubled, x, 10, 0)])
+    found = torch.cat([chunk.outputs for chunk in one.engine.run(doubled, x, PassOptions(10, 0, sampling="iid"))])
     assert torch.equal(found, 2 * wanted)
     assert one.program.weights == weights
 

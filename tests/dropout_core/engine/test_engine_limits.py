@@ -1,17 +1,17 @@
 """What bounds a run: memory, a tolerance, and other runs beside it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dropout_core.engine import torch_network as staged
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.torch_network import TorchSection
 from dropout_core.engine.tuning import Tuning
-from dropout_core.estimate.estimate import estimated
+from dropout_core.estimate.estimate import run_passes
 from tests.support.captured import captured
 from tests.support.nets import TwoSites
 
@@ -42,10 +42,12 @@ class Scarce:
 def test_a_chunk_that_finds_no_memory_is_halved_and_so_is_the_rest(most, branches, monkeypatch):
     """Seven and two are fewer than the eleven rows: rows are cut too."""
     one, calls = captured(TwoSites), []
-    x, scheme = one.rows(11), Scheme(branches=branches)
-    wanted = torch.cat([chunk.outputs for chunk in one.engine.run(one.program.weights, x, 40, 0, scheme)])
+    x, scheme = one.rows(11), PassOptions(branches=branches, sampling="iid")
+    wanted = torch.cat(
+        [chunk.outputs for chunk in one.engine.run(one.program.weights, x, replace(scheme, passes=40, seed=0))]
+    )
     monkeypatch.setattr(staged, "StagedPart", lambda *parts: Scarce(TorchSection(*parts), most, calls))
-    chunks = list(Engine(one.program).run(one.program.weights, x, 40, 0, scheme))
+    chunks = list(Engine(one.program).run(one.program.weights, x, replace(scheme, passes=40, seed=0)))
     assert {chunk.outputs.shape[1] for chunk in chunks} == {11}
     assert_same(torch.cat([chunk.outputs for chunk in chunks]), wanted, 1e-12)
     refused = [size for size in calls if size > most]
@@ -57,7 +59,7 @@ def test_a_device_without_memory_for_one_row_says_so(monkeypatch):
     one = captured(TwoSites)
     monkeypatch.setattr(staged, "StagedPart", lambda *parts: Scarce(TorchSection(*parts), 0, []))
     with pytest.raises(torch.OutOfMemoryError):
-        list(Engine(one.program).run(one.program.weights, one.rows(3), 4, 0))
+        list(Engine(one.program).run(one.program.weights, one.rows(3), PassOptions(4, 0, sampling="iid")))
 
 
 def test_other_failures_are_not_tried_again(monkeypatch):
@@ -70,7 +72,7 @@ def test_other_failures_are_not_tried_again(monkeypatch):
 
     monkeypatch.setattr(staged, "StagedPart", lambda *parts: Failing(TorchSection(*parts), 0, calls))
     with pytest.raises(RuntimeError, match="says somebody"):
-        list(Engine(one.program).run(one.program.weights, one.rows(3), 4, 0))
+        list(Engine(one.program).run(one.program.weights, one.rows(3), PassOptions(4, 0, sampling="iid")))
     assert calls == [1]
 
 
@@ -79,16 +81,24 @@ def test_a_tolerance_stops_each_row_at_its_own_number_of_passes():
     one = captured(TwoSites)
     x = one.rows(12) * torch.logspace(-2, 1, 12, dtype=torch.float64).unsqueeze(1)
     weights = one.program.weights
-    found = estimated(one.engine, weights, x, Plan(512, 0, Scheme("balanced"), {"mean": 0.02}, 32), "mean")
+    found = run_passes(
+        one.engine,
+        weights,
+        x,
+        PassOptions(512, 0, sampling="balanced", tolerance={"mean": 0.02}, min_passes=32),
+        "mean",
+    )
     used = found.passes_used.tolist()
     assert min(used) < max(used)
     for row, passes in enumerate(used):
-        fixed = estimated(one.engine, weights, x[row : row + 1], Plan(passes, 0, Scheme("balanced")), "mean")
+        fixed = run_passes(one.engine, weights, x[row : row + 1], PassOptions(passes, 0, sampling="balanced"), "mean")
         assert_same(found.mean[row], fixed.mean[0], 1e-12)
         assert_same(found.standard_error[row], fixed.standard_error[0], 1e-9)
         assert passes == 512 or (found.standard_error[row] <= 0.02).all()
         if 32 < passes < 512:
-            before = estimated(one.engine, weights, x[row : row + 1], Plan(passes - 16, 0, Scheme("balanced")), "mean")
+            before = run_passes(
+                one.engine, weights, x[row : row + 1], PassOptions(passes - 16, 0, sampling="balanced"), "mean"
+            )
             assert (before.standard_error > 0.02).any()
 
 
@@ -97,17 +107,24 @@ def test_one_engine_serves_many_threads():
     one = captured(TwoSites)
     engine = Engine(one.program, Tuning(4, 4))
     jobs = [
-        (rows, seed, Scheme(sampling)) for rows in (1, 3, 9) for seed in range(4) for sampling in ("iid", "balanced")
+        (rows, seed, PassOptions(sampling=sampling))
+        for rows in (1, 3, 9)
+        for seed in range(4)
+        for sampling in ("iid", "balanced")
     ]
 
     def outputs(job):
         rows, seed, scheme = job
-        return torch.cat([c.outputs for c in engine.run(one.program.weights, one.rows(rows), 48, seed, scheme)])
+        return torch.cat(
+            [c.outputs for c in engine.run(one.program.weights, one.rows(rows), replace(scheme, passes=48, seed=seed))]
+        )
 
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(outputs, jobs * 3))
     fresh = Engine(one.program, Tuning(10**9, 10**9))
     for job, found in zip(jobs * 3, together, strict=True):
         rows, seed, scheme = job
-        alone = [c.outputs for c in fresh.run(one.program.weights, one.rows(rows), 48, seed, scheme)]
+        alone = [
+            c.outputs for c in fresh.run(one.program.weights, one.rows(rows), replace(scheme, passes=48, seed=seed))
+        ]
         assert_same(found, torch.cat(alone), 1e-12)

@@ -1,5 +1,6 @@
 """Rows of several requests as one run: independent masks go by a row's place in its own request."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +9,15 @@ import torch
 from dropout_core.engine import chunks as chunk_sizes
 from dropout_core.engine import engine as engine_module
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from tests.support.captured import captured
 from tests.support.nets import Channels2d, Residual, TwoSites
 
-INDEPENDENT = [Scheme("iid", "independent"), Scheme("balanced", "independent"), Scheme("iid", "independent", 4)]
+INDEPENDENT = [
+    PassOptions(sampling="iid", masks="independent"),
+    PassOptions(sampling="balanced", masks="independent"),
+    PassOptions(sampling="iid", masks="independent", branches=4),
+]
 PASSES = 20
 each_net = pytest.mark.parametrize("kind", [TwoSites, Channels2d, Residual], ids=lambda kind: kind.__name__)
 each_scheme = pytest.mark.parametrize("scheme", INDEPENDENT, ids=str)
@@ -21,7 +26,9 @@ each_scheme = pytest.mark.parametrize("scheme", INDEPENDENT, ids=str)
 def outputs(one, x, scheme, places=None, engine=None):
     """All passes [T, B, C], the chunks put together by their rows."""
     rows = {}
-    for chunk in (engine or one.engine).run(one.program.weights, x, PASSES, 3, scheme, places=places):
+    for chunk in (engine or one.engine).run(
+        one.program.weights, x, replace(scheme, passes=PASSES, seed=3), places=places
+    ):
         rows.setdefault(chunk.index, []).append(chunk.outputs)
     return torch.cat([torch.cat(parts) for parts in rows.values()], dim=1)
 
@@ -69,7 +76,9 @@ def test_places_go_with_their_rows_through_chunks(scheme, boundary_bytes, monkey
     assert_same(outputs(one, one.rows(11), scheme, places, Engine(one.program)), wanted)
 
 
-@pytest.mark.parametrize("scheme", [*INDEPENDENT, Scheme(), Scheme("balanced")], ids=str)
+@pytest.mark.parametrize(
+    "scheme", [*INDEPENDENT, PassOptions(sampling="iid"), PassOptions(sampling="balanced")], ids=str
+)
 def test_without_places_rows_are_in_their_order(scheme):
     one = captured(TwoSites)
     x = one.rows(5)
@@ -80,7 +89,7 @@ def test_without_places_rows_are_in_their_order(scheme):
 @pytest.mark.parametrize("sampling", ["iid", "balanced"])
 def test_shared_masks_know_no_places(sampling):
     one = captured(TwoSites)
-    x, scheme = one.rows(5), Scheme(sampling)
+    x, scheme = one.rows(5), PassOptions(sampling=sampling)
 
     assert torch.equal(outputs(one, x, scheme), outputs(one, x, scheme, torch.tensor([9, 9, 0, 1, 4])))
 
@@ -95,8 +104,12 @@ def test_the_time_of_the_prefix_is_that_of_all_blocks_so_far(monkeypatch):
     one = captured(TwoSites)
 
     found = [
-        (chunk.index, chunk.prefix_s) for chunk in Engine(one.program).run(one.program.weights, one.rows(11), 9, 0)
+        (chunk.index, chunk.prefix_s)
+        for chunk in Engine(one.program).run(one.program.weights, one.rows(11), PassOptions(9, 0, sampling="iid"))
     ]
 
     assert sorted(set(found)) == [(0, 1), (1, 2), (2, 3)]
-    assert [chunk.prefix_s for chunk in one.engine.run(one.program.weights, one.rows(1)[:0], 9, 0)] == [0.0]
+    assert [
+        chunk.prefix_s
+        for chunk in one.engine.run(one.program.weights, one.rows(1)[:0], PassOptions(9, 0, sampling="iid"))
+    ] == [0.0]

@@ -1,5 +1,6 @@
 """Branches that a pass drops are not run where passes run one at a time: the same answers from fewer operations."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -10,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dropout_core.capture.capture import capture
 from dropout_core.engine import chunks as chunk_sizes
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.layers import DropPath
 from dropout_core.noise.philox import keep_mask
 
@@ -79,8 +80,13 @@ def met(name):
     return capture(net, torch.randn(4, 3, dtype=torch.float64)), torch.randn(ROWS, 3, dtype=torch.float64)
 
 
-def outputs(engine, program, x, scheme=None):
-    return torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, PASSES, 3, scheme)])
+IID = PassOptions(sampling="iid")
+
+
+def outputs(engine, program, x, scheme=IID):
+    return torch.cat(
+        [chunk.outputs for chunk in engine.run(program.weights, x, replace(scheme, passes=PASSES, seed=3))]
+    )
 
 
 def one_by_one(monkeypatch):
@@ -95,7 +101,11 @@ def flops(engine, program, x):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("scheme", [Scheme(), Scheme("balanced"), Scheme("iid", "independent")], ids=str)
+@pytest.mark.parametrize(
+    "scheme",
+    [PassOptions(sampling="iid"), PassOptions(sampling="balanced"), PassOptions(sampling="iid", masks="independent")],
+    ids=str,
+)
 @each_net
 def test_what_is_left_out_changes_no_answer(name, scheme, monkeypatch):
     program, x = met(name)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dropout_core.engine.masks import Masks, mask_shape, num_units
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.graph.noise_kinds import NOISE_KINDS
 from dropout_core.graph.program import Ref, RowAxis, Site
 from dropout_core.noise.balanced import balanced_words
@@ -13,7 +13,7 @@ ROWS = torch.arange(B)
 
 
 def masks(seed, first, count, **scheme):
-    return Masks(seed, Scheme(**scheme), range(first, first + count))
+    return Masks(PassOptions(1, seed, **{"sampling": "iid", **scheme}), range(first, first + count))
 
 
 def site(rows, kind="dropout", rate=0.2, index=3):

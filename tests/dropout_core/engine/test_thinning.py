@@ -1,5 +1,6 @@
 """Thinned passes are the dense ones; what follows compares them in float64, where only rounding may differ."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.thinning import Chain, with_chains
 from dropout_core.engine.tuning import Tuning
 from dropout_core.graph.split import split
@@ -78,8 +79,11 @@ def made(make):
     return net, capture(net, x), x
 
 
-def outputs(engine, weights, x, passes=40, scheme=None, seed=3):
-    return torch.cat([chunk.outputs for chunk in engine.run(weights, x, passes, seed, scheme)])
+IID = PassOptions(sampling="iid")
+
+
+def outputs(engine, weights, x, passes=40, scheme=IID, seed=3):
+    return torch.cat([chunk.outputs for chunk in engine.run(weights, x, replace(scheme, passes=passes, seed=seed))])
 
 
 def assert_same(found, wanted):
@@ -99,7 +103,7 @@ def test_chains_are_found_where_one_layer_reads_a_dropped_row(make, links):
 @each_net
 def test_thinned_passes_are_the_dense_passes(make, links, rows, sampling):
     _, program, x = made(make)
-    scheme = Scheme(sampling)
+    scheme = PassOptions(sampling=sampling)
     thin = outputs(Engine(program, ALWAYS), program.weights, x[:rows], scheme=scheme)
     dense = outputs(Engine(program, NEVER), program.weights, x[:rows], scheme=scheme)
     assert_same(thin, dense)
@@ -140,7 +144,7 @@ def test_thinned_weights_follow_a_live_model():
 
 def test_independent_masks_are_never_thinned():
     _, program, x = made(NETS["no bias"][0])
-    scheme = Scheme("balanced", "independent")
+    scheme = PassOptions(sampling="balanced", masks="independent")
     found = outputs(Engine(program, ALWAYS), program.weights, x, scheme=scheme)
     assert torch.equal(found, outputs(Engine(program, NEVER), program.weights, x, scheme=scheme))
     assert not torch.equal(found[:, 0], outputs(Engine(program, NEVER), program.weights, x[:1])[:, 0])
@@ -170,6 +174,6 @@ class Shortcut(nn.Module):
 
 def test_a_value_that_is_wanted_ends_a_chain():
     _, program, x = made(Shortcut)
-    scheme = Scheme("balanced", branches=4)
+    scheme = PassOptions(sampling="balanced", branches=4)
     found, wanted = (outputs(Engine(program, tuning), program.weights, x, scheme=scheme) for tuning in (ALWAYS, NEVER))
     assert_same(found, wanted)

@@ -5,7 +5,7 @@ from torch import nn
 from dropout_core.capture.capture import capture
 from dropout_core.engine import tune as tune_module
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.tune import Timed, cold_rows, tune, warm_rows
 from dropout_core.engine.tuning import NEVER
 from tests.support.captured import captured, made
@@ -73,7 +73,7 @@ def test_what_is_chosen_changes_no_answer():
 
     def outputs(engine):
         parts = {}
-        for chunk in engine.run(program.weights, x, 32, 0, DEFAULT):
+        for chunk in engine.run(program.weights, x, PassOptions(32, 0)):
             parts.setdefault(chunk.index, []).append(chunk.outputs)
         return torch.cat([torch.cat(chunks) for chunks in parts.values()], dim=1)
 

@@ -3,7 +3,7 @@ import torch
 
 from dropout_core.engine.engine import Chunk
 from dropout_core.errors import InvalidInput, UnknownMeasure
-from dropout_core.estimate.estimate import estimate_of
+from dropout_core.estimate.estimate import fold_passes
 from dropout_core.measures.measures import OUTPUT_KINDS
 from dropout_core.measures.quantiles import quantiles
 from tests.support import references
@@ -40,7 +40,7 @@ def chunked(outputs, rows, passes):
 
 
 def estimate(output, outputs=OUTPUTS, rows=5, passes=12, keep_draws=False):
-    return estimate_of(chunked(outputs, rows, passes), output, len(outputs), 3, "captured", keep_draws)
+    return fold_passes(chunked(outputs, rows, passes), output, len(outputs), 3, "captured", keep_draws)
 
 
 @pytest.mark.parametrize("output", OUTPUT_KINDS)
@@ -134,7 +134,7 @@ def test_one_number_a_row_is_one_column():
 
 
 def test_no_rows_have_an_estimate_of_no_rows():
-    empty = estimate_of([Chunk(0, OUTPUTS[:, :0])], "logits", 12, 0, "captured", keep_draws=True)
+    empty = fold_passes([Chunk(0, OUTPUTS[:, :0])], "logits", 12, 0, "captured", keep_draws=True)
     assert empty.mean.shape == (0, 4)
     assert empty.mutual_information.shape == (0,)
     assert empty.samples.shape == (12, 0, 4)

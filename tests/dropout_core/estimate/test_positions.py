@@ -11,7 +11,7 @@ from torch import nn
 from dropout_core.capture.capture import capture
 from dropout_core.engine.chunks import Footprint, chunks_of
 from dropout_core.engine.engine import Chunk, Engine
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.estimate import fold as folded
 from dropout_core.estimate.estimate import Estimate
@@ -26,7 +26,7 @@ from tests.support.captured import made
 
 PASSES, ROWS, SHAPE = 70, 3, (2, 3)
 OUTPUTS = torch.rand(PASSES, ROWS, *SHAPE, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-SCHEMES = [Scheme(), Scheme("balanced"), Scheme("balanced", branches=2)]
+SCHEMES = [PassOptions(sampling="iid"), PassOptions(sampling="balanced"), PassOptions(sampling="balanced", branches=2)]
 
 
 class Tokens(nn.Module):
@@ -77,7 +77,7 @@ PIXELS = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(1))
 
 def folded_passes(outputs, output, scheme, rows=ROWS):
     """Folded 1 and 20 passes at a time, in turns."""
-    fold = Fold(output_kind(output), scheme=scheme, keep_draws=True)
+    fold = Fold(output_kind(output), options=scheme, keep_draws=True)
     for passes in outputs.split([1, 20, 1, 20, 1, 20, 1, 6] if len(outputs) == PASSES else len(outputs)):
         for index, part in enumerate(passes.split(rows, dim=1)):
             fold.add(Chunk(index, part))
@@ -109,7 +109,7 @@ def test_a_position_is_measured_as_a_row_of_its_own(output, scheme, numbers, row
 
 
 def test_measures_at_positions_are_the_reference():
-    found = folded_passes(OUTPUTS[:20], "logits", Scheme())
+    found = folded_passes(OUTPUTS[:20], "logits", PassOptions(sampling="iid"))
     passes = [[references.softmax(row) for row in one] for one in OUTPUTS[:20].flatten(1, -2).tolist()]
     wanted = references.classification(passes)
     for name in found.measures:
@@ -118,14 +118,14 @@ def test_measures_at_positions_are_the_reference():
 
 
 def test_one_logit_at_a_position_is_the_second_of_two_classes():
-    found = folded_passes(OUTPUTS[..., :1], "logits", Scheme())
+    found = folded_passes(OUTPUTS[..., :1], "logits", PassOptions(sampling="iid"))
     assert found.mean.shape == (ROWS, *SHAPE, 2)
     torch.testing.assert_close(found.mean[..., 1:], OUTPUTS[..., :1].sigmoid().mean(0), rtol=0, atol=1e-12)
 
 
 def test_rescaling_is_by_target_at_every_position():
     scale, shift = torch.tensor([2.0, 3.0, 4.0, 5.0]), torch.tensor([0.0, 1.0, -1.0, 2.0])
-    plain = folded_passes(OUTPUTS, "mean", Scheme("balanced"))
+    plain = folded_passes(OUTPUTS, "mean", PassOptions(sampling="balanced"))
     found = plain.rescaled(scale, shift)
     torch.testing.assert_close(found.mean, plain.mean * scale + shift, rtol=0, atol=1e-12)
     torch.testing.assert_close(found.standard_error, plain.standard_error * scale, rtol=0, atol=1e-12)

@@ -8,6 +8,7 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.inputs import select_rows
 from dropout_core.graph.program import Input
@@ -32,7 +33,9 @@ def captured(kind):
 
 
 def outputs(engine, program, inputs, passes, seed=0):
-    return torch.cat([chunk.outputs for chunk in engine.run(program.weights, inputs, passes, seed)])
+    return torch.cat(
+        [chunk.outputs for chunk in engine.run(program.weights, inputs, PassOptions(passes, seed, sampling="iid"))]
+    )
 
 
 @each_net
@@ -72,7 +75,7 @@ def test_a_tuple_a_mapping_and_its_order_are_one_network():
 
 def test_what_is_not_given_keeps_its_default():
     net, inputs = network(Shifted), Shifted.inputs(3)
-    with_shift, without = (Engine(p).run(p.weights, x, 4, 0) for p, x in (
+    with_shift, without = (Engine(p).run(p.weights, x, PassOptions(4, 0, sampling="iid")) for p, x in (
         (captured(Shifted)[1], inputs), (captured(TwoInputs)[1], TwoInputs.inputs(3)),
     ))  # fmt: skip
     assert torch.equal(net.head.weight, network(TwoInputs).head.weight)
@@ -149,5 +152,5 @@ def test_an_engine_says_what_inputs_it_takes():
         ({**inputs, "input_ids": tokens(2)}, "input_ids has shape [2]; [rows, 5] is wanted"),
     ):
         with pytest.raises(InvalidInput) as refusal:
-            next(engine.run(program.weights, given, 1, 0))
+            next(engine.run(program.weights, given, PassOptions(1, 0, sampling="iid")))
         assert says in str(refusal.value)

@@ -12,6 +12,7 @@ from torch.distributions import Gumbel, Laplace, Normal, Uniform
 from dropout_core.capture.capture import capture
 from dropout_core.capture.expectation import AtExpectation
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import NotTheModel
 from dropout_core.graph.noise_kinds import NOISE_KINDS
 from dropout_core.noise.philox import uniform
@@ -106,7 +107,9 @@ def features():
 
 
 def passes(program, num_passes):
-    return torch.cat([chunk.outputs for chunk in Engine(program).run(program.weights, X, num_passes, 0)]).double()
+    return torch.cat(
+        [chunk.outputs for chunk in Engine(program).run(program.weights, X, PassOptions(num_passes, 0, sampling="iid"))]
+    ).double()
 
 
 @cache

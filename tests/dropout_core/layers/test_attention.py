@@ -8,6 +8,7 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.layers import AttentionDropout, MultiheadAttention
 from dropout_core.layers.attention import attention_dropout, guided_keep
 from tests.support import moments
@@ -121,7 +122,9 @@ def test_half_precision_does_not_round_the_rate():
     assert guided_keep(weights, p).dtype == torch.float32
     net = nn.Sequential(AttentionDropout(p, guided=True), nn.Flatten())
     program = capture(net, weights)
-    passes = torch.cat([chunk.outputs for chunk in Engine(program).run(program.weights, weights, 40, 0)])
+    passes = torch.cat(
+        [chunk.outputs for chunk in Engine(program).run(program.weights, weights, PassOptions(40, 0, sampling="iid"))]
+    )
     trained = attention_dropout(weights.expand(40, -1, -1), p, guided=True)
     for y in (passes, trained):
         assert abs((y == 0).double().mean() - p) < 5 * math.sqrt(p * (1 - p) / y.numel())
@@ -136,6 +139,8 @@ def test_the_rows_of_a_pass_share_their_draws(guided):
     engine = Engine(program)
     assert engine.looped == ""
     rows = x[[0, 1, 0]]
-    outputs = torch.cat([chunk.outputs for chunk in engine.run(program.weights, rows, 6, 0)])
+    outputs = torch.cat(
+        [chunk.outputs for chunk in engine.run(program.weights, rows, PassOptions(6, 0, sampling="iid"))]
+    )
     assert torch.allclose(outputs[:, 0], outputs[:, 2], rtol=1e-12)
     assert not torch.allclose(outputs[0, 0], outputs[1, 0])

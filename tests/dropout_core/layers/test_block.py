@@ -10,6 +10,7 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import DropBlock1d, DropBlock2d, block
 from dropout_core.layers.block import drop_block, window_product
@@ -161,7 +162,9 @@ def test_halves_drop_at_a_rate_that_their_type_cannot_hold():
 def test_passes_in_halves_drop_at_that_rate_too():
     x = torch.ones(2, 1, 7, 7, dtype=torch.bfloat16)
     program = capture(nn.Sequential(DropBlock2d(0.01, 7), nn.Flatten()), x)
-    drawn = torch.cat([chunk.outputs[:, 0] for chunk in Engine(program).run(program.weights, x, 1000, 0)])
+    drawn = torch.cat(
+        [chunk.outputs[:, 0] for chunk in Engine(program).run(program.weights, x, PassOptions(1000, 0, sampling="iid"))]
+    )
     rates = (drawn == 0).double().mean(1)
     assert abs(rates.mean() - 0.01) < 5 * rates.std() / math.sqrt(1000)
 

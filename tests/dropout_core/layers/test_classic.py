@@ -8,6 +8,7 @@ from torch.nn.utils import parametrizations
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import (
     AlphaDropout,
@@ -259,6 +260,8 @@ def test_what_is_kept_is_itself_to_the_bit(dtype):
 def test_what_a_pass_keeps_is_itself_to_the_bit():
     net, x = nn.Sequential(ClassicDropout(0.3), nn.Flatten()), torch.rand(4, 50) + 0.5
     program = capture(net, x)
-    drawn = torch.cat([chunk.outputs for chunk in Engine(program).run(program.weights, x, 20, 0)])
+    drawn = torch.cat(
+        [chunk.outputs for chunk in Engine(program).run(program.weights, x, PassOptions(20, 0, sampling="iid"))]
+    )
     assert set((drawn == 0).flatten().tolist()) == {True, False}
     assert torch.equal(torch.where(drawn == 0, x, drawn), x.expand_as(drawn))

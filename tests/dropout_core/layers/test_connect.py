@@ -6,6 +6,7 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import DropConnectConv1d, DropConnectConv2d, DropConnectLinear
 from dropout_core.layers.connect import linear_by_row, noisy_moments
@@ -84,7 +85,9 @@ def test_passes_by_moments_keep_the_variance_of_each_unit_but_not_what_units_of_
         program = capture(layer, randn(2, 3, seed=1))
         engine = Engine(program)
         assert bool(engine.looped) == (monte_carlo == "weights")
-        drawn = torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, 16, 0)])
+        drawn = torch.cat(
+            [chunk.outputs for chunk in engine.run(program.weights, x, PassOptions(16, 0, sampling="iid"))]
+        )
         assert torch.allclose(drawn[:, 0], drawn[:, 1])
 
 

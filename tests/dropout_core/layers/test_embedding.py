@@ -3,6 +3,7 @@ import torch
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import EmbeddingDropout, WordDropout
 
@@ -27,7 +28,7 @@ def test_a_type_is_gone_wherever_it_stands(per):
 def test_a_pass_drops_the_same_types_in_every_row():
     layer = EmbeddingDropout(50, 1, 0.5).double()
     program = capture(torch.nn.Sequential(layer, torch.nn.Flatten()), TOKENS)
-    for chunk in Engine(program).run(program.weights, TOKENS, 4, 0):
+    for chunk in Engine(program).run(program.weights, TOKENS, PassOptions(4, 0, sampling="iid")):
         (outputs,) = chunk.outputs
         fates = [{bool(d) for d in (outputs == 0)[token == TOKENS]} for token in TOKENS.unique()]
         assert all(len(fate) == 1 for fate in fates)

@@ -7,6 +7,7 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import CaptureError, InvalidInput
 from dropout_core.layers import DropEdge, drop_edge_index, normalize_adjacency
 from dropout_core.layers.graph import drop_edge
@@ -138,7 +139,9 @@ def test_a_graph_network_is_captured_with_its_law(kind, looped, passes):
     is_the_model(program, net, x)
     verify(program, engine, x, "mean")
     assert bool(engine.looped) == looped
-    drawn = torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, passes, 0)])
+    drawn = torch.cat(
+        [chunk.outputs for chunk in engine.run(program.weights, x, PassOptions(passes, 0, sampling="iid"))]
+    )
     answers = []
     for index, row in enumerate(x):
         graph, features = net.graph(row)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.verify import is_the_model, verify
 from tests.support.captured import captured_layer
@@ -211,7 +212,9 @@ def test_the_engine_finds_its_sites_and_passes_have_its_monte_carlo_law(case):
     mean, variance = case.passes_mean or case.mean, case.passes_variance or case.variance
     if mean is None:
         return
-    drawn = torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, PASSES, 0)])
+    drawn = torch.cat(
+        [chunk.outputs for chunk in engine.run(program.weights, x, PassOptions(PASSES, 0, sampling="iid"))]
+    )
     layer = case.layer(P)
     assert_moments(drawn, mean(layer, x).flatten(1), variance(layer, x).flatten(1))
 
@@ -223,6 +226,7 @@ def test_passes_in_one_batch_are_the_passes_one_by_one(case):
     together, alone = Engine(program), Engine(program)
     alone._one_pass_at_a_time = True
     batched, looped = (
-        torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, 8, 5)]) for engine in (together, alone)
+        torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, PassOptions(8, 5, sampling="iid"))])
+        for engine in (together, alone)
     )
     assert torch.allclose(batched, looped, rtol=1e-12, atol=1e-12)

@@ -6,6 +6,7 @@ from torch import nn
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import DropPath, StochasticDepth, linear_depth_rates
 from dropout_core.layers.path import drop_path
@@ -127,7 +128,7 @@ def test_a_pass_drops_the_branch_for_all_rows_or_for_none(per, classic):
     is_the_model(program, net, x)
     verify(program, engine, x, "mean")
     assert not engine.looped
-    drawn = torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, 40, 0)])
+    drawn = torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, PassOptions(40, 0, sampling="iid"))])
     scale = 1 if classic else 1 / 0.6
     without, kept = x.flatten(1), (x + scale * branch(x)).flatten(1)
     fates = {tuple(torch.allclose(one, state) for state in (without, kept)) for one in drawn}

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import CaptureError
 from dropout_core.graph.program import Operation
 from dropout_core.layers import VariationalGRU, VariationalLSTM
@@ -65,7 +66,9 @@ def verified(net, x):
 
 def passes(captured, x, count, seed=0):
     program, engine = captured
-    return torch.cat([chunk.outputs for chunk in engine.run(program.weights, x, count, seed)])
+    return torch.cat(
+        [chunk.outputs for chunk in engine.run(program.weights, x, PassOptions(count, seed, sampling="iid"))]
+    )
 
 
 def operators(program):

@@ -6,19 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropout_core.engine.engine import Chunk
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.estimate.fold import Fold
 from dropout_core.measures.measures import OUTPUT_KINDS
 from dropout_core.measures.moments import concatenate
-from dropout_core.measures.precision import (
-    checked_tolerance,
-    mutual_information_error,
-    passes_used,
-    precise,
-    standard_error,
-)
-from dropout_core.noise.balanced import BLOCK, balanced_words
+from dropout_core.measures.precision import mutual_information_error, passes_used, precise, standard_error
+from dropout_core.measures.tolerance import checked_tolerance
+from dropout_core.noise.balanced import balanced_words
+from dropout_core.noise.limits import BLOCK
 from dropout_core.noise.philox import normal_of
 from tests.support import references
 
@@ -27,7 +23,11 @@ STUDENT = {1: 12.7062, 2: 4.3027, 7: 2.3646, 10: 2.2281, 11: 2.2010, 15: 2.1314,
 
 def folded(outputs, output="mean", balanced=False, cuts=(), branches=1, **options):
     """Fold [T, B, C], cut after the given passes."""
-    fold = Fold(OUTPUT_KINDS[output], scheme=Scheme("balanced" if balanced else "iid", branches=branches), **options)
+    fold = Fold(
+        OUTPUT_KINDS[output],
+        options=PassOptions(sampling="balanced" if balanced else "iid", branches=branches),
+        **options,
+    )
     for start, stop in zip((0, *cuts), (*cuts, len(outputs)), strict=True):
         fold.add(Chunk(0, outputs[start:stop]))
     return fold.statistics()
@@ -161,7 +161,11 @@ def test_a_row_of_nan_is_never_precise():
 def test_rows_leave_when_they_are_precise_and_return_to_their_places():
     """Rows of spread 0.1, 10 and 1: the first leaves first; what is kept of each is what it had by then."""
     outputs = torch.cat([draws(160, 1, 2, seed=n) * scale for n, scale in enumerate((0.1, 10.0, 1.0))], dim=1)
-    fold, rows, left = Fold(OUTPUT_KINDS["mean"], tolerance={"mean": 0.15}, min_passes=32), torch.arange(3), {}
+    fold, rows, left = (
+        Fold(OUTPUT_KINDS["mean"], options=PassOptions(1024, tolerance={"mean": 0.15}, min_passes=32, sampling="iid")),
+        torch.arange(3),
+        {},
+    )
     for start in range(0, 160, 16):
         keep = fold.wanted(0)
         if keep is not None:

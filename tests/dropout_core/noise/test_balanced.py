@@ -6,15 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropout_core.noise.balanced import (
-    BLOCK,
-    NUM_PERMUTATIONS,
-    STREAM,
-    balanced_words,
-    block_words,
-    columns,
-    table_words,
-)
+from dropout_core.noise.balanced import NUM_PERMUTATIONS, STREAM, balanced_words, block_words, columns, table_words
+from dropout_core.noise.limits import BLOCK
 from dropout_core.noise.philox import drop_threshold, words
 
 STRATUM = 2**28

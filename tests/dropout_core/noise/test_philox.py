@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropout_core.errors import InvalidInput
-from dropout_core.noise.philox import MAX_SEED, keep_mask, normal, philox, philox_words, uniform, words
+from dropout_core.noise.limits import MAX_SEED
+from dropout_core.noise.philox import keep_mask, normal, philox, philox_words, uniform, words
 from tests.support import references
 
 KNOWN_ANSWERS = {  # Random123, kat_vectors: philox4x32 10

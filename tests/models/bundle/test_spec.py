@@ -3,8 +3,7 @@ from typing import get_type_hints
 
 import pytest
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT, Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from mcdrop_models.bundle.spec import BundleFields, BundleSpec, OnnxBundleFields
 from mcdrop_models.errors import UnknownModel
@@ -34,9 +33,9 @@ def test_each_task_has_a_default_output(task, output):
 
 
 def test_the_plan_holds_the_passes_the_seed_and_the_scheme():
-    assert BundleSpec(name="net", task="regression").plan == Plan(32, 0, DEFAULT)
+    assert BundleSpec(name="net", task="regression").plan == PassOptions(32, 0)
     spec = BundleSpec(name="net", task="regression", passes=8, seed=3, sampling="iid", masks="independent")
-    assert spec.plan == Plan(8, 3, Scheme("iid", "independent"))
+    assert spec.plan == PassOptions(8, 3, sampling="iid", masks="independent")
 
 
 @pytest.mark.parametrize(

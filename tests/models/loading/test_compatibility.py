@@ -5,13 +5,13 @@ network over sequences of any length whose masks are drawn for each row, and a n
 answers.safetensors holds rows, and the measures that the same commit computed for them.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dropout_core.engine.plan import Plan
 from mcdrop_models.bundle.program_json import graph_to_json, program_from_json
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -30,7 +30,7 @@ def test_a_bundle_published_earlier_gives_the_answers_it_gave_then(name):
     expected = {key.removeprefix(f"{name}/"): value for key, value in answers.items() if key.startswith(f"{name}/")}
     rows = expected.pop("rows")
     predictor = Predictor.load(Repository(BUNDLES), name, 1)
-    estimate = predictor.predict(rows, Plan(PASSES, SEED, predictor.manifest.scheme))
+    estimate = predictor.predict(rows, replace(predictor.manifest.pass_options, passes=PASSES, seed=SEED))
     assert set(expected) <= set(estimate.measures)
     for measure, values in expected.items():
         torch.testing.assert_close(estimate.measure(measure), values, rtol=0, atol=TOLERANCE, msg=measure)

@@ -1,4 +1,4 @@
-"""Bundles that answer at positions, as of pixels or tokens, say so, and answer as the live network does."""
+"""Bundles that answer at positions, such as pixels or tokens, declare them and answer as the live network does."""
 
 import json
 
@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput, NonFiniteOutput
 from dropout_core.predict import predict
 from mcdrop_models.bundle.manifest import Manifest, manifest_digest
@@ -17,7 +16,7 @@ from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.publishing.torch import publish
 from tests.support.tamper import Bundle
 
-PLAN = Plan(32, 0, DEFAULT)
+PLAN = PassOptions(32, 0)
 
 
 class Images(nn.Sequential):
@@ -134,7 +133,7 @@ def test_positions_of_another_network_are_refused(root, tmp_path, in_program, in
 
 
 def test_a_bundle_without_positions_keeps_its_digest(honest):
-    """No other bytes, so no other digest."""
+    """The field is absent from the digest where there are no positions."""
     assert "positions" not in honest.program
     older = {name: value for name, value in honest.manifest.items() if name != "positions"}
     assert honest.manifest["positions"] is None

@@ -1,4 +1,4 @@
-"""A weights.safetensors that is something else, or that lies about its sizes: refused, and never run or read beyond."""
+"""A weights.safetensors of another format or with wrong sizes is refused; it is never run or read past its end."""
 
 import io
 import json
@@ -12,8 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.kernel_checks import check_sizes
 from mcdrop_models.bundle.repository import Repository
@@ -26,7 +25,7 @@ _NOT_SAFETENSORS = "weights.safetensors of net/1 is not a safetensors file"
 
 
 class _Touches:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -70,7 +69,7 @@ def test_unpickling_would_have_run_the_payload(tmp_path):
 
 
 def _file(header, body=b"", length=None):
-    """A safetensors file of any header, with any length before it."""
+    """Return a safetensors file with any header and any length."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
@@ -192,7 +191,7 @@ _SHORT = {
 
 @pytest.mark.parametrize(("which", "name", "change"), _SHORT.values(), ids=_SHORT)
 def test_sizes_that_a_kernel_does_not_check_are_refused_before_it(request, tmp_path, which, name, change):
-    """torch reads beyond the end of these, and answers."""
+    """torch reads past the end of these, and answers."""
     bundle = request.getfixturevalue(which).copy()
     bundle.tensors[name] = change(bundle.tensors[name]).contiguous()
     bundle.write(tmp_path)
@@ -200,7 +199,7 @@ def test_sizes_that_a_kernel_does_not_check_are_refused_before_it(request, tmp_p
 
 
 def test_a_state_of_fewer_rows_is_refused_before_the_kernel(recurrent, tmp_path):
-    """torch writes beyond the end of it."""
+    """torch writes past the end of it."""
     bundle = recurrent.copy()
     for node in bundle.program["nodes"]:
         if node.get("target") == "aten.zeros.default":
@@ -269,4 +268,4 @@ def test_a_bidirectional_lstm_of_two_layers_is_published_and_loads(tmp_path):
     net = seeded(Net)
     rows = rows_for(net, (5, 4), 8)
     publish(net, rows, name="net", task="regression", root=tmp_path)
-    assert Predictor.load(Repository(tmp_path), "net", 1).predict(rows, Plan(4, 0, DEFAULT)).mean.shape == (8, 2)
+    assert Predictor.load(Repository(tmp_path), "net", 1).predict(rows, PassOptions(4, 0)).mean.shape == (8, 2)

@@ -1,4 +1,4 @@
-"""Measured choices are kept for a bundle, a machine and a torch, and change no answer."""
+"""Measured choices are kept by bundle, machine and torch, and do not change answers."""
 
 import json
 import logging
@@ -6,8 +6,7 @@ import logging
 import pytest
 import torch
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from dropout_core.engine.tuning import Tuning
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading import tunings
@@ -20,7 +19,7 @@ _UNUSUAL = Tuning(thin_rows=1, thin_rows_cold=1, chunk_bytes=2**10)
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What was measured: the number of rows of each example. The choices are unusual ones."""
+    """The number of rows of each measurement. The measured choices are unusual ones."""
     seen = []
 
     def counted(program, example):
@@ -91,8 +90,8 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(published, measured, tm
 
 
 def test_choices_change_no_answer(published, measured, tmp_path):
-    """Thinned passes and small chunks sum in another order: 1e-5 of the probabilities' scale is promised."""
-    rows, plan = rows_for(Mlp(), (4,), 40), Plan(20, 3, DEFAULT)
+    """Thinned passes and small chunks sum in another order; 1e-5 of the probabilities' scale is promised."""
+    rows, plan = rows_for(Mlp(), (4,), 40), PassOptions(20, 3)
     usual, unusual = (_loaded(published, folder) for folder in (None, tmp_path))
     assert unusual.engine.tuning != usual.engine.tuning
     for measure in ("mean", "variance", "mutual_information"):

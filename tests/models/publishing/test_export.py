@@ -1,6 +1,7 @@
-"""A bundle as one file: the engine's numbers, in every runtime and whatever it optimises, thinned or not."""
+"""An exported file answers as the engine does, in every runtime and at every level of optimisation, thinned or not."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -9,7 +10,6 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from dropout_core.engine.plan import Plan
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.onnx.to_onnx.halves import halves_of
@@ -20,7 +20,7 @@ from tests.support.ensemble_answers import LEVELS, answers, assert_are, drawn, r
 
 
 def convolved():
-    """Feature dropout, a fold, and dropout of layers that can be thinned."""
+    """Has feature dropout, a fold, and dropout between layers that can be thinned."""
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),
         nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 33), nn.GELU(), nn.Dropout(0.5), nn.Linear(33, 3),
@@ -45,7 +45,7 @@ def predictor(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def halves(predictor):
-    """The halves of the network, exported from torch once: it takes seconds."""
+    """The halves of the network, exported from torch once because it takes seconds."""
     found = halves_of(predictor.program, predictor.probe)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "halves_of", lambda *_: found)
@@ -54,12 +54,12 @@ def halves(predictor):
 
 @pytest.fixture(scope="module")
 def file(predictor, halves):
-    return export_onnx(predictor, Plan(20, 9, predictor.manifest.scheme), {})
+    return export_onnx(predictor, replace(predictor.manifest.pass_options, passes=20, seed=9), {})
 
 
 @pytest.fixture(scope="module")
 def thin_file(predictor, halves):
-    return export_onnx(predictor, Plan(20, 9, predictor.manifest.scheme), {}, thin=True)
+    return export_onnx(predictor, replace(predictor.manifest.pass_options, passes=20, seed=9), {}, thin=True)
 
 
 @pytest.mark.parametrize("form", ["file", "thin_file"])
@@ -69,7 +69,7 @@ def test_a_file_answers_as_the_engine_does_at_every_level(predictor, level, form
 
     found = answers(request.getfixturevalue(form), x, level)
 
-    assert_are(found, predictor.predict(x, Plan(20, 9, predictor.manifest.scheme)))
+    assert_are(found, predictor.predict(x, replace(predictor.manifest.pass_options, passes=20, seed=9)))
 
 
 @pytest.mark.parametrize("form", ["file", "thin_file"])
@@ -79,7 +79,7 @@ def test_a_file_answers_as_the_engine_does_in_the_reference(predictor, rows, for
 
     found = reference_answers(request.getfixturevalue(form), x)
 
-    assert_are(found, predictor.predict(x, Plan(20, 9, predictor.manifest.scheme)))
+    assert_are(found, predictor.predict(x, replace(predictor.manifest.pass_options, passes=20, seed=9)))
 
 
 def test_a_thinned_file_declares_the_bytes_of_its_thinned_weights(file, thin_file):
@@ -89,13 +89,13 @@ def test_a_thinned_file_declares_the_bytes_of_its_thinned_weights(file, thin_fil
     assert sorted(shapes.count(shape) for shape in ([64, 16], [33, 64], [3, 33])) == [1, 1, 1]
     assert thin_file.ByteSize() < file.ByteSize() + 8000
     assert all(one < width * 0.7 for one, width in zip(most, (64, 33), strict=True))
-    # the places of the first layer's units in int64; both layers' weights and the first one's biases in float32
+    # int64 indices of the first layer's units; float32 weights of both layers and biases of the first
     assert thinned_bytes(thin_file) == 20 * (8 * most[0] + 4 * (most[1] * most[0] + most[1] + 3 * most[1]))
     assert thinned_bytes(file) == 0
 
 
 def masks(file, width):
-    """The stored masks of a site."""
+    """Return the stored masks of a site."""
     arrays = [numpy_helper.to_array(one) for one in file.graph.initializer if one.data_type == TensorProto.UINT8]
     return next(one for one in arrays if one.shape == (20, -(-width // 8)))
 
@@ -106,7 +106,10 @@ def kept(row):
 
 def test_other_seeds_and_passes_give_other_answers(predictor, file):
     x = drawn(2, 1, 6, 6)
-    plans = (Plan(20, 10, predictor.manifest.scheme), Plan(19, 9, predictor.manifest.scheme))
+    plans = (
+        replace(predictor.manifest.pass_options, passes=20, seed=10),
+        replace(predictor.manifest.pass_options, passes=19, seed=9),
+    )
     others = [export_onnx(predictor, plan, {}) for plan in plans]
 
     assert len({answers(model, x)["mean"].tobytes() for model in (file, *others)}) == 3
@@ -123,7 +126,7 @@ def test_a_file_describes_itself_and_is_reproducible(predictor, file):
     assert {name: facts[name] for name in ("passes", "seed", "sampling", "branches", "version")} == {
         "passes": "20", "seed": "9", "sampling": "balanced", "branches": "2", "version": "1",
     }  # fmt: skip
-    again = export_onnx(predictor, Plan(20, 9, predictor.manifest.scheme), {})
+    again = export_onnx(predictor, replace(predictor.manifest.pass_options, passes=20, seed=9), {})
     assert again.SerializeToString(deterministic=True) == file.SerializeToString(deterministic=True)
 
 

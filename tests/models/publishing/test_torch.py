@@ -1,10 +1,9 @@
-"""Publishing writes three files that say all of a network and nothing of the machine, or refuses with the reason."""
+"""Publishing writes three files that hold the whole network and nothing of the machine, or refuses with a reason."""
 
 import importlib.util
 import itertools
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ import torch
 from torch import nn
 
 from dropout_core.capture.capture import capture
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT, Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import CoupledRows, InvalidInput, NoSite, NotTheModel
 from dropout_core.predict import predict
 from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE, Repository
@@ -39,9 +37,9 @@ class Net(nn.Module):
 """
 
 
-def _publish(net, root, shape=(4,), **said):
-    said = {"name": "net", "task": "classification", **said}
-    return publish(net, rows_for(net, shape, 10), root=root, **said)
+def _publish(net, root, shape=(4,), **fields):
+    fields = {"name": "net", "task": "classification", **fields}
+    return publish(net, rows_for(net, shape, 10), root=root, **fields)
 
 
 def test_a_bundle_is_three_files_in_the_folder_of_its_version(tmp_path):
@@ -87,13 +85,13 @@ class _Mirror(nn.Module):
 
 
 def test_weights_that_share_memory_are_published_too(tmp_path):
-    """safetensors takes neither views nor tensors that share memory."""
+    """safetensors accepts neither views nor tensors that share memory."""
     net = seeded(_Mirror)
     rows = rows_for(net, (4,), 10)
     predictor = Predictor.load(Repository(tmp_path), "net", _publish(net, tmp_path).version)
     assert torch.equal(predictor.program.weights["weights/decode"], net.encode.weight.T)
-    ours, live = predictor.predict(rows, Plan(4, 1, DEFAULT)).mean, predict(net, rows, passes=4, seed=1).mean
-    # laid out otherwise, so summed in another order: a few roundings of float32
+    ours, live = predictor.predict(rows, PassOptions(4, 1)).mean, predict(net, rows, passes=4, seed=1).mean
+    # another memory layout sums in another order: a few roundings of float32
     assert torch.allclose(ours, live, rtol=0.0, atol=8 * torch.finfo(torch.float32).eps)
 
 
@@ -122,12 +120,16 @@ def test_the_manifest_records_what_the_publisher_says(tmp_path):
     assert manifest.provenance["torch"] == torch.__version__
 
 
-@pytest.mark.parametrize("scheme", [DEFAULT, Scheme("iid"), Scheme("balanced", "independent", 4)], ids=str)
+@pytest.mark.parametrize(
+    "scheme",
+    [PassOptions(), PassOptions(sampling="iid"), PassOptions(sampling="balanced", masks="independent", branches=4)],
+    ids=str,
+)
 def test_a_scheme_is_recorded_and_read_back(tmp_path, scheme):
-    said = {} if scheme is DEFAULT else asdict(scheme)
-    publish(seeded(Mlp), rows_for(Mlp(), (4,), 8), name="net", task="classification", root=tmp_path, **said)
+    fields = {"sampling": scheme.sampling, "masks": scheme.masks, "branches": scheme.branches}
+    publish(seeded(Mlp), rows_for(Mlp(), (4,), 8), name="net", task="classification", root=tmp_path, **fields)
     manifest = Predictor.load(Repository(tmp_path), "net", 1).manifest
-    assert manifest.scheme == scheme
+    assert manifest.pass_options == scheme
     assert (manifest.sampling, manifest.masks, manifest.branches) == (scheme.sampling, scheme.masks, scheme.branches)
 
 
@@ -163,7 +165,7 @@ def test_the_network_and_the_random_numbers_are_left_as_they_were(tmp_path):
 
 @pytest.fixture
 def local_source(tmp_path, monkeypatch):
-    """A network defined in a file of the publisher's machine."""
+    """A network that is defined in a file on the publisher's machine."""
     path = tmp_path / "private_folder" / "private_source.py"
     path.parent.mkdir()
     path.write_text(_SOURCE)
@@ -193,11 +195,11 @@ def test_a_bundle_needs_no_code_of_the_publisher(local_source, tmp_path):
     source.unlink()
     del sys.modules["private_source"]
     predictor = Predictor.load(Repository(tmp_path / "bundles"), "net", 1)
-    assert predictor.predict(rows, Plan(4, 0, DEFAULT)).mean.shape == (10, 3)
+    assert predictor.predict(rows, PassOptions(4, 0)).mean.shape == (10, 3)
 
 
 def test_weights_are_safetensors(published):
-    """Eight bytes of length, JSON of so many bytes, then numbers and nothing else."""
+    """Eight bytes of length, JSON of that length, then numbers and nothing else."""
     content = (published / "net" / "1" / WEIGHTS_FILE).read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
@@ -209,7 +211,7 @@ def test_weights_are_safetensors(published):
 
 
 @pytest.mark.parametrize(
-    ("make", "said", "error", "reason"),
+    ("make", "fields", "error", "reason"),
     [
         (Coupled, {}, CoupledRows, "must not depend"),
         (Silent, {}, NoSite, "every pass would agree"),
@@ -272,9 +274,9 @@ def test_weights_are_safetensors(published):
         "an infinite metric",
     ],
 )
-def test_what_cannot_be_served_is_refused_and_leaves_nothing(tmp_path, make, said, error, reason):
+def test_what_cannot_be_served_is_refused_and_leaves_nothing(tmp_path, make, fields, error, reason):
     with pytest.raises(error, match=reason):
-        _publish(seeded(make), tmp_path / "bundles", **said)
+        _publish(seeded(make), tmp_path / "bundles", **fields)
     assert not (tmp_path / "bundles").exists()
 
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -6,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core.engine.plan import Plan
 from mcdrop_models.publishing.torch import publish
 from tests.support import service_nets as nets
 
@@ -22,7 +22,7 @@ def answers(file, rows):
 def test_export_writes_a_file_that_answers_as_the_bundle_does(mcdrop, here, bundles, digits):
     code, out, err = mcdrop("export", "digits", "--onnx", "digits.onnx", "--seed", "3", "--bundles", bundles)
 
-    estimate = digits.predict(X, Plan(digits.manifest.passes, 3, digits.manifest.scheme))
+    estimate = digits.predict(X, replace(digits.manifest.pass_options, passes=digits.manifest.passes, seed=3))
     found = answers(here / "digits.onnx", X)
     assert code == 0, err
     assert out == (
@@ -37,7 +37,7 @@ def test_export_writes_a_file_that_answers_as_the_bundle_does(mcdrop, here, bund
 def test_a_thinned_file_answers_the_same_and_its_weights_are_reported(mcdrop, here, bundles, digits):
     code, out, err = mcdrop("export", "digits", "--onnx", "thin.onnx", "--thinned", "--bundles", bundles)
 
-    plan = Plan(digits.manifest.passes, digits.manifest.seed, digits.manifest.scheme)
+    plan = replace(digits.manifest.pass_options, passes=digits.manifest.passes, seed=digits.manifest.seed)
     assert code == 0, err
     assert re.search(r", \d+ bytes, and \d+ more for thinned weights once it is loaded\n$", out), out
     np.testing.assert_allclose(
@@ -64,12 +64,12 @@ def texts(tmp_path):
 
 
 def test_a_free_dimension_needs_a_size(mcdrop, here, texts):
-    asked = ("export", "texts", "--onnx", "texts.onnx", "--bundles", texts)
+    command = ("export", "texts", "--onnx", "texts.onnx", "--bundles", texts)
 
-    code, _, err = mcdrop(*asked)
+    code, _, err = mcdrop(*command)
     assert (code, "give length=64" in err) == (1, True), err
     for sizes in (["length="], ["length=-1"], ["length=8", "length=9"]):
-        code, _, err = mcdrop(*asked, *(word for size in sizes for word in ("--size", size)))
+        code, _, err = mcdrop(*command, *(word for size in sizes for word in ("--size", size)))
         refused = f"the size is {sizes[-1]!r}; give each free dimension once, as in --size length=64." in err
         assert (code, refused) == (1, True), err
     assert not (here / "texts.onnx").exists()

@@ -1,4 +1,6 @@
-"""Networks that come and go as ONNX files, by the command and over HTTP."""
+"""ONNX files are published, served and exported, by the command and over HTTP."""
+
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -7,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from dropout_core.engine.plan import Plan
+from dropout_core.engine.options import PassOptions
 from mcdrop.settings import Settings
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -21,7 +23,7 @@ OPTIONS = ("--name", "net", "--task", "classification", "--bundles", "bundles")
 
 
 def network(rate):
-    """ReLU(x W) V, with a dropout between where there is a rate."""
+    """ReLU(x W) V, with dropout before V if there is a rate."""
     nodes = [helper.make_node("MatMul", ["x", "W"], ["a"]), helper.make_node("Relu", ["a"], ["h"])]
     constants = [numpy_helper.from_array(HIDDEN, "W"), numpy_helper.from_array(HEAD, "V")]
     if rate is not None:
@@ -36,7 +38,7 @@ def network(rate):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A folder with two networks in it: net.onnx drops, still.onnx does not."""
+    """A folder with two networks: net.onnx has dropout, still.onnx has none."""
     monkeypatch.chdir(tmp_path)
     onnx.save(network(0.5), "net.onnx")
     onnx.save(network(None), "still.onnx")
@@ -44,13 +46,13 @@ def files(tmp_path, monkeypatch):
 
 
 def mean(x, seed, rate=0.5, passes=32):
-    """Of the class probabilities, by the masks of the one site: numpy's own arithmetic."""
+    """Compute the class probabilities in numpy from the masks of the only site."""
     predictor = Predictor.load(Repository("bundles"), "net", 1)
     (site,) = predictor.program.graph.sites
     assert (site.kind, site.rate) == ("dropout", pytest.approx(rate))
     from dropout_core.engine.masks import Masks
 
-    masks = Masks(seed, predictor.manifest.scheme, range(passes))
+    masks = Masks(replace(predictor.manifest.pass_options, passes=1, seed=seed), range(passes))
     draws = masks.draws(site, torch.zeros(1, 16), 0, passes, torch.arange(1)).reshape(passes, 1, 16).numpy()
     logits = (np.maximum(x @ HIDDEN, 0) * draws) @ HEAD
     powers = np.exp(logits - logits.max(-1, keepdims=True))
@@ -77,7 +79,9 @@ def test_a_network_without_dropout_is_refused_until_it_has_one(files, mcdrop):
     assert mcdrop("add-dropout", "still.onnx", "--before", "head", "--p", 0.5, "--out", "given.onnx")[0] == 0
     assert mcdrop("publish", "given.onnx", *OPTIONS)[0] == 0
     x = RANDOM.standard_normal((5, 4)).astype(np.float32)
-    found = Predictor.load(Repository("bundles"), "net", 1).predict(torch.from_numpy(x), Plan(32, 3))
+    found = Predictor.load(Repository("bundles"), "net", 1).predict(
+        torch.from_numpy(x), PassOptions(32, 3, sampling="iid")
+    )
     assert found.variance.min() > 0
     assert_refused(
         mcdrop("add-dropout", "still.onnx", "--before", "head", "--p", 0.5, "--out", "given.onnx"), "exists already"
@@ -107,7 +111,7 @@ def test_passes_of_onnx_do_not_branch(files, mcdrop):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         (("--weights", "net.onnx"), "holds its weights"),
         (("--backend", "torch"), "holds its weights"),
@@ -116,8 +120,8 @@ def test_passes_of_onnx_do_not_branch(files, mcdrop):
         (("--task", "ranking"), "the task is 'ranking'"),
     ],
 )
-def test_what_does_not_fit_a_file_is_refused(options, said, files, mcdrop):
-    assert_refused(mcdrop("publish", "net.onnx", *OPTIONS, *options), said)
+def test_what_does_not_fit_a_file_is_refused(options, reason, files, mcdrop):
+    assert_refused(mcdrop("publish", "net.onnx", *OPTIONS, *options), reason)
 
 
 def test_a_factory_is_published_for_both_backends(tmp_path, monkeypatch, mcdrop):
@@ -132,7 +136,9 @@ def test_a_factory_is_published_for_both_backends(tmp_path, monkeypatch, mcdrop)
     names = {file.name for file in (tmp_path / "bundles" / "net" / "1").iterdir()}
     assert names == {"manifest.json", "program.json", "weights.safetensors", "prefix.onnx", "suffix.onnx"}
     answers = [
-        Predictor.load(Repository("bundles"), "net", 1, backends=Backends(by)).predict(torch.ones(3, 4), Plan())
+        Predictor.load(Repository("bundles"), "net", 1, backends=Backends(by)).predict(
+            torch.ones(3, 4), PassOptions(sampling="iid")
+        )
         for by in ("torch", "onnx")
     ]
     torch.testing.assert_close(answers[0].mean, answers[1].mean, rtol=0, atol=1e-6)
@@ -144,7 +150,7 @@ def test_a_factory_is_published_for_both_backends(tmp_path, monkeypatch, mcdrop)
 def test_an_imported_network_is_exported_with_its_passes(opset, files, mcdrop):
     model = network(0.5)
     model.opset_import[0].version = opset
-    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))  # as converters declare it, used or not
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))  # converters declare it, whether it is used or not
     model.ir_version = 10
     onnx.save(model, "net.onnx")
     assert mcdrop("publish", "net.onnx", *OPTIONS)[0] == 0
@@ -164,7 +170,9 @@ def test_noise_on_weights_is_published_and_served(files, mcdrop):
     onnx.save(model, "connect.onnx")
     assert mcdrop("publish", "connect.onnx", *OPTIONS)[0] == 0
     x = torch.from_numpy(RANDOM.standard_normal((5, 4)).astype(np.float32))
-    found = Predictor.load(Repository("bundles"), "net", 1).predict(x, Plan(32, 3), keep_draws=True)
+    found = Predictor.load(Repository("bundles"), "net", 1).predict(
+        x, PassOptions(32, 3, sampling="iid"), keep_draws=True
+    )
     assert (len(found.samples.unique(dim=0)), found.samples.shape) == (32, (32, 5, 3))
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput, McdropError
 from mcdrop.client import Client, Prediction, RankedRows, ServerError, Unreachable
 from mcdrop.inference.query import model_measures
@@ -60,7 +59,7 @@ def test_the_byte_order_of_an_array_does_not_matter(client):
 def test_a_prediction_is_the_predictors_own_in_arrays(client, digits):
     answer = client.predict("digits", X.numpy())
 
-    estimate = digits.predict(X, Plan(20, 7, DEFAULT))
+    estimate = digits.predict(X, PassOptions(20, 7))
     assert isinstance(answer, Prediction)
     assert (answer.model, answer.version, answer.passes, answer.seed) == ("digits", 2, 20, 7)
     assert (answer.labels, answer.quantiles) == (LABELS, None)
@@ -77,7 +76,7 @@ def test_everything_a_prediction_may_be_asked_for(client, heights):
         "heights", x.numpy(), version=1, passes=4, seed=9, outputs=["std"], quantiles=[0.1, 0.9], samples=True
     )
 
-    estimate = heights.predict(x, Plan(4, 9, DEFAULT), keep_draws=True)
+    estimate = heights.predict(x, PassOptions(4, 9), keep_draws=True)
     assert (answer.version, answer.passes, answer.seed, answer.labels) == (1, 4, 9, None)
     assert answer.quantiles == (0.1, 0.9)
     assert list(answer.outputs) == ["std", "quantiles", "samples"]
@@ -107,7 +106,7 @@ def test_a_ranking_is_typed_and_best_first(client, digits):
 
     answer = client.rank("digits", X, k=4, score="margin", ids=ids, passes=6, seed=2)
 
-    margins = digits.predict(X, Plan(6, 2, DEFAULT)).margin.numpy()
+    margins = digits.predict(X, PassOptions(6, 2)).margin.numpy()
     order = np.argsort(margins)[:4]
     assert isinstance(answer, RankedRows)
     assert (answer.model, answer.version, answer.score) == ("digits", 2, "margin")
@@ -208,7 +207,7 @@ def test_without_the_key_the_refusal_says_what_to_send(locked_url, key):
     ids=["a page", "a proxy's error", "another's JSON", "a redirect"],
 )
 def test_the_answer_of_another_server_is_an_error_that_says_so(response, said):
-    asked = pytest.raises(ServerError, match="is this an mcdrop server")
+    asked = pytest.raises(ServerError, match="is it a mcdrop server")
     with listening(stranger(response)) as address, Client(address) as client, asked as refusal:
         client.models()
 
@@ -243,7 +242,7 @@ def test_a_closed_client_asks_no_more(url):
         client.models()
 
 
-def test_an_unknown_argument_is_a_type_error(client):
+def test_a_word_too_many_is_no_argument(client):
     with pytest.raises(TypeError, match="there is no argument 'pases'; there are version, passes, "):
         client.predict("digits", X, pases=3)
     with pytest.raises(TypeError, match="there is no argument 'samples'"):

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ
 from mcdrop.inference.query import model_measures
 from mcdrop.server.app import create_app
@@ -55,7 +54,7 @@ def rows(answer):
 
 @pytest.mark.parametrize("form", BODIES)
 def test_every_form_has_the_same_answer_in_every_form(server, digits, form):
-    estimate = digits.predict(X, Plan(20, 7, DEFAULT))
+    estimate = digits.predict(X, PassOptions(20, 7))
     document = good(server.post(f"{DIGITS}/predict", BODIES[form], headers={"Content-Type": form}))
     members = arrays(asked(server, f"{DIGITS}/predict", BODIES[form], form, NPZ))
     lines = rows(asked(server, f"{DIGITS}/predict", BODIES[form], form, NDJSON))
@@ -158,9 +157,9 @@ REFUSED = {
     "a word for a number": (NPY, BODIES[NPY], {"passes": "ten"}, "invalid-request", "passes: Input should be a valid"),
     "a fraction of passes": (NPY, BODIES[NPY], {"passes": 2.5}, "invalid-request", "passes: Input should be a valid"),
     "True for true": (NPY, BODIES[NPY], {"samples": "True"}, "invalid-request", "samples: Input should be a valid"),
-    "passes twice": (NPY, BODIES[NPY], {"passes": [2, 3]}, "invalid-request", "passes is in the query string twice"),
-    "rows in the query": (NPY, BODIES[NPY], {"inputs": "[]"}, "invalid-request", "inputs is in the query string"),
-    "in both places": (JSON, b'{"inputs": [], "passes": 3}', {"passes": 3}, "invalid-request", "passes is both in"),
+    "passes twice": (NPY, BODIES[NPY], {"passes": [2, 3]}, "invalid-request", "passes stands in the query of the ad"),
+    "rows in the query": (NPY, BODIES[NPY], {"inputs": "[]"}, "invalid-request", "inputs stands in the query of the"),
+    "in both places": (JSON, b'{"inputs": [], "passes": 3}', {"passes": 3}, "invalid-request", "passes stands in the"),
     "too many passes": (NPY, BODIES[NPY], {"passes": 10**6}, "invalid-input", "passes is 1000000; this server runs"),
     "no array": (NPY, b"hello", {}, "invalid-request", "the body is no .npy file"),
     "no zip": (NPZ, BODIES[NPY], {}, "invalid-request", "the body is no .npz file"),
@@ -216,8 +215,8 @@ def test_what_fails_after_the_first_rows_is_the_last_line(slow):
             "type": "urn:mcdrop:non-finite-output",
             "title": "The network returned NaN or infinity",
             "status": 500,
-            "detail": "rooted answers row 39 with NaN or infinity. Check that the row is in the range of the training "
-            "data.",
+            "detail": "rooted answers row 39 with NaN or infinity. "
+            "Check that the row is in the range of the training data.",
         }
     }
     refused(lone, 500, "non-finite-output")

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from mcdrop.inference import catalogue as module
 from mcdrop.inference.catalogue import Catalogue
 from mcdrop_models.bundle.repository import Repository
@@ -214,7 +213,7 @@ def test_versions_are_exchanged_without_a_dropped_request(root):
         while not stop.is_set():
             model = catalogue.find("heights") or catalogue.get("heights")
             with catalogue.holding(model):
-                model.predictor.predict(x, Plan(2, 0, DEFAULT))
+                model.predictor.predict(x, PassOptions(2, 0))
             seen.append(model.version)
 
     with ThreadPoolExecutor(1) as pool:
@@ -285,6 +284,6 @@ def test_a_pinned_version_that_was_taken_away_is_served_no_more(root):
 
 def test_versions_are_told_apart(bundles):
     catalogue, x = Catalogue(Repository(bundles)), nets.images(2)
-    old, new = (catalogue.get("digits", version).predictor.predict(x, Plan(4, 0, DEFAULT)).mean for version in (1, 2))
+    old, new = (catalogue.get("digits", version).predictor.predict(x, PassOptions(4, 0)).mean for version in (1, 2))
 
     assert not torch.allclose(old, new)

@@ -5,8 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from mcdrop.errors import Unloaded
 from mcdrop.inference import catalogue as module
 from mcdrop.inference.catalogue import Catalogue
@@ -21,7 +20,7 @@ PATIENCE_S = 60
 
 @pytest.fixture(autouse=True)
 def _costs_are_measured_elsewhere(monkeypatch):
-    monkeypatch.setattr(module, "measure_row_cost", lambda predictor: CHEAP)
+    monkeypatch.setattr(module, "cost_of", lambda predictor: CHEAP)
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ def test_who_holds_a_model_keeps_it_when_it_has_to_go(bundles, sizes):
     with catalogue.holding(model):
         catalogue.get("digits")
         assert catalogue.find("heights") is None
-        assert model.predictor.predict(nets.features(1), Plan(2, 0, DEFAULT)).mean.shape == (1, 2)
+        assert model.predictor.predict(nets.features(1), PassOptions(2, 0)).mean.shape == (1, 2)
 
 
 def test_what_is_unloaded_is_refused_until_it_is_loaded_again(root):
@@ -219,7 +218,7 @@ def test_what_cannot_be_loaded_is_told_without_waiting_for_what_is_being_loaded(
         return CHEAP
 
     add(root)
-    monkeypatch.setattr(module, "measure_row_cost", cost_of)
+    monkeypatch.setattr(module, "cost_of", cost_of)
     catalogue.refresh()
 
     assert told == [UnknownModel, UnknownModel, Unloaded]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from mcdrop.inference import cost as module
 from mcdrop.inference.cost import RowCost, measure_row_cost
 
@@ -17,7 +17,7 @@ class Timed:
         self.now, self.runs = 0.0, []
         self._seconds, self._first_s = seconds, first_s
         self.probe = {"x": torch.arange(probe_rows)[:, None]}
-        self.manifest = SimpleNamespace(seed=5, scheme=DEFAULT)
+        self.manifest = SimpleNamespace(pass_options=PassOptions(seed=5))
 
     def perf_counter(self):
         return self.now
@@ -25,7 +25,7 @@ class Timed:
     def estimate(self, inputs, plan):
         rows = inputs["x"].flatten().tolist()
         self.now += self._seconds(len(rows), plan.passes) + (0.0 if self.runs else self._first_s)
-        self.runs.append((rows, plan.passes, plan.seed, plan.scheme))
+        self.runs.append((rows, plan.passes, plan.seed, plan))
         return SimpleNamespace(mean=torch.zeros(len(rows)))
 
 
@@ -56,7 +56,7 @@ def test_it_is_measured_on_the_published_rows_by_the_published_noise(monkeypatch
     assert max(len(rows) for rows, *_ in timed.runs) == 64
     for rows, _, *noise in timed.runs:
         assert rows == [row % 3 for row in range(len(rows))]
-        assert noise == [5, DEFAULT]
+        assert noise == [5, PassOptions()]
 
 
 def test_a_slow_network_is_measured_by_few_rows_once(monkeypatch):

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dropout_core.acquire import choose
+from dropout_core.acquire.choose import choose, drive
 from dropout_core.acquire.need import EMBEDDINGS, SAMPLES
 from dropout_core.acquire.options import RankOptions
 from dropout_core.engine.embedding import embeddings
-from dropout_core.engine.plan import Plan
+from dropout_core.engine.options import PassOptions
 from mcdrop.pool.backends import OfBundle
 from tests.service.cli.test_console import cells
 from tests.service.conftest import assert_refused
@@ -51,18 +51,17 @@ def held(predictor, **said):
     """The choice from all rows at once."""
     rows = {"pool": X, "labelled": X[:7], "targets": X[:7]}
     choice = choose(RankOptions(predictor.manifest.output, N, seed=7, **said))
-    try:
-        need = next(choice)
-        while True:
-            x = rows[need.of] if need.rows is None else rows[need.of][need.rows]
-            plan = Plan(need.passes or 20, 7, predictor.manifest.scheme)
-            estimate = predictor.predict(x, plan, keep_draws=True)
-            arrays = {name: estimate.measure(name) for name in need.measures}
-            arrays[SAMPLES] = estimate.samples.movedim(0, 1)
-            arrays[EMBEDDINGS] = embeddings(predictor.program.graph, predictor.program.weights, {"x": x})
-            need = choice.send(need.kept(arrays))
-    except StopIteration as ended:
-        return ended.value
+
+    def answer(need):
+        x = rows[need.of] if need.rows is None else rows[need.of][need.rows]
+        options = replace(predictor.manifest.pass_options, passes=need.passes or 20, seed=7)
+        estimate = predictor.predict(x, options, keep_draws=True)
+        arrays = {name: estimate.measure(name) for name in need.measures}
+        arrays[SAMPLES] = estimate.samples.movedim(0, 1)
+        arrays[EMBEDDINGS] = embeddings(predictor.program.graph, predictor.program.weights, {"x": x})
+        return need.kept(arrays)
+
+    return drive(choice, answer)
 
 
 CHOICES = {
@@ -95,11 +94,11 @@ def test_a_pool_in_parts_is_ranked_as_one_that_is_held(rank, digits, args, said)
 
 
 def test_independent_masks_are_those_of_the_rows_places_in_the_pool(rank, digits):
-    scheme = replace(digits.manifest.scheme, masks="independent")
-    scores = digits.predict(X, Plan(20, 7, scheme)).mutual_information
+    scheme = replace(digits.manifest.pass_options, masks="independent")
+    scores = digits.predict(X, replace(scheme, passes=20, seed=7)).mutual_information
     rows = rank("-k", 300, "--masks", "independent")["rows"]
     assert np.allclose([row["score"] for row in rows], scores[[row["index"] for row in rows]], rtol=0, atol=1e-6)
-    assert not np.allclose(scores, digits.predict(X, Plan(20, 7)).mutual_information, atol=1e-3)
+    assert not np.allclose(scores, digits.predict(X, PassOptions(20, 7, sampling="iid")).mutual_information, atol=1e-3)
 
 
 @pytest.mark.parametrize("args", [CHOICES[name][0] for name in ("margin", "batchbald", "epig", "quotas")], ids=str)
@@ -121,7 +120,7 @@ def test_a_server_is_sent_a_large_pool_in_parts_without_embeddings(mcdrop, here,
 
 KILLED = """
 import os, signal, sys
-from service import cli
+from mcdrop.cli import main as cli
 from mcdrop.pool.checkpoint import Checkpoint
 whole, count = Checkpoint.add, 0
 stop = int(sys.argv.pop(1))

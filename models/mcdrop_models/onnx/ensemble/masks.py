@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from dropout_core.engine.masks import Masks
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.noise_kinds import NOISE_KINDS
 from dropout_core.graph.program import Graph, Site
@@ -19,34 +19,34 @@ from mcdrop_models.onnx.graph.builder import Array, Nodes
 _BYTE = 8
 
 
-def noise_of(graph: Graph, likes: Mapping[str, Tensor], seed: int, scheme: Scheme, passes: int) -> dict[int, Tensor]:
+def noise_of(graph: Graph, likes: Mapping[str, Tensor], options: PassOptions) -> dict[int, Tensor]:
     """The draws of the passes 0 … T − 1 by the index of the site, as `Masks.draws` makes them.
 
     likes: by the name of each site a tensor like its input for one row. Noise on weights is [T, *shape]. Raises
     InvalidInput where each row has masks of its own: no file holds those of any number of rows.
     """
-    if scheme.masks != "shared":
+    if options.masks != "shared":
         raise InvalidInput(
             "the masks of this model are independent, each row has its own; a file holds those that all rows share. "
             "Publish it with masks='shared'."
         )
     late = {node.name for node in split_last(split(graph).suffix, graph.output).suffix}
     return {
-        site.index: _branched(site, likes[site.name], seed, scheme, passes)
-        if scheme.branches > 1 and site.name not in late
-        else _draws(site, likes[site.name], seed, scheme, passes)
+        site.index: _branched(site, likes[site.name], options, options.passes)
+        if options.branches > 1 and site.name not in late
+        else _draws(site, likes[site.name], options, options.passes)
         for site in graph.sites
     }
 
 
-def _branched(site: Site, like: Tensor, seed: int, scheme: Scheme, passes: int) -> Tensor:
+def _branched(site: Site, like: Tensor, options: PassOptions, passes: int) -> Tensor:
     """Of a site whose noise `branches` passes share."""
-    draws, axis = _draws(site, like, seed, scheme, -(-passes // scheme.branches)), _axis(site)
-    return draws.repeat_interleave(scheme.branches, axis).narrow(axis, 0, passes)
+    draws, axis = _draws(site, like, options, -(-passes // options.branches)), _axis(site)
+    return draws.repeat_interleave(options.branches, axis).narrow(axis, 0, passes)
 
 
-def _draws(site: Site, like: Tensor, seed: int, scheme: Scheme, passes: int) -> Tensor:
-    masks, row = Masks(seed, scheme, range(passes)), torch.zeros(1, dtype=torch.int64)
+def _draws(site: Site, like: Tensor, options: PassOptions, passes: int) -> Tensor:
+    masks, row = Masks(options, range(passes)), torch.zeros(1, dtype=torch.int64)
     if site.rows is not None:
         return masks.draws(site, like, 0, passes, row)
     return torch.stack([masks.draws(site, like, at, at + 1, row) for at in range(passes)])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dropout_core.capture.probe import NUM_ROWS, probe_rows
 from dropout_core.engine.masks import Masks
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import CaptureError, CoupledRows, InvalidInput, NotTheModel
 from dropout_core.graph.inputs import NamedTensors, inputs_by_name
 from dropout_core.graph.program import ROWS, FreeDimension, Graph, Input, RowAxis, Site
@@ -175,7 +175,7 @@ def _verify(network: Imported, source: Source, probe: NamedTensors) -> None:
     _compare(inputs[OUTPUT], ran(session.run, {**values, **off})[OUTPUT], "with its noise off")
     if any(site.rows is None for site in sites):
         return
-    masks = Masks(_SEED, Scheme("iid", "independent"), range(2))
+    masks = Masks(PassOptions(2, _SEED, "iid", "independent"), range(2))
     places = torch.arange(NUM_ROWS)
 
     def passes(start: int, stop: int) -> Tensor:
@@ -187,7 +187,7 @@ def _verify(network: Imported, source: Source, probe: NamedTensors) -> None:
 
 def _off(site: Site, value: Tensor) -> Tensor:
     """The draws of one pass that are no noise; the middle one of those that are compared with a probability."""
-    masks = Masks(_SEED, Scheme("iid", "shared"), range(1))
+    masks = Masks(PassOptions(1, _SEED, "iid"), range(1))
     draws = masks.draws(site, value, 0, 1, torch.arange(NUM_ROWS))
     middle = {"dropout": 1.0, "bernoulli": 2**31, "uniform": 0.5, "normal": 0.0}[site.kind]
     return torch.full_like(draws, middle)

@@ -6,7 +6,7 @@ from importlib.metadata import version
 import torch
 
 from dropout_core.engine.engine import Chunk
-from dropout_core.estimate.estimate import estimate_of
+from dropout_core.estimate.estimate import fold_passes
 from dropout_core.measures.measures import OutputKind
 from mcdrop.api.oip.datatypes import OF_NUMPY
 from mcdrop.api.oip.responses import ConfigTensor, ModelConfig, ModelMetadata, ServerMetadata, Tensor
@@ -74,7 +74,7 @@ def _tensors(predictor: Predictor) -> tuple[list[Tensor], list[Tensor]]:
 @cache
 def _by_column(output: OutputKind) -> frozenset[str]:
     """The measures that are one number for each output of the network, and not one for all of them."""
-    estimate = estimate_of([Chunk(0, torch.zeros(2, 1, 2))], output, 2, 0, "two passes of a row")
+    estimate = fold_passes([Chunk(0, torch.zeros(2, 1, 2))], output, 2, 0, "two passes of a row")
     return frozenset(name for name in estimate.measures if estimate.measure(name).dim() > 1)
 
 

@@ -14,9 +14,9 @@ from pydantic import (
     ValidationError,
 )
 
-from dropout_core.engine.scheme import BRANCHES
+from dropout_core.engine.options import BRANCHES
 from dropout_core.measures.precision import ERRORS
-from dropout_core.noise.philox import MAX_SEED
+from dropout_core.noise.limits import MAX_SEED
 from dropout_core.noise.philox import VERSION as NOISE_VERSION
 from mcdrop.errors import InvalidRequest
 

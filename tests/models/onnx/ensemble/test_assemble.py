@@ -9,9 +9,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from dropout_core.engine.engine import Chunk
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
-from dropout_core.estimate.estimate import estimate_of
+from dropout_core.estimate.estimate import fold_passes
 from dropout_core.graph.program import ROWS, FreeDimension, Graph, Input, Ref, RowAxis, Site
 from mcdrop_models.bundle.manifest import OutputScaling
 from mcdrop_models.loading.predictor import rescale
@@ -49,7 +49,7 @@ def by_hand(kind, features, draws, blocks, scaling=None, facts=None):
 
 
 def estimate(kind, x, draws, scaling=None):
-    return rescale(estimate_of([Chunk(0, x * draws.unsqueeze(1))], kind, len(draws), 0, ""), scaling)
+    return rescale(fold_passes([Chunk(0, x * draws.unsqueeze(1))], kind, len(draws), 0, ""), scaling)
 
 
 @pytest.mark.parametrize("blocks", [Blocks(2, T), Blocks(3, 2), Blocks(9, 1)], ids=str)
@@ -193,4 +193,4 @@ def test_what_no_file_can_hold_is_refused():
     with pytest.raises(InvalidInput, match="the length is 9; 2 … 8 is allowed"):
         ensemble(halves, free, {}, wanted, {"length": 9}, Blocks(1, 1))
     with pytest.raises(InvalidInput, match="masks of this model are independent"):
-        noise_of(graph, {}, 0, Scheme("iid", "independent"), 4)
+        noise_of(graph, {}, PassOptions(4, 0, sampling="iid", masks="independent"))

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from dropout_core.engine.engine import Chunk
 from dropout_core.errors import InvalidInput
-from dropout_core.estimate.estimate import estimate_of
+from dropout_core.estimate.estimate import fold_passes
 from dropout_core.graph.program import Graph, Input, Ref, RowAxis, Site
 from mcdrop_models.onnx.ensemble.assemble import Wanted, ensemble
 from mcdrop_models.onnx.ensemble.blocks import Blocks
@@ -250,7 +250,7 @@ def test_an_ensemble_is_the_same_thinned(blocks):
     noise = noise_for(net)
     model = ensemble(net.halves, net.graph, noise, Wanted("mean", None, {}), {}, blocks, thin_of(net, noise))
     passes = ran(net.halves.suffix, fed(net, noise))["output"].reshape(T, B, -1)
-    estimate = estimate_of([Chunk(0, torch.from_numpy(passes))], "mean", T, 0, "")
+    estimate = fold_passes([Chunk(0, torch.from_numpy(passes))], "mean", T, 0, "")
 
     for level in LEVELS:
         assert_are(answers(model, x, level), estimate)

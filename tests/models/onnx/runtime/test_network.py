@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -11,8 +12,7 @@ import torch
 from onnx import helper
 from torch import nn
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
 from mcdrop_models.architectures.cnn import SmallCNN
 from mcdrop_models.architectures.mlp import GaussianMLP
@@ -29,7 +29,12 @@ from tests.support.program_nets import ConvNet, Mlp, Recurrent, Tokens, Transfor
 
 SHAPES = {ConvNet: (1, 6, 6), Recurrent: (5, 4), Tokens: (5,), Transformer: (5, 4), WeightDropout: (4,)}
 KINDS = {kind.__name__.lower(): kind for kind in SHAPES}
-SCHEMES = (Scheme("iid"), Scheme("balanced"), Scheme("iid", "independent"), Scheme("balanced", branches=4))
+SCHEMES = (
+    PassOptions(sampling="iid"),
+    PassOptions(sampling="balanced"),
+    PassOptions(sampling="iid", masks="independent"),
+    PassOptions(sampling="balanced", branches=4),
+)
 
 
 class Both(Repository):
@@ -66,7 +71,9 @@ def test_every_measure_is_that_of_torch(kind, scheme, both):
     assert [computer(torchs), computer(onnxs)] == ["torch", "onnx"]
     for rows, passes, seed in ((0, 3, 0), (1, 1, 1), (7, 21, 2), (300, 5, 3)):
         x = rows_for(kind(), SHAPES[kind], rows)
-        wanted, found = (one.predict(x, Plan(passes, seed, scheme), keep_draws=True) for one in (torchs, onnxs))
+        wanted, found = (
+            one.predict(x, replace(scheme, passes=passes, seed=seed), keep_draws=True) for one in (torchs, onnxs)
+        )
         torch.testing.assert_close(found.samples, wanted.samples, rtol=0, atol=1e-5)
         for name in ("mean", "variance", "predictive_entropy", "mutual_information"):
             torch.testing.assert_close(found.measure(name), wanted.measure(name), rtol=0, atol=1e-5)
@@ -96,7 +103,7 @@ def test_the_architectures_and_a_transformer_answer_as_with_torch(make, tmp_path
     said = {"task": "classification", **said}
     publish(network.eval(), rows, name="net", root=tmp_path, backend="auto", **said)
     torchs, onnxs = (loaded(Repository(tmp_path), "net", wanted) for wanted in ("torch", "onnx"))
-    plan = Plan(20, 4, Scheme("balanced"))
+    plan = PassOptions(20, 4, sampling="balanced")
     wanted, found = (one.predict(rows, plan) for one in (torchs, onnxs))
     for name in wanted.measures:
         scale = max(1.0, float(wanted.measure(name).abs().max()))
@@ -107,8 +114,8 @@ def test_the_architectures_and_a_transformer_answer_as_with_torch(make, tmp_path
 def test_a_tolerance_stops_each_row_where_it_does_for_torch(kind, both):
     x = rows_for(kind(), SHAPES[kind], 40)
     torchs, onnxs = (loaded(both, kind.__name__.lower(), by) for by in ("torch", "onnx"))
-    errors = torchs.predict(x, Plan(48, 0, Scheme("balanced"))).standard_error.amax(1)
-    plan = Plan(256, 0, Scheme("balanced"), {"mean": 1.01 * float(errors.median())}, 32)
+    errors = torchs.predict(x, PassOptions(48, 0, sampling="balanced")).standard_error.amax(1)
+    plan = PassOptions(256, 0, sampling="balanced", tolerance={"mean": 1.01 * float(errors.median())}, min_passes=32)
     wanted, found = (one.predict(x, plan) for one in (torchs, onnxs))
     assert found.passes_used.tolist() == wanted.passes_used.tolist()
     assert 32 <= int(found.passes_used.min()) < int(found.passes_used.max())
@@ -142,7 +149,7 @@ def test_a_bundle_without_onnx_is_computed_by_torch_or_refused(published):
 
 def test_a_number_that_a_table_has_no_row_for_is_an_error_of_the_input(both):
     with pytest.raises(InvalidInput, match="holds 10; the network knows 0 … 9"):
-        loaded(both, "tokens", "onnx").predict(torch.full((2, 5), 10), Plan())
+        loaded(both, "tokens", "onnx").predict(torch.full((2, 5), 10), PassOptions(sampling="iid"))
 
 
 def test_without_onnxruntime_gpu_the_processor_computes_and_says_so(both, caplog):
@@ -154,7 +161,6 @@ def test_without_onnxruntime_gpu_the_processor_computes_and_says_so(both, caplog
 
 _BOUNDED = """
 import sys, torch
-from dropout_core.engine.plan import Plan
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.onnx.runtime.options import Backends, Runtime
@@ -164,7 +170,8 @@ torch.set_num_threads(1)
 x = rows_for(ConvNet(), (1, 6, 6), 5000)
 runtime = Runtime(max_bytes=int(sys.argv[2]) or None)
 predictor = Predictor.load(Repository(sys.argv[1]), "convnet", 1, backends=Backends("onnx", runtime))
-print(predictor.engine.chunk_rows(predictor.program.weights, x), predictor.predict(x, Plan(32)).mean.sum(0).tolist())
+estimate = predictor.predict(x, passes=32, seed=0, sampling="iid")
+print(predictor.engine.chunk_rows(predictor.program.weights, x), estimate.mean.sum(0).tolist())
 """
 
 

@@ -1,5 +1,6 @@
 """A captured network as two ONNX models: with the draws of a seed they answer what the engine answers for it."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from dropout_core.capture.capture import capture
 from dropout_core.engine.engine import Engine
 from dropout_core.engine.masks import Masks, quiet
-from dropout_core.engine.scheme import Scheme
+from dropout_core.engine.options import PassOptions
 from dropout_core.graph.inputs import inputs_by_name, num_rows, sizes_of
 from dropout_core.graph.noise_kinds import NOISE_KINDS
 from dropout_core.graph.program import Program
@@ -27,10 +28,10 @@ from tests.support.captured import made
 from tests.support.onnx_nets import NETS, Net, Tied, Told, drawn
 
 SCHEMES = {
-    "shared": Scheme(),
-    "independent": Scheme(masks="independent"),
-    "balanced": Scheme(sampling="balanced"),
-    "balanced and independent": Scheme(sampling="balanced", masks="independent"),
+    "shared": PassOptions(sampling="iid"),
+    "independent": PassOptions(masks="independent", sampling="iid"),
+    "balanced": PassOptions(sampling="balanced"),
+    "balanced and independent": PassOptions(sampling="balanced", masks="independent"),
 }
 
 
@@ -58,7 +59,7 @@ class Sessions:
         options.intra_op_num_threads = 1
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def outputs(self, rows: Any, passes: int, seed: int, scheme: Scheme) -> Tensor:
+    def outputs(self, rows: Any, passes: int, seed: int, scheme: PassOptions) -> Tensor:
         """[T, B, *P, C]"""
         rows = inputs_by_name(self.program.graph, rows)
         known = {name: value.numpy() for name, value in rows.items()}
@@ -66,7 +67,7 @@ class Sessions:
             known |= dict(zip(names(self.prefix.get_outputs()), self.prefix.run(None, known), strict=True))
         sizes, likes = sizes_of(self.program.graph, rows), self._likes(rows)
         known |= {size_name(name): np.zeros(size, np.uint8) for name, size in sizes.items()}
-        masks = Masks(seed, scheme, range(passes))
+        masks = Masks(replace(scheme, passes=1, seed=seed), range(passes))
         at_once = 1 if any(site.rows is None for site in self.program.graph.sites) else passes
         found = []
         for start in range(0, passes, at_once):
@@ -94,9 +95,9 @@ def names(values):
     return [value.name for value in values]
 
 
-def agree(sessions: Sessions, rows: Any, passes: int, seed: int, scheme: Scheme) -> bool:
+def agree(sessions: Sessions, rows: Any, passes: int, seed: int, scheme: PassOptions) -> bool:
     program = sessions.program
-    chunks = Engine(program).run(program.weights, rows, passes, seed, scheme)
+    chunks = Engine(program).run(program.weights, rows, replace(scheme, passes=passes, seed=seed))
     wanted = torch.cat([chunk.outputs for chunk in chunks])
     found = sessions.outputs(rows, passes, seed, scheme)
     assert found.shape == wanted.shape

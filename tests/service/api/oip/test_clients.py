@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -14,7 +15,6 @@ from open_inference.openapi.errors import BadRequestError, NotFoundError
 from open_inference.openapi.types import InferenceRequest, RequestInput
 from tritonclient.utils import InferenceServerException
 
-from dropout_core.engine.plan import Plan
 from mcdrop.server.app import create_app
 from mcdrop.settings import Settings
 from tests.support import service_nets as nets
@@ -46,7 +46,7 @@ def client(address):
 @pytest.fixture(scope="module")
 def wanted(digits):
     """The engine's own answer to the rows, with 40 passes of seed 5."""
-    estimate = digits.predict(ROWS, Plan(40, 5, digits.manifest.scheme))
+    estimate = digits.predict(ROWS, replace(digits.manifest.pass_options, passes=40, seed=5))
     return {name: estimate.measure(name).numpy() for name in NAMES}
 
 
@@ -102,7 +102,7 @@ def test_triton_sends_levels_and_a_time(client, digits):
     parameters = {**ASKED, "quantiles": "0.1,0.9"}
     result = client.infer("digits", question(triton, True), parameters=parameters, timeout=30_000_000)
 
-    estimate = digits.predict(ROWS, Plan(40, 5, digits.manifest.scheme), keep_draws=True)
+    estimate = digits.predict(ROWS, replace(digits.manifest.pass_options, passes=40, seed=5), keep_draws=True)
     np.testing.assert_array_equal(result.as_numpy("quantiles"), estimate.quantiles([0.1, 0.9]).movedim(0, 1).numpy())
 
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.errors import InvalidInput
 from mcdrop.api.oip.metadata import model_metadata
-from mcdrop.inference.query import Asked, Query, RequestLimits
+from mcdrop.inference.query import RequestLimits, make_query
 from mcdrop.settings import Settings
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -54,7 +53,7 @@ def test_an_answer_is_nested_lists_of_rows_and_positions(server, predictor):
     answer = server.predict(
         "tags", X.tolist(), quantiles=[0.1, 0.5, 0.9], passes=16, outputs=["mean", "margin"], samples=True
     )
-    wanted = predictor.predict(X, Plan(16, 0, DEFAULT), keep_draws=True)
+    wanted = predictor.predict(X, PassOptions(16, 0), keep_draws=True)
     outputs = {name: torch.tensor(values, dtype=torch.float64) for name, values in answer["outputs"].items()}
     assert torch.equal(outputs["mean"], wanted.mean)
     assert torch.equal(outputs["margin"], wanted.margin)
@@ -72,10 +71,10 @@ def test_a_description_says_the_positions(server, predictor):
 
 def test_numbers_of_all_positions_count_to_the_most_that_are_kept(predictor):
     """16 passes of 2 rows of 5 positions of 3 outputs."""
-    x, asked = torch.zeros(2, 5, 2), Asked(passes=16)
-    Query.of(predictor, x, RequestLimits(100, 480, 10), options=asked, samples=True)
-    with pytest.raises(InvalidInput, match=r"would keep 480 numbers"):
-        Query.of(predictor, x, RequestLimits(100, 479, 10), options=asked, samples=True)
+    x, asked = torch.zeros(2, 5, 2), PassOverrides(passes=16)
+    make_query(predictor, x, RequestLimits(100, 480, 10), overrides=asked, samples=True)
+    with pytest.raises(InvalidInput, match=r"rows · positions · outputs = 480 numbers; this server keeps up to 479"):
+        make_query(predictor, x, RequestLimits(100, 479, 10), overrides=asked, samples=True)
 
 
 @pytest.fixture
@@ -88,18 +87,18 @@ def rows(tmp_path, monkeypatch):
 
 def test_the_command_writes_all_positions(mcdrop, rows, root, predictor):
     code, _, err = mcdrop("predict", "tags", "rows.npy", "--bundles", root, "--out", "answer.npz")
-    wanted = predictor.predict(X, Plan(32, 0, DEFAULT))
+    wanted = predictor.predict(X, PassOptions(32, 0))
     assert (code, err) == (0, "")
     with np.load(rows / "answer.npz") as answer:
         assert answer["mean"].shape == (2, 4, 3)
-        for name in predictor.predict(X, Plan(2, 0, DEFAULT)).measures:
+        for name in predictor.predict(X, PassOptions(2, 0)).measures:
             assert np.array_equal(answer[name], wanted.measure(name).numpy()), name
 
 
 def test_the_command_prints_where_measures_reach_and_how_many_have_each_label(mcdrop, rows, root, predictor):
     code, out, _ = mcdrop("predict", "tags", "rows.npy", "--bundles", root)
     header, *lines = cells(out)
-    wanted = predictor.predict(X, Plan(32, 0, DEFAULT))
+    wanted = predictor.predict(X, PassOptions(32, 0))
     assert code == 0
     assert header[:3] == ["row", "positions", "predictive_entropy"]
     for row, line in enumerate(lines):
@@ -113,12 +112,12 @@ def test_the_command_prints_where_measures_reach_and_how_many_have_each_label(mc
 def test_the_command_prints_json_of_all_positions(mcdrop, rows, root, predictor):
     code, out, _ = mcdrop("predict", "tags", "rows.npy", "--bundles", root, "--json", "--passes", 8)
     assert code == 0
-    assert np.array_equal(json.loads(out)["outputs"]["std"], predictor.predict(X, Plan(8, 0, DEFAULT)).std.numpy())
+    assert np.array_equal(json.loads(out)["outputs"]["std"], predictor.predict(X, PassOptions(8, 0)).std.numpy())
 
 
 def test_positions_are_reduced_to_rank_rows_and_are_no_classes_to_pick_jointly(server, predictor):
     x = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(1))
-    measured = predictor.predict(x, Plan(32, 0, DEFAULT)).mutual_information
+    measured = predictor.predict(x, PassOptions(32, 0)).mutual_information
 
     for reduction, values in (("mean", measured.mean(1)), ("max", measured.amax(1))):
         answer = server.rank("tags", x.tolist(), k=6, reduction=reduction, passes=32)

@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.errors import InvalidInput
 from dropout_core.predict import predict
 from mcdrop.client import Client
-from mcdrop.inference.query import Asked, Query, RequestLimits
+from mcdrop.inference.query import RequestLimits, make_query
 from mcdrop.server.app import create_app
 from mcdrop.settings import Settings
 from mcdrop_models.bundle.repository import Repository
@@ -74,7 +73,7 @@ def loaded(root, name):
 def test_rows_of_any_length_are_answered_as_the_predictor_does(client, root, length):
     inputs = Attention.inputs(3, length)
     answer = client.predict("tags", ready(inputs), passes=40, seed=5)
-    wanted = loaded(root, "tags").predict(inputs, Plan(40, 5, DEFAULT))
+    wanted = loaded(root, "tags").predict(inputs, PassOptions(40, 5))
     assert answer.labels == TAGS
     assert set(answer.outputs) >= {"mean", "variance", "mutual_information", "least_confidence"}
     for name, values in answer.outputs.items():
@@ -87,7 +86,7 @@ def test_a_published_network_is_the_live_one(root):
     published = loaded(root, "tags")
     scheme = {"sampling": published.manifest.sampling, "masks": published.manifest.masks}
     live = predict(network(Attention), inputs, passes=20, seed=1, output="multilabel_logits", **scheme)
-    torch.testing.assert_close(published.predict(inputs, Plan(20, 1, DEFAULT)).mean, live.mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(published.predict(inputs, PassOptions(20, 1)).mean, live.mean, rtol=0, atol=1e-6)
 
 
 def test_padding_a_row_changes_no_answer_over_http(client):
@@ -123,7 +122,7 @@ def test_rows_are_ranked(client):
 
 def test_floats_beside_truths(client, root):
     x, seen = drawn(2, 3).float(), torch.tensor([[True, False, False], [True, True, True]])
-    wanted = loaded(root, "spotted").predict({"x": x, "seen": seen}, Plan(32, 0, DEFAULT)).mean.numpy()
+    wanted = loaded(root, "spotted").predict({"x": x, "seen": seen}, PassOptions(32, 0)).mean.numpy()
     for truths in (seen.numpy(), seen.numpy().astype(int)):
         assert np.array_equal(client.predict("spotted", {"x": x.numpy(), "seen": truths}).outputs["mean"], wanted)
 
@@ -167,12 +166,14 @@ def test_what_does_not_fit_is_422_by_the_name_of_its_input(client, name, inputs,
 
 def test_a_server_bounds_free_lengths(root):
     texts, limits = loaded(root, "tags"), RequestLimits(max_passes=10, max_samples=100, max_length=8)
-    assert Query.of(texts, Attention.inputs(2, 8), limits, options=Asked(passes=1)).num_rows == 2
+    assert make_query(texts, Attention.inputs(2, 8), limits, overrides=PassOverrides(passes=1)).num_rows == 2
     with pytest.raises(InvalidInput, match="the length is 9; this server takes up to 8"):
-        Query.of(texts, Attention.inputs(2, 9), limits, options=Asked(passes=1))
+        make_query(texts, Attention.inputs(2, 9), limits, overrides=PassOverrides(passes=1))
     pairs = loaded(root, "pairs")  # nothing of it is free
     assert (
-        Query.of(pairs, {"x": torch.zeros(9, 2), "weight": torch.zeros(9, 1)}, limits, options=Asked(passes=1)).num_rows
+        make_query(
+            pairs, {"x": torch.zeros(9, 2), "weight": torch.zeros(9, 1)}, limits, overrides=PassOverrides(passes=1)
+        ).num_rows
         == 9
     )
 
@@ -183,13 +184,13 @@ def test_a_number_that_a_table_has_no_row_for_is_refused(root, wrong):
     inputs = Attention.inputs(2, 3)
     inputs["input_ids"][1, 2] = wrong
     with pytest.raises(InvalidInput, match=f"input_ids of row 1 holds {wrong}, but the network knows 0 … 9"):
-        loaded(root, "tags").predict(inputs, Plan(2, 0, DEFAULT))
+        loaded(root, "tags").predict(inputs, PassOptions(2, 0))
 
 
 def test_the_command_takes_inputs_by_name(mcdrop, root, tmp_path):
     np.savez(tmp_path / "rows.npz", **ready(Attention.inputs(3, 4)))
     code, out, _ = mcdrop("predict", "tags", tmp_path / "rows.npz", "--bundles", root, "--json")
-    wanted = loaded(root, "tags").predict(Attention.inputs(3, 4), Plan(32, 0, DEFAULT))
+    wanted = loaded(root, "tags").predict(Attention.inputs(3, 4), PassOptions(32, 0))
     assert code == 0
     assert np.array_equal(json.loads(out)["outputs"]["mean"], wanted.mean.numpy())
     np.savez(tmp_path / "rows.npz", input_ids=np.ones((3, 4), int))
@@ -201,7 +202,7 @@ def test_the_command_takes_inputs_by_name(mcdrop, root, tmp_path):
 def test_the_table_of_labels_names_all_that_are_likelier_than_not(mcdrop, root, tmp_path):
     np.savez(tmp_path / "rows.npz", **ready(Attention.inputs(3, 4)))
     _, out, _ = mcdrop("predict", "tags", tmp_path / "rows.npz", "--bundles", root)
-    mean = loaded(root, "tags").predict(Attention.inputs(3, 4), Plan(32, 0, DEFAULT)).mean
+    mean = loaded(root, "tags").predict(Attention.inputs(3, 4), PassOptions(32, 0)).mean
     for row, probabilities in enumerate(mean):
         wanted = ", ".join(tag for tag, probability in zip(TAGS, probabilities, strict=True) if probability >= 0.5)
         assert re.search(rf"(?m)^│ {row} +│ {wanted} +│", out), out

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from dropout_core.engine.engine import Engine
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
-from dropout_core.estimate.estimate import estimated
+from dropout_core.engine.options import PassOptions
+from dropout_core.estimate.estimate import run_passes
 from mcdrop.settings import Settings
 from mcdrop_models.publishing.torch import publish
 from tests.support.asgi import Served
@@ -38,7 +37,7 @@ def test_a_variant_is_served_with_the_numbers_of_the_library(server, case):
 
     _, program = captured_layer(case)
     exact = x.double() if x.is_floating_point() else x
-    estimate = estimated(Engine(program), program.weights, exact, Plan(PASSES, SEED, DEFAULT), "mean")
+    estimate = run_passes(Engine(program), program.weights, exact, PassOptions(PASSES, SEED), "mean")
     for measure in ("mean", "epistemic_variance"):
         wanted = estimate.measure(measure).numpy()
         assert np.abs(outputs[measure] - wanted).max() <= 1e-5 * np.abs(wanted).max()

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import torch
 
-from dropout_core.acquire.choose import Choice, Ranking, choose
+from dropout_core.acquire.choose import Ranking, advance, choose
 from dropout_core.acquire.need import Arrays, Need, joined
 from dropout_core.errors import NonFiniteOutput
 from mcdrop.api.v1.rank.request import RankQuery, embedding_of
@@ -17,22 +17,13 @@ _FEW_NUMBERS = 2048
 
 
 async def ranking_of(call: Call, question: RankQuery) -> Ranking:
-    """The choice. Raises InvalidInput, and as `Call.stream` and `Call.choose`."""
-    call.set_size(question.asked.num_rows, question.plan.passes if question.runs else 0)
+    """The choice. Raises InvalidInput, and as `Call.parts` and `Call.choose`."""
+    call.about(question.asked.num_rows, question.plan.passes if question.runs else 0)
     choice = choose(question.asked)
-    step = await call.choose(_advanced, choice, None)
+    step = await call.choose(advance, choice, None)
     while isinstance(step, Need):
-        step = await call.choose(_advanced, choice, await _answered(call, question, step))
+        step = await call.choose(advance, choice, await _answered(call, question, step))
     return step
-
-
-def _advanced(choice: Choice, arrays: Arrays | None) -> Need | Ranking:
-    """What is needed next, or what was chosen."""
-    try:
-        return next(choice) if arrays is None else choice.send(arrays)
-    except StopIteration as ended:
-        ranking: Ranking = ended.value
-        return ranking
 
 
 async def _answered(call: Call, question: RankQuery, need: Need) -> Arrays:
@@ -47,10 +38,10 @@ async def _kept(call: Call, question: RankQuery, need: Need) -> list[Arrays]:
     kept: list[Arrays] = []
     for query in question.queries(need):
         if need.embeddings:
-            whole = dict((await call.compute(query)).measures) if need.estimates else {}
-            kept.append(need.kept(_tensors({**whole, **(await call.compute(embedding_of(query))).measures})))
+            whole = dict(await call.compute(query)) if need.estimates else {}
+            kept.append(need.kept(_tensors({**whole, **await call.compute(embedding_of(query))})))
             continue
-        async with aclosing(call.stream(query, monitored=need.of == "pool")) as parts:
+        async with aclosing(call.parts(query, watched=need.of == "pool")) as parts:
             kept += [await _kept_of(call, need, _tensors(part.result.measures)) async for part in parts]
     return kept
 

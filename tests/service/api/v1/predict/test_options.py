@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import Scheme
-from dropout_core.predict import predict
+from dropout_core import predict
+from dropout_core.engine.options import PassOptions, PassOverrides
 from mcdrop.client import Client
-from mcdrop.inference.query import Asked, Query, RequestLimits, model_measures
+from mcdrop.inference.query import RequestLimits, make_query, model_measures
 from tests.service.conftest import assert_refused
 from tests.support import service_nets as nets
 from tests.support.asgi import refused
@@ -32,10 +31,12 @@ def live():
 def test_a_bundles_scheme_is_used_where_a_request_says_nothing(digits):
     manifest = digits.manifest.model_copy(update={"sampling": "iid", "masks": "independent", "branches": 4})
     other = replace(digits, manifest=manifest)
-    assert Query.of(other, X, LIMITS).plan.scheme == Scheme("iid", "independent", 4)
-    asked = Asked(sampling="balanced", branches=2)
-    assert Query.of(other, X, LIMITS, options=asked).plan.scheme == Scheme("balanced", "independent", 2)
-    assert Query.of(digits, X, LIMITS).plan.scheme == Scheme("balanced", "shared", 1)
+    assert make_query(other, X, LIMITS).plan == PassOptions(sampling="iid", masks="independent", branches=4)
+    asked = PassOverrides(sampling="balanced", branches=2)
+    assert make_query(other, X, LIMITS, overrides=asked).plan == PassOptions(
+        sampling="balanced", masks="independent", branches=2
+    )
+    assert make_query(digits, X, LIMITS).plan == PassOptions(sampling="balanced", masks="shared", branches=1)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_a_scheme_that_is_said_is_used_and_reported(server, url, digits, said):
     answer = server.predict("digits", ROWS, **said)
     told = {name: answer[name] for name in ("sampling", "masks", "branches")}
     assert told == {"sampling": "balanced", "masks": "shared", "branches": 1, **said}
-    wanted = digits.predict(X, Plan(20, 7, Scheme(**told))).mean.numpy()
+    wanted = digits.predict(X, PassOptions(20, 7, **told)).mean.numpy()
     assert np.array_equal(answer["outputs"]["mean"], wanted)
     assert not np.array_equal(server.predict("digits", ROWS)["outputs"]["mean"], wanted)
     with Client(url) as client:
@@ -102,22 +103,22 @@ def test_no_rows_need_no_passes(server):
 def test_errors_may_be_asked_for_without_a_tolerance(server, digits):
     outputs = server.predict("digits", ROWS, outputs=["standard_error", "passes_used"])["outputs"]
     assert outputs["passes_used"] == [20] * 5
-    wanted = digits.predict(X, Plan(20, 7, digits.manifest.scheme)).standard_error
+    wanted = digits.predict(X, replace(digits.manifest.pass_options, passes=20, seed=7)).standard_error
     assert np.array_equal(outputs["standard_error"], wanted.numpy())
 
 
 def test_where_no_most_is_said_the_server_has_one(digits):
-    assert Query.of(digits, X, LIMITS, options=Asked(tolerance=0.1)).plan.passes == 200
+    assert make_query(digits, X, LIMITS, overrides=PassOverrides(tolerance=0.1)).plan.passes == 200
     many = replace(LIMITS, max_passes=5000)
-    assert Query.of(digits, X, many, options=Asked(tolerance=0.1)).plan.passes == 1024
+    assert make_query(digits, X, many, overrides=PassOverrides(tolerance=0.1)).plan.passes == 1024
 
 
 REFUSED = {
     "no tolerance at all": ({"tolerance": 0}, "invalid-input", "must be finite and above 0"),
     "a tolerance of nothing": ({"tolerance": {}}, "invalid-input", "there is a tolerance for nothing"),
     "of the variance": ({"tolerance": {"variance": 1}}, "invalid-input", "for variance; there can be one for mean, "),
-    "with samples": ({"tolerance": 0.1, "samples": True}, "invalid-input", "cannot be combined with a tolerance"),
-    "with quantiles": ({"tolerance": 0.1, "quantiles": [0.5]}, "invalid-input", "cannot be combined with a tolerance"),
+    "with samples": ({"tolerance": 0.1, "samples": True}, "invalid-input", "ask for them without a tolerance"),
+    "with quantiles": ({"tolerance": 0.1, "quantiles": [0.5]}, "invalid-input", "ask for them without a tolerance"),
     "a least without a tolerance": ({"min_passes": 16}, "invalid-input", "min_passes belongs to a tolerance"),
     "a least above the most": (
         {"tolerance": 0.1, "passes": 20, "min_passes": 21}, "invalid-input", "min_passes is 21 and passes 20",

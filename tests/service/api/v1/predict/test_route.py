@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from mcdrop.inference.query import model_measures
 from tests.service.conftest import LABELS
 from tests.support import service_nets as nets
@@ -43,7 +42,7 @@ def test_the_answer_says_what_was_run_and_is_the_predictors_own(server, digits):
         "noise": 1,
         "labels": list(LABELS),
     }
-    assert_is(outputs, digits.predict(X, Plan(20, 7, DEFAULT)), model_measures(digits))
+    assert_is(outputs, digits.predict(X, PassOptions(20, 7)), model_measures(digits))
 
 
 def test_rows_come_first(server):
@@ -57,7 +56,7 @@ def test_a_regression_answers_in_the_callers_unit_and_has_no_labels(server, heig
     answer = server.predict("heights", F.tolist())
 
     assert "labels" not in answer
-    assert_is(answer["outputs"], heights.predict(F, Plan(32, 0, DEFAULT)), model_measures(heights))
+    assert_is(answer["outputs"], heights.predict(F, PassOptions(32, 0)), model_measures(heights))
     assert np.shape(answer["outputs"]["mean"]) == (3, 2)
     # scaled by (10, 2) and shifted by (100, -5): the network itself answers numbers of about 1
     assert np.abs(np.array(answer["outputs"]["mean"]) - (100, -5)).max() < 30
@@ -67,7 +66,7 @@ def test_passes_and_seed_are_used_and_reported(server, digits):
     answer = server.predict("digits", ROWS, passes=3, seed=2**63 - 1)
 
     assert (answer["passes"], answer["seed"]) == (3, 2**63 - 1)
-    assert_is(answer["outputs"], digits.predict(X, Plan(3, 2**63 - 1, DEFAULT)), model_measures(digits))
+    assert_is(answer["outputs"], digits.predict(X, PassOptions(3, 2**63 - 1)), model_measures(digits))
 
 
 def test_one_pass_has_no_variance(server):
@@ -90,19 +89,19 @@ def test_a_null_seed_draws_one_and_reports_it_so_that_the_answer_can_be_had_agai
 def test_only_the_outputs_wanted_are_answered_in_their_order(server, digits):
     answer = server.predict("digits", ROWS, outputs=["margin", "mean"])
 
-    assert_is(answer["outputs"], digits.predict(X, Plan(20, 7, DEFAULT)), ["margin", "mean"])
+    assert_is(answer["outputs"], digits.predict(X, PassOptions(20, 7)), ["margin", "mean"])
 
 
 def test_entropy_is_answered_under_its_full_name(server, digits):
     answer = server.predict("digits", ROWS, outputs=["entropy"])
 
-    assert_is(answer["outputs"], digits.predict(X, Plan(20, 7, DEFAULT)), ["predictive_entropy"])
+    assert_is(answer["outputs"], digits.predict(X, PassOptions(20, 7)), ["predictive_entropy"])
 
 
 def test_quantiles_are_rows_levels_columns_with_their_levels(server, heights):
     answer = server.predict("heights", F.tolist(), quantiles=[0.05, 0.5, 0.95], outputs=["mean"])
 
-    wanted = heights.predict(F, Plan(32, 0, DEFAULT), keep_draws=True).quantiles([0.05, 0.5, 0.95])
+    wanted = heights.predict(F, PassOptions(32, 0), keep_draws=True).quantiles([0.05, 0.5, 0.95])
     assert answer["quantiles"] == [0.05, 0.5, 0.95]
     assert list(answer["outputs"]) == ["mean", "quantiles"]
     assert np.array_equal(answer["outputs"]["quantiles"], wanted.movedim(0, 1).numpy())
@@ -121,9 +120,7 @@ def test_samples_are_rows_passes_columns_and_their_moments_are_the_answer(server
 
     samples = np.array(answer["outputs"]["samples"])
     assert samples.shape == (5, 6, 3)
-    assert np.array_equal(
-        samples, digits.predict(X, Plan(6, 7, DEFAULT), keep_draws=True).samples.movedim(0, 1).numpy()
-    )
+    assert np.array_equal(samples, digits.predict(X, PassOptions(6, 7), keep_draws=True).samples.movedim(0, 1).numpy())
     # sums of 6 numbers of 0 … 1 in another order
     assert np.abs(samples.mean(1) - answer["outputs"]["mean"]).max() < 6 * np.finfo(float).eps
     assert np.abs(samples.var(1) - answer["outputs"]["variance"]).max() < 6 * np.finfo(float).eps

@@ -8,8 +8,7 @@ import torch
 
 from dropout_core.acquire import RankOptions, choose, rank, scores_of
 from dropout_core.engine.embedding import embeddings
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from mcdrop.client import Client
 from mcdrop.settings import Settings
 from tests.support import service_nets as nets
@@ -110,7 +109,7 @@ def by_hand(predictor, x, plan, **asked):
     ids=str,
 )
 def test_a_choice_among_numbers_is_that_of_the_library(server, heights, asked):
-    plan = Plan(32, heights.manifest.seed, DEFAULT)
+    plan = PassOptions(32, heights.manifest.seed)
 
     answer = server.rank("heights", F.tolist(), k=5, passes=32, **asked)
 
@@ -225,7 +224,7 @@ def test_a_choice_that_is_slow_to_make_ends_with_its_deadline(place, monkeypatch
     def slow(choice, arrays):
         one.gate.open.wait(5)
 
-    monkeypatch.setattr("mcdrop.api.v1.rank.choose._advanced", slow)
+    monkeypatch.setattr("mcdrop.api.v1.rank.choose.advance", slow)
     one.gate.shut()
     answer = one.served.post(PATH, {"inputs": ROWS}, headers={"X-Request-Timeout-Ms": "50"})
     one.gate.open.set()

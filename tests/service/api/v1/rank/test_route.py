@@ -3,8 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dropout_core.engine.plan import Plan
-from dropout_core.engine.scheme import DEFAULT
+from dropout_core.engine.options import PassOptions
 from mcdrop.settings import Settings
 from tests.support import service_nets as nets
 from tests.support.asgi import Served, good, refused
@@ -19,7 +18,7 @@ EPS = np.finfo(float).eps
 def test_the_most_uncertain_rows_come_first(server, digits):
     answer = server.rank("digits", ROWS, k=4)
 
-    estimate = digits.predict(X, Plan(20, 7, DEFAULT))
+    estimate = digits.predict(X, PassOptions(20, 7))
     scores = estimate.mutual_information.numpy()
     order = np.argsort(-scores)[:4]
     parts = answer.pop("parts")
@@ -48,7 +47,7 @@ def test_the_most_uncertain_rows_come_first(server, digits):
 def test_entropy_ranks_by_predictive_entropy(server, digits):
     answer = server.rank("digits", ROWS, score="entropy", k=12)
 
-    scores = digits.predict(X, Plan(20, 7, DEFAULT)).predictive_entropy.numpy()
+    scores = digits.predict(X, PassOptions(20, 7)).predictive_entropy.numpy()
     assert answer["score"] == "predictive_entropy"
     assert answer["scores"] == sorted(scores.tolist(), reverse=True)
 
@@ -56,7 +55,7 @@ def test_entropy_ranks_by_predictive_entropy(server, digits):
 def test_a_small_margin_comes_first_in_its_own_sign(server, digits):
     answer = server.rank("digits", ROWS, score="margin", k=12)
 
-    margins = digits.predict(X, Plan(20, 7, DEFAULT)).margin.numpy()
+    margins = digits.predict(X, PassOptions(20, 7)).margin.numpy()
     # a margin m is held as 1 − m, so that it is rounded as a number near 1 is
     assert np.allclose(answer["scores"], np.sort(margins), rtol=0, atol=4 * EPS)
     assert answer["indices"] == np.argsort(margins).tolist()
@@ -165,7 +164,7 @@ def test_passes_and_seed_are_used_and_reported(server, digits):
     answer = server.rank("digits", ROWS, passes=3, seed=5, k=1)
 
     assert (answer["passes"], answer["seed"]) == (3, 5)
-    assert answer["scores"] == [digits.predict(X, Plan(3, 5, DEFAULT)).mutual_information.max().item()]
+    assert answer["scores"] == [digits.predict(X, PassOptions(3, 5)).mutual_information.max().item()]
 
 
 def test_a_null_seed_draws_one_that_gives_the_same_ranking_again(server):
