@@ -1,7 +1,8 @@
 # install  make .venv with everything the tests need    check  format, lint, types, layers
 # serve    train the missing examples, start the server  test   check, then the tests (what CI runs)
 # test-clients  ask a server with clients that need environments of their own, in .venv-clients
-# bench    uncertainty, speed and memory, as tables      clean  remove what make made, but never your bundles
+# docs     build the site into build/site, strictly     bench  uncertainty, speed and memory, as tables
+# clean    remove what make made, but never your bundles
 
 PYTHON ?= python3
 # torch comes alone and first, from here: a bare install brings gigabytes of CUDA libraries.
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 
 CLIENTS := kserve mlserver web
 
-.PHONY: install serve check test test-clients bench clean
+.PHONY: install serve check docs test test-clients bench clean
 
 install: $(INSTALLED)
 
@@ -37,9 +38,14 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pydoclint --quiet dropout_core models service
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs dropout_core models service tests benchmarks examples
 
-test: check
-	$(BIN)/pytest -n 2 --dist loadfile
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+test: check docs
+	$(BIN)/pytest -n 2 --dist loadfile --durations 10
 
 test-clients: install $(CLIENTS:%=.venv-clients/%/.installed)
 	$(BIN)/python -m tests.clients.run .venv-clients

@@ -16,8 +16,8 @@ from machine import report
 from timing import interleaved
 from torch import Tensor, nn
 
-from dropout_core import predict
 from dropout_core.layers.base import RateLayer
+from dropout_core.predict import predict
 from mcdrop_models.architectures.cnn import SmallCNN
 from mcdrop_models.recipes.digits import test_images
 

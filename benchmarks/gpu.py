@@ -40,7 +40,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from dropout_core import predict
+from dropout_core.predict import predict
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OURS, WARM, LOOP, REPEATED, DETERMINISTIC = "mcdrop", "mcdrop warm", "loop", "repeated batch", "deterministic"

@@ -38,7 +38,7 @@ from peers import Run, installed, missing
 from rich.console import Console
 from torch import Tensor, nn
 
-from dropout_core import predict
+from dropout_core.predict import predict
 
 OURS, LOOP, DETERMINISTIC = ("mcdrop", "mcdrop warm"), "loop", "deterministic"
 VMAP, EXPANDED, CACHING = "vmap", "vmap, x expanded", "baal caching"

@@ -40,7 +40,7 @@ from safetensors.torch import load_file, save_file
 from timing import interleaved
 from torch import Tensor, nn
 
-from dropout_core import predict
+from dropout_core.predict import predict
 from mcdrop_models.architectures.cnn import SmallCNN
 from mcdrop_models.recipes import digits
 from mcdrop_models.recipes.training import fit

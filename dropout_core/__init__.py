@@ -1,4 +1,1 @@
-"""Monte Carlo dropout: any trained network, its dropout on, T passes, and how far they disagree."""
-
-from dropout_core.estimate.estimate import Estimate as Estimate
-from dropout_core.predict import predict as predict
+"""Every dropout layer, and the engine that runs T stochastic passes of a network. Imports torch and nothing else."""

@@ -1,14 +1,14 @@
-"""What the layers share: a drop probability that is checked, masks, and the moment at which a network is captured.
+"""Parts that the layers share: checked drop probabilities, masks, and the law of Monte Carlo passes.
 
 Training and Monte Carlo passes may follow different laws. While the engine captures a network, `capturing()` is true,
-and a layer writes down its Monte Carlo law, noise shared by all rows of a pass, through one of these draws:
+and a layer expresses its Monte Carlo law (noise shared by all rows of a pass) through one of these draws:
 
 * `F.dropout(x, p)`, `mask`: with the noise off, the input;
 * `kept`: 0 or 1; with the noise off, 1;
 * `unscaled_mask`, `torch.bernoulli(probabilities)`: 0 or 1; with the noise off, the probability of 1;
 * `torch.randn_like(x)`: with the noise off, 0.
 
-With the noise off a captured network must answer as in eval mode.
+With the noise off, a captured network must return what it returns in eval mode.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,11 @@ from dropout_core.errors import InvalidInput
 
 
 class Rate:
-    """A drop probability among the attributes of a layer, checked whenever it is set."""
+    """A drop probability as an attribute of a layer, checked whenever it is set.
+
+    Args:
+        below_one: Whether 1 is refused.
+    """
 
     def __init__(self, below_one: bool = False) -> None:
         self._below_one = below_one
@@ -41,9 +45,13 @@ class Rate:
 
 
 class RateLayer(nn.Module):
-    """A layer with a drop probability `p`, which may be set at any time.
+    """A layer with a drop probability, which may be set at any time.
 
-    Raises InvalidInput for a p outside 0 … 1.
+    Args:
+        p: Drop probability, between 0 and 1.
+
+    Raises:
+        InvalidInput: p is not a number between 0 and 1.
     """
 
     p = Rate()
@@ -53,12 +61,24 @@ class RateLayer(nn.Module):
         self.p = p
 
     def extra_repr(self) -> str:
-        """The drop probability, as print(model) shows it."""
+        """Return the drop probability, for `print(model)`."""
         return f"p={self.p}"
 
 
 def checked_rate(p: float, name: str = "p", below_one: bool = False) -> float:
-    """The drop probability as a float. Raises InvalidInput for one outside 0 … 1, or of 1 where that is said."""
+    """Return a drop probability as a float.
+
+    Args:
+        p: The probability.
+        name: Its name in messages.
+        below_one: Whether 1 is refused.
+
+    Returns:
+        The probability.
+
+    Raises:
+        InvalidInput: p is not a number between 0 and 1, or it is 1 and must be below.
+    """
     number = isinstance(p, Real) and not isinstance(p, bool)
     if not number or not 0.0 <= p <= 1.0 or (below_one and p == 1.0):
         allowed = "at least 0 and below 1" if below_one else "between 0 and 1"
@@ -67,30 +87,66 @@ def checked_rate(p: float, name: str = "p", below_one: bool = False) -> float:
 
 
 def checked_rank(x: Tensor, ranks: Sequence[int], wanted: str) -> None:
-    """Raise InvalidInput unless x has one of these numbers of axes; `wanted` names them, such as [B, C, H, W]."""
+    """Check the number of axes of an input.
+
+    Args:
+        x: The input.
+        ranks: Numbers of axes that are allowed.
+        wanted: The allowed shapes in words, such as "[B, C, H, W]".
+
+    Raises:
+        InvalidInput: x has another number of axes.
+    """
     if x.dim() not in ranks:
         raise InvalidInput(f"the input has shape {list(x.shape)}; {wanted} is wanted.")
 
 
 def capturing() -> bool:
-    """Whether the network is being captured for Monte Carlo passes."""
+    """Return whether the network is being captured for Monte Carlo passes."""
     return torch.compiler.is_exporting()
 
 
 def mask(x: Tensor, shape: Sequence[int], p: float) -> Tensor:
-    """A keep mask over 1 − p, of x's type and device: 0 where dropped, 1 / (1 − p) where kept."""
+    """Draw a keep mask divided by 1 − p: 0 where dropped, 1 / (1 − p) where kept.
+
+    Args:
+        x: Tensor whose dtype and device the mask has.
+        shape: Shape of the mask.
+        p: Drop probability.
+
+    Returns:
+        The mask.
+    """
     return F.dropout(x.new_ones(shape), p, training=True)
 
 
 def kept(x: Tensor, shape: Sequence[int], p: float) -> Tensor:
-    """Booleans on x's device: False where dropped."""
+    """Draw a boolean keep mask.
+
+    Args:
+        x: Tensor whose device the mask has.
+        shape: Shape of the mask.
+        p: Drop probability.
+
+    Returns:
+        bool, False where dropped.
+    """
     if capturing():
         return F.dropout(torch.ones(shape, device=x.device), p, training=True) != 0
     return torch.empty(shape, dtype=torch.bool, device=x.device).bernoulli_(1.0 - p)
 
 
 def unscaled_mask(x: Tensor, shape: Sequence[int], keep: float) -> Tensor:
-    """0 where dropped, 1 where kept, on x's device; with the noise off, keep. Booleans; float64 while capturing."""
+    """Draw a keep mask without a scale: 0 where dropped, 1 where kept; with the noise off, `keep`.
+
+    Args:
+        x: Tensor whose device the mask has.
+        shape: Shape of the mask.
+        keep: Probability of 1.
+
+    Returns:
+        bool; float64 while capturing.
+    """
     if capturing():
         return torch.bernoulli(torch.full(shape, keep, dtype=torch.float64, device=x.device))
     return torch.empty(shape, dtype=torch.bool, device=x.device).bernoulli_(keep)

@@ -11,17 +11,26 @@ from dropout_core.layers.base import RateLayer, capturing, checked_rank, kept, u
 
 
 def drop_block(x: Tensor, p: float, block_size: int, training: bool = True, count_normalized: bool = False) -> Tensor:
-    """x · m / (1 − p), where m is 0 on blocks of b × b, drawn for each row and channel of x [B, C, *].
+    """Return x · m / (1 − p), where m is 0 on blocks of b^d elements, drawn for each row and channel.
 
-    * is d axes of space, each of at least b = block_size; over d axes a block is b^d elements. Every place where a
-    block can meet the map, also in part, starts one with probability g = 1 − (1 − p)^(1 / b^d). At the border as in the
-    middle an element lies in b^d such places, so that it is kept with probability (1 − g)^(b^d) = 1 − p.
+    Every place where a block can meet the map, partly included, starts a block with probability
+    g = 1 − (1 − p)^(1 / b^d). An element lies in b^d such places, at the border as in the middle, so it is kept with
+    probability (1 − g)^(b^d) = 1 − p. At p = 1 the output is 0.
 
-    count_normalized: the paper's form. Blocks lie within the map, each place starts one with probability
-    g = p / b^d · ∏ n / (n − b + 1) over the axes' lengths n, and what is kept of a row is multiplied by its number of
-    elements over the number kept.
+    Args:
+        x: Input [B, C, *] with d spatial axes, each of at least b.
+        p: Drop probability of an element.
+        block_size: Length b of a block along each spatial axis.
+        training: Whether to drop; otherwise x is returned.
+        count_normalized: Whether to use the paper's form: blocks lie within the map, each place starts one with
+            probability g = p / b^d · ∏ n / (n − b + 1) over the axes' lengths n, and the kept elements of a row are
+            multiplied by the number of elements over the number kept.
 
-    At p = 1 the output is 0. Raises InvalidInput for an axis shorter than b.
+    Returns:
+        A tensor of the same shape.
+
+    Raises:
+        InvalidInput: x has no spatial axis, or one shorter than b.
     """
     if x.dim() < 3 or min(x.shape[2:]) < block_size:
         raise InvalidInput(
@@ -57,9 +66,16 @@ def _count_normalized(x: Tensor, p: float, size: int) -> Tensor:
 
 
 def window_product(values: Tensor, size: int) -> Tensor:
-    """The product of values [B, C, *] over every window of `size` along each axis of *, in O(log size) products.
+    """Return the product of values over every window, in O(log size) products.
 
-    Windows of 2, 4, … are made of two halves side by side, never overlapping: of probabilities no factor counts twice.
+    Windows of 2, 4, … are made of two adjacent halves that never overlap, so that no factor counts twice.
+
+    Args:
+        values: Input [B, C, *].
+        size: Length of a window along each axis of *.
+
+    Returns:
+        [B, C, *] with each axis of * shorter by size − 1.
     """
     for axis in range(2, values.dim()):
         windows, width = values, 1
@@ -74,26 +90,33 @@ def window_product(values: Tensor, size: int) -> Tensor:
 
 
 def _side_by_side(left: Tensor, right: Tensor, width: int, axis: int) -> Tensor:
-    """Each left times the right that begins `width` further on."""
+    """Multiply each left value by the right value that begins `width` further on."""
     count = right.shape[axis] - width
     return left.narrow(axis, 0, count) * right.narrow(axis, width, count)
 
 
 class DropBlock1d(RateLayer):
-    """Drops stretches of block_size neighbours of [B, C, L]: what one pixel shows, its neighbours show too.
+    """Drops stretches of block_size neighbours of [B, C, L], because neighbouring elements carry the same information.
 
-    Shape: [B, C, L], unchanged. Each row and channel has its own blocks. The realised drop rate is p and the
-    expectation of the output is the input, for every block, odd or even, and every map at least as long.
+    Each row and channel has its own blocks. The realised drop rate is p and the expectation of the output is the input,
+    for every block size and every map at least as long. In eval mode the layer returns its input.
 
-    count_normalized: the paper's own form, which scales each row (there: the batch) by the share it kept. Its realised
-    rate is not p: blocks overlap, and the border is covered less. At p = 0.1, blocks of 7 and maps of 14 × 14 it is
-    0.09294 over the map, 0.00625 in a corner and 0.2645 in the middle, and the expectation of an element is not its
-    value.
+    The paper places it after the convolutions of the later stages: in groups 3 and 4 of ResNet-50, on the skip
+    connections too, with blocks of 7 and p raised linearly from 0 to 0.1 during training (set `p` after each epoch).
 
-    Place it after the convolutions of the later stages: the paper does so in groups 3 and 4 of ResNet-50, on the skip
-    connections also, with blocks of 7 and p raised linearly from 0 to 0.1 during training (set `p` after each epoch).
-    Raises InvalidInput for a block that is no whole number of at least 1, and for maps smaller than a block.
-    Source: Ghiasi et al. 2018, arXiv 1810.12890, algorithm 1 and eq. 1; the exact form is ours.
+    Args:
+        p: Drop probability of an element, between 0 and 1.
+        block_size: Length of a block along each spatial axis, at least 1.
+        count_normalized: Whether to use the paper's own form, which scales each row (there: the batch) by the share it
+            kept. Its realised rate is not p, because blocks overlap and the border is covered less. At p = 0.1, blocks
+            of 7 and maps of 14 × 14 it is 0.09294 over the map, 0.00625 in a corner and 0.2645 in the middle, and the
+            expectation of an element is not its value.
+
+    Raises:
+        InvalidInput: p is out of range, block_size is not an integer of at least 1, or a map is smaller than a block.
+
+    References:
+        Ghiasi et al. 2018, arXiv 1810.12890, algorithm 1 and eq. 1. The exact form is ours.
     """
 
     _shape = "[B, C, L]"
@@ -110,11 +133,17 @@ class DropBlock1d(RateLayer):
         return drop_block(x, self.p, self.block_size, self.training, self.count_normalized)
 
     def extra_repr(self) -> str:
-        """The drop probability, the block and the form."""
+        """Return the drop probability, the block size and the form."""
         return f"p={self.p}, block_size={self.block_size}, count_normalized={self.count_normalized}"
 
 
 class DropBlock2d(DropBlock1d):
-    """Drops squares of block_size × block_size of [B, C, H, W]; otherwise as DropBlock1d."""
+    """Drops squares of block_size × block_size of [B, C, H, W]; otherwise like DropBlock1d.
+
+    Args:
+        p: Drop probability of an element, between 0 and 1.
+        block_size: Side of a square, at least 1.
+        count_normalized: Whether to use the paper's own form.
+    """
 
     _shape = "[B, C, H, W]"

@@ -1,12 +1,13 @@
 """Dropout of connections: a mask over weights.
 
-With weights W, and m ~ Bernoulli(1 − p) for each of them, y = (W · m / (1 − p)) x + b, so that E y is the layer without
-dropout. The bias is kept. In training a mask is drawn for each row or for the whole batch; in eval mode the weights
-are their mean. A Monte Carlo pass draws one network (`monte_carlo="weights"`), or each pre-activation from the normal
-law with its exact mean and variance ("moments", faster: passes are batched, but what rows share of a network is lost).
+With weights W and m ~ Bernoulli(1 − p) for each of them, y = (W · m / (1 − p)) x + b, so that E y is the layer without
+dropout. The bias is kept. Training draws a mask for each row or for the whole batch; eval mode uses the mean weights. A
+Monte Carlo pass draws one network (`monte_carlo="weights"`), or each pre-activation from the normal law with its exact
+mean and variance (`"moments"`), which is faster, because passes are batched, but loses what rows share of a network.
 
-Source: Wan et al. 2013, "Regularization of neural networks using DropConnect" (there the weights are
-divided by nothing in training, and multiplied by 1 − p at test).
+References:
+    Wan et al. 2013, "Regularization of neural networks using DropConnect" (there nothing divides the weights in
+    training, and 1 − p multiplies them at test).
 """
 
 from abc import ABC, abstractmethod
@@ -25,9 +26,15 @@ MonteCarlo = Literal["weights", "moments"]
 
 
 def linear_by_row(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Each row through weights of its own: y_b = W_b x_b + bias.
+    """Apply a linear map with separate weights for each row: y_b = W_b x_b + bias.
 
-    x: [B, *, I]. weights: [B, O, I]. Returns [B, *, O].
+    Args:
+        x: Input [B, *, I].
+        weights: Weights [B, O, I].
+        bias: Bias [O], if any.
+
+    Returns:
+        [B, *, O].
     """
     flat = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
     y = (flat @ weights.mT).reshape(*x.shape[:-1], weights.shape[1])
@@ -35,14 +42,22 @@ def linear_by_row(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Ten
 
 
 def noisy_moments(mean: Tensor, variance: Tensor) -> Tensor:
-    """Normal draws with this mean and variance, of the same shape. No gradient reaches a variance of 0."""
+    """Draw from normal laws. No gradient flows into a variance of 0.
+
+    Args:
+        mean: Means, of any shape.
+        variance: Variances of the same shape.
+
+    Returns:
+        Draws of the same shape.
+    """
     positive = variance > 0
     std = torch.where(positive, variance, 1.0).sqrt() * positive
     return mean + std * torch.randn_like(mean)
 
 
 class _DropConnect(nn.Module, ABC):
-    """What the layers below share: their options, and the weights of a draw for the whole batch."""
+    """Options that the layers below share, and the weights of one draw for the whole batch."""
 
     p = Rate()
     weight: Tensor
@@ -55,9 +70,9 @@ class _DropConnect(nn.Module, ABC):
         self.p, self.per, self.monte_carlo = p, per, monte_carlo
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the pre-activations over masks: W x + b and p / (1 − p) · W² x². p below 1.
+        """Return the mean W x + b and the variance p / (1 − p) · W² x² of the pre-activations over masks.
 
-        Source: Wan et al. 2013, in the inverted scale.
+        p must be below 1.
         """
         p = checked_rate(self.p, below_one=True)
         variance = p / (1.0 - p) * self._linear(x.square(), self.weight.square(), None)
@@ -80,23 +95,38 @@ class _DropConnect(nn.Module, ABC):
 
     @abstractmethod
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer under these weights."""
+        """Apply the layer with these weights."""
 
     @abstractmethod
     def _by_row(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The layer, each row under weights [B, *] of its own."""
+        """Apply the layer with separate weights [B, *] for each row."""
 
     def extra_repr(self) -> str:
-        """The layer's own arguments and those of the dropout."""
+        """Return the layer's own arguments and those of the dropout."""
         return f"{super().extra_repr()}, p={self.p}, per={self.per}, monte_carlo={self.monte_carlo}"
 
 
 class DropConnectLinear(_DropConnect, nn.Linear):
-    """A linear layer that drops connections; takes the weights of an nn.Linear.
+    """A linear layer that drops connections. It accepts the weights of an nn.Linear.
 
-    Shape: [B, *, in_features] → [B, *, out_features]. per: "row" draws a mask for each row, as the paper does, in
-    B · out · in numbers; "batch" draws one for all. Place it in a fully connected head, at 0.2 … 0.5.
-    Source: Wan et al. 2013; see the module.
+    The shape changes from [B, *, in_features] to [B, *, out_features]. Place it in a fully connected head at p = 0.2 …
+    0.5.
+
+    Args:
+        in_features: Number of input features.
+        out_features: Number of output features.
+        p: Drop probability of a weight, between 0 and 1.
+        bias: Whether the layer has a bias.
+        per: "row" draws a mask for each row, as the paper does, which takes B · out · in numbers; "batch" draws one
+            for all.
+        monte_carlo: How passes draw: "weights" or "moments" (see the module).
+        **factory: dtype and device, as in nn.Linear.
+
+    Raises:
+        InvalidInput: An argument is out of range, or the input does not fit.
+
+    References:
+        Wan et al. 2013; see the module.
     """
 
     def __init__(
@@ -134,7 +164,7 @@ class _DropConnectConv(_DropConnect, _ConvNd):
         return self._convolve(x, weight, bias, self.groups)
 
     def _by_row(self, x: Tensor, weights: Tensor) -> Tensor:
-        """All rows in one convolution: the groups of a row are groups of their own."""
+        """Compute all rows in one convolution, in which the groups of each row are separate groups."""
         rows = len(x)
         if rows == 0:
             return self._linear(x, self.weight, self.bias)
@@ -153,10 +183,20 @@ class _DropConnectConv(_DropConnect, _ConvNd):
 
 
 class DropConnectConv1d(_DropConnectConv, nn.Conv1d):
-    """A convolution over [B, C, L] that drops connections; takes the weights of an nn.Conv1d, and its arguments.
+    """A convolution over [B, C, L] that drops connections. It accepts the weights and arguments of an nn.Conv1d.
 
-    per: "row" draws a mask over the kernel for each row, "batch" one for all; along L the kernel is the same.
-    Source: Wan et al. 2013; see the module.
+    Args:
+        *args: Positional arguments of nn.Conv1d.
+        p: Drop probability of a weight, between 0 and 1.
+        per: "row" draws a mask over the kernel for each row, "batch" one for all. Along L the kernel is the same.
+        monte_carlo: How passes draw: "weights" or "moments" (see the module).
+        **arguments: Keyword arguments of nn.Conv1d.
+
+    Raises:
+        InvalidInput: An argument is out of range, or the input does not fit.
+
+    References:
+        Wan et al. 2013; see the module.
     """
 
     def __init__(
@@ -167,7 +207,15 @@ class DropConnectConv1d(_DropConnectConv, nn.Conv1d):
 
 
 class DropConnectConv2d(_DropConnectConv, nn.Conv2d):
-    """A convolution over [B, C, H, W] that drops connections; otherwise as DropConnectConv1d."""
+    """A convolution over [B, C, H, W] that drops connections; otherwise like DropConnectConv1d.
+
+    Args:
+        *args: Positional arguments of nn.Conv2d.
+        p: Drop probability of a weight, between 0 and 1.
+        per: As in DropConnectConv1d.
+        monte_carlo: As in DropConnectConv1d.
+        **arguments: Keyword arguments of nn.Conv2d.
+    """
 
     def __init__(
         self, *args: Any, p: float, per: Per = "row", monte_carlo: MonteCarlo = "weights", **arguments: Any

@@ -13,9 +13,20 @@ Form = Literal["linspace", "huang"]
 
 
 def drop_path(x: Tensor, p: float, training: bool = True, per: Per = "row", classic: bool = False) -> Tensor:
-    """x · m / (1 − p), with one m ~ Bernoulli(1 − p) for each row of a branch's output x [B, *], or for the batch.
+    """Return x · m / (1 − p) with one m ~ Bernoulli(1 − p) for each row of a branch's output, or for the batch.
 
-    classic: x · m, and x · (1 − p) when not training.
+    Args:
+        x: Output of a branch, [B, *].
+        p: Drop probability.
+        training: Whether to drop.
+        per: "row" draws for each row, "batch" once.
+        classic: Whether to use the paper's scale: x · m in training, and x · (1 − p) otherwise.
+
+    Returns:
+        A tensor of the same shape.
+
+    Raises:
+        InvalidInput: x has no axis of rows.
     """
     if x.dim() == 0:
         raise InvalidInput("the input has shape []; [B, *] is wanted.")
@@ -31,13 +42,23 @@ def drop_path(x: Tensor, p: float, training: bool = True, per: Per = "row", clas
 class DropPath(RateLayer):
     """Drops the output of a residual branch as a whole: x + DropPath(p)(branch(x)).
 
-    Shape: [B, *], unchanged. per: "row" draws for each row, "batch" once for all, as the paper does; in Monte Carlo
-    passes a pass draws once for all its rows, either way. classic: the paper's scale, nothing in training and × (1 − p)
-    in eval mode; otherwise ÷ (1 − p) in training and nothing in eval mode. Place it on every branch of a residual
-    network or transformer, just before the addition, at rates that grow with depth (linear_depth_rates) up to 0.1 in a
-    small net and 0.5 in a very deep one. It computes the branch it drops; StochasticDepth need not.
-    Source: Huang et al. 2016, arXiv 1603.09382, sections 3 and 3.1; for each row: Larsson et al. 2017,
-    arXiv 1605.07648, in the scale of Srivastava's inverted dropout.
+    The input has the shape [B, *], which is kept. Place the layer on every branch of a residual network or
+    transformer, just before the addition, at rates that grow with depth (`linear_depth_rates`), up to 0.1 in a small
+    network and 0.5 in a very deep one. It computes the branch that it drops; StochasticDepth does not have to.
+
+    Args:
+        p: Drop probability of the branch, between 0 and 1.
+        per: "row" draws for each row; "batch" draws once for all rows, as the paper does. A Monte Carlo pass draws
+            once for all its rows in both cases.
+        classic: Whether to use the paper's scale: no factor in training and 1 − p in eval mode. Otherwise the factor is
+            1 / (1 − p) in training and none in eval mode.
+
+    Raises:
+        InvalidInput: p is out of range, or `per` is unknown.
+
+    References:
+        Huang et al. 2016, arXiv 1603.09382, sections 3 and 3.1. For each row: Larsson et al. 2017, arXiv 1605.07648,
+        in the scale of Srivastava's inverted dropout.
     """
 
     def __init__(self, p: float, per: Per = "row", classic: bool = False) -> None:
@@ -47,22 +68,33 @@ class DropPath(RateLayer):
         self.per, self.classic = per, classic
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop the branch whose output x is."""
+        """Drop the branch whose output is x."""
         return drop_path(x, self.p, self.training, self.per, self.classic)
 
     def extra_repr(self) -> str:
-        """The drop probability, for what it is drawn, and the scale."""
+        """Return the drop probability, its unit and the scale."""
         return f"p={self.p}, per={self.per}, classic={self.classic}"
 
 
 class StochasticDepth(DropPath):
     """A residual block x + branch(x) whose branch is dropped as a whole.
 
-    Shape: [B, *], unchanged; the branch keeps the shape of its input. per: with "batch" the draw comes first, and in
-    training a dropped branch is not computed: at p = 0.5 half of the training time of the branches is saved, and their
-    batch statistics are those of the batches they saw. With "row" the branch is computed for all rows. At p = 1 it is
-    never computed in training. The rest is as in DropPath. Raises InvalidInput for a branch that changes the shape.
-    Source: Huang et al. 2016, arXiv 1603.09382, eq. 2 (there with a ReLU after the sum).
+    The input has the shape [B, *], and the branch must keep it. With `per="batch"` the draw comes first, and a dropped
+    branch is not computed in training: at p = 0.5 this saves half of the branches' training time, and their batch
+    statistics come from the batches they processed. With `per="row"` the branch is computed for all rows. At p = 1 it
+    is never computed in training.
+
+    Args:
+        branch: The residual branch.
+        p: Drop probability of the branch, between 0 and 1.
+        per: As in DropPath.
+        classic: As in DropPath.
+
+    Raises:
+        InvalidInput: An argument is out of range, or the branch changes the shape.
+
+    References:
+        Huang et al. 2016, arXiv 1603.09382, eq. 2 (there with a ReLU after the sum).
     """
 
     def __init__(self, branch: nn.Module, p: float, per: Per = "row", classic: bool = False) -> None:
@@ -91,13 +123,23 @@ class StochasticDepth(DropPath):
 
 
 def linear_depth_rates(num_blocks: int, last: float, form: Form = "linspace") -> list[float]:
-    """Drop probabilities for blocks 1 … L = num_blocks that grow linearly with depth, up to `last`.
+    """Return drop probabilities that grow linearly with depth, for blocks 1 … L.
 
-    form: "linspace" goes from 0 to last in equal steps, last · (l − 1) / (L − 1), so that the first block is never
-    dropped (a single block: 0), as vision transformers do. "huang" is last · l / L: the steps start at the input, which
-    is block 0, and the first block already drops. Huang et al. use last = 0.5.
-    Raises InvalidInput for a number of blocks below 1, a rate outside 0 … 1 and another form.
-    Source: Huang et al. 2016, arXiv 1603.09382, eq. 4, with p_l = 1 − the rate given here.
+    Args:
+        num_blocks: Number of blocks L.
+        last: Drop probability of the last block.
+        form: "linspace" goes from 0 to `last` in equal steps, last · (l − 1) / (L − 1), as vision transformers do, so
+            that the first block is never dropped (a single block has 0). "huang" is last · l / L: the steps start at
+            the input, which is block 0, and the first block is dropped too. Huang et al. use last = 0.5.
+
+    Returns:
+        One probability per block.
+
+    Raises:
+        InvalidInput: The number of blocks is below 1, the rate is outside 0 … 1, or the form is unknown.
+
+    References:
+        Huang et al. 2016, arXiv 1603.09382, eq. 4, where p_l is 1 − the rate returned here.
     """
     last = checked_rate(last, "last")
     if not isinstance(num_blocks, int) or isinstance(num_blocks, bool) or num_blocks < 1:

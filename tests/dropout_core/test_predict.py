@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core import predict
 from dropout_core.engine.options import PassOptions
 from dropout_core.errors import (
     CoupledRows,
@@ -18,6 +17,7 @@ from dropout_core.errors import (
     UnknownMeasure,
 )
 from dropout_core.estimate.estimate import run_passes
+from dropout_core.predict import predict
 from tests.support import refused
 from tests.support.captured import captured, classifier, made
 from tests.support.nets import AlwaysOn, BatchNorm, FoldedTime, NoisyWeights, OwnLaw, StochasticDepth, TwoSites

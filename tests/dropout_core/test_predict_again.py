@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core import predict
 from dropout_core.capture.capture import capture
 from dropout_core.layers import VariationalGRU
+from dropout_core.predict import predict
 from tests.support.captured import captured, classifier, made
 from tests.support.inputs import Steps, network
 from tests.support.nets import BatchNorm, LastLayer

@@ -1,5 +1,4 @@
-"""The table of settings in docs/serving.md, made from the settings: `python -m tests.support.settings_table` writes
-it anew."""
+"""The table of docs/reference/settings.md; `python -m tests.support.settings_table` writes it anew."""
 
 import re
 from pathlib import Path
@@ -7,7 +6,7 @@ from pathlib import Path
 from mcdrop.cli.flags import default_of
 from mcdrop.settings import Settings
 
-PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 _SHOWN = re.compile(r"^\| variable \|.*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""A client in a few lines: `Client("http://127.0.0.1:8000").predict("digits", x).outputs["mutual_information"]`."""
+"""The client: `Client("http://127.0.0.1:8000").predict("digits", x).outputs["mutual_information"]`."""
 
 from mcdrop.client.aio import AsyncClient as AsyncClient
 from mcdrop.client.errors import ServerError as ServerError

@@ -1,4 +1,4 @@
-"""What can go wrong with a request.
+"""Errors of the client.
 
 McdropError
 ├── ServerError   the server refused or failed
@@ -14,7 +14,13 @@ from dropout_core.errors import McdropError
 
 
 class ServerError(McdropError):
-    """The server refused or failed. `status` is that of HTTP, `code` the last part of the problem's type."""
+    """The server refused a request or failed to answer it.
+
+    Args:
+        status: HTTP status.
+        code: Last part of the problem's type, such as "queue-full".
+        detail: What happened, in a sentence.
+    """
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -23,12 +29,19 @@ class ServerError(McdropError):
 
 
 class Unreachable(McdropError):
-    """No answer came, or not all of it: no server there, no network, or no time left."""
+    """No answer arrived, or only a part of it: there is no server or no network, or the time is over."""
 
 
 @contextmanager
-def reaching(url: str) -> Iterator[None]:
-    """Turns httpx's errors into Unreachable."""
+def unreachable_errors(url: str) -> Iterator[None]:
+    """Turn httpx's errors into Unreachable.
+
+    Args:
+        url: URL of the server, for the message.
+
+    Raises:
+        Unreachable: httpx raised an error.
+    """
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -1,4 +1,4 @@
-"""Answers as numpy."""
+"""Responses of a server as numpy arrays."""
 
 import io
 import zipfile
@@ -18,9 +18,22 @@ from mcdrop.inference.provenance import DEFER, Provenance
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer: one array for each measure, rows first; and the run, which the same seed repeats.
+    """The response to a predict request.
 
-    defer: bool [B], where any measure of defer_above lies above its threshold; None where none was named.
+    Attributes:
+        model: Name of the model.
+        version: Its version.
+        passes: Number of passes, or the most with a tolerance.
+        seed: Seed of the masks.
+        outputs: An array [B, …] for each measure, by name.
+        labels: Names of the classes, if the model has them.
+        quantiles: Levels of the quantiles, if requested.
+        sampling: How the passes drew: "balanced" or "iid".
+        masks: "shared" or "independent".
+        branches: Passes that share the noise of all sites but the last.
+        noise: Version of the noise generator.
+        defer_above: Thresholds by measure.
+        defer: bool [B], whether any measure of a row exceeds its threshold; None without thresholds.
     """
 
     model: str
@@ -39,7 +52,15 @@ class Prediction:
 
     @staticmethod
     def of(run: Provenance, outputs: Mapping[str, NDArray[Any]]) -> "Prediction":
-        """The answer of a run."""
+        """Build a prediction from a run and its outputs.
+
+        Args:
+            run: Provenance of the outputs.
+            outputs: Arrays by measure; the array `defer` if there are thresholds.
+
+        Returns:
+            The prediction.
+        """
         measures = dict(outputs)
         return Prediction(
             **run.facts,
@@ -52,16 +73,25 @@ class Prediction:
 
     @property
     def run(self) -> Provenance:
-        """All but the outputs."""
+        """Everything but the outputs."""
         facts = {one.name: getattr(self, one.name) for one in fields(Provenance)}
         return Provenance(**{**facts, "labels": self.labels or (), "quantiles": self.quantiles or ()})
+
+    def __repr__(self) -> str:
+        """The run, and the shape of each measure rather than its numbers."""
+        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in self.outputs.items())
+        return f"Prediction({self.model}/{self.version}, passes={self.passes}, seed={self.seed}, outputs: {shapes})"
 
 
 @dataclass(frozen=True)
 class Row:
-    """The answer to one row as it came, and what it is part of. index: its number among those sent.
+    """One row of a streamed response.
 
-    defer: whether it is for a human; None where no threshold was named.
+    Attributes:
+        index: Number of the row in the request.
+        outputs: Measures of the row by name.
+        run: Provenance of the response.
+        defer: Whether a human should see the row; None without thresholds.
     """
 
     index: int
@@ -72,12 +102,23 @@ class Row:
 
 @dataclass(frozen=True)
 class RankedRows:
-    """Rows in the order they were picked.
+    """The response to a rank request: rows in the order of the picks.
 
-    score: None of k_centre and badge, which have no scores either. scores: in the score's own sign; of batchbald the
-    joint score up to and with each row. parts: measures of these rows, [k] each. reduction: how several numbers of a
-    row became one. saturated: the picks of batchbald use up what the passes can tell. considered: how many rows the
-    selector looked at. run, digest: what repeats the choice.
+    Attributes:
+        model: Name of the model.
+        version: Its version.
+        score: Name of the score; None for "k_centre" and "badge".
+        indices: int64 [k], the numbers of the chosen rows.
+        scores: float64 [k] in the score's own sign; for "batchbald" the joint score of all picks so far.
+        ids: Names of the chosen rows, if ids were sent.
+        selector: Name of the selector.
+        parts: Measures of the chosen rows, [k] each.
+        reduction: How several numbers of a row became one.
+        shares: For "batchbald", the scores over the most that the passes can tell, [k].
+        saturated: Whether a share exceeds 0.9, after which picks are noise.
+        considered: Number of rows that the selector considered.
+        digest: Digest of the bundle.
+        run: Provenance; with the digest it repeats the choice.
     """
 
     model: str
@@ -96,62 +137,118 @@ class RankedRows:
     run: Provenance | None = None
 
 
-class Lines:
-    """A streamed answer, read as it comes."""
+class RowStream:
+    """Reads the rows of a streamed response as they arrive.
+
+    Args:
+        response: The response, whose body has not been read.
+
+    Raises:
+        ServerError: The response is not from a mcdrop server.
+    """
 
     def __init__(self, response: httpx.Response) -> None:
         self._response, self._rest = response, b""
         try:
             self._run = Provenance.told(response.headers)
         except (KeyError, ValueError) as error:
-            raise _stranger(response) from error
+            raise _foreign_error(response) from error
 
     def rows(self, chunk: bytes) -> Iterator[Row]:
-        """The rows that a chunk completes. Raises ServerError where the server tells that there will be no more."""
+        """Yield the rows that a chunk completes.
+
+        Args:
+            chunk: The next bytes of the body.
+
+        Yields:
+            Rows in order.
+
+        Raises:
+            ServerError: The server reports an error, after which no row follows.
+        """
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             yield self._row(line)
 
     def end(self) -> None:
-        """Raises Unreachable where the end is not that of a row."""
+        """Check that the body ended after a row. Raises Unreachable if it did not."""
         if self._rest:
-            raise Unreachable("the answer ended in the middle of a row; ask again.")
+            raise Unreachable("the answer ended in the middle of a row; send the request again.")
 
     def _row(self, line: bytes) -> Row:
         try:
             values = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise _stranger(self._response) from error
+            raise _foreign_error(self._response) from error
         if "error" in values:
-            raise _refusal(values["error"])
+            raise _server_error(values["error"])
         index = values.pop("row")
         defer = values.pop(DEFER, None)
         return Row(index, {name: np.asarray(value) for name, value in values.items()}, self._run, defer)
 
 
-def content_of(response: httpx.Response, form: str) -> bytes:
-    """The body of an answer that was read, of the form that was asked for. Raises ServerError."""
+def checked_content(response: httpx.Response, media_type: str) -> bytes:
+    """Return the body of a successful response.
+
+    Args:
+        response: The response, whose body has been read.
+        media_type: Media type that was requested.
+
+    Returns:
+        The body.
+
+    Raises:
+        ServerError: The server refused the request, or the response has another media type.
+    """
     kind = response.headers.get("content-type", "")
-    if response.is_success and kind.startswith(form):
+    if response.is_success and kind.startswith(media_type):
         return response.content
     if kind.startswith("application/problem+json"):
-        raise _refusal(orjson.loads(response.content))
-    raise _stranger(response)
+        raise _server_error(orjson.loads(response.content))
+    raise _foreign_error(response)
 
 
 def is_streamed(response: httpx.Response) -> bool:
-    """Whether rows follow. Otherwise the answer is to be read, and `content_of` says what it is."""
+    """Return whether rows follow.
+
+    Args:
+        response: The response, whose body has not been read.
+
+    Returns:
+        False if the body holds an error, which `checked_content` raises.
+    """
     return bool(response.is_success) and response.headers.get("content-type", "").startswith(NDJSON)
 
 
-def prediction_of(response: httpx.Response) -> Prediction:
-    """The answer to a predict request. Raises ServerError."""
+def parse_prediction(response: httpx.Response) -> Prediction:
+    """Return the response to a predict request.
+
+    Args:
+        response: The response, whose body has been read.
+
+    Returns:
+        The prediction.
+
+    Raises:
+        ServerError: The server refused the request or failed.
+    """
     members, run = _members(response)
     return Prediction.of(run, members)
 
 
-def ranking_of(response: httpx.Response, ids: Sequence[str | int] | None) -> RankedRows:
-    """The answer to a rank request. ids: names of the rows that were sent. Raises ServerError."""
+def parse_ranking(response: httpx.Response, ids: Sequence[str | int] | None) -> RankedRows:
+    """Return the response to a rank request.
+
+    Args:
+        response: The response, whose body has been read.
+        ids: Names of the rows that were sent.
+
+    Returns:
+        The chosen rows.
+
+    Raises:
+        ServerError: The server refused the request or failed.
+    """
     members, run = _members(response)
     try:
         indices = members.pop("indices")
@@ -173,34 +270,45 @@ def ranking_of(response: httpx.Response, ids: Sequence[str | int] | None) -> Ran
             parts=members,
         )
     except KeyError as error:
-        raise _stranger(response) from error
+        raise _foreign_error(response) from error
 
 
 def is_ready(response: httpx.Response) -> bool:
-    """Whether models can be asked. Raises ServerError where another server answers."""
+    """Return whether the server can answer queries.
+
+    Args:
+        response: The response of the readiness endpoint.
+
+    Returns:
+        Whether at least one model is ready.
+
+    Raises:
+        ServerError: The response is not from a mcdrop server.
+    """
     if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         return False
-    content_of(response, "application/json")
+    checked_content(response, "application/json")
     return True
 
 
 def _members(response: httpx.Response) -> tuple[dict[str, NDArray[Any]], Provenance]:
     try:
-        with np.load(io.BytesIO(content_of(response, NPZ)), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(checked_content(response, NPZ)), allow_pickle=False) as archive:
             members = dict(archive)
         return members, Provenance.taken(members)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise _stranger(response) from error
+        raise _foreign_error(response) from error
 
 
-def _refusal(problem: Mapping[str, Any]) -> ServerError:
+def _server_error(problem: Mapping[str, Any]) -> ServerError:
     return ServerError(problem["status"], problem["type"].rpartition(":")[2], problem["detail"])
 
 
-def _stranger(response: httpx.Response) -> ServerError:
-    asked = response.request
+def _foreign_error(response: httpx.Response) -> ServerError:
+    request = response.request
     return ServerError(
         response.status_code,
         "http",
-        f"{asked.method} {asked.url} answered {response.status_code} {response.reason_phrase}; is it a mcdrop server?",
+        f"{request.method} {request.url} answered {response.status_code} {response.reason_phrase}; "
+        "is this an mcdrop server?",
     )

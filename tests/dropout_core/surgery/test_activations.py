@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dropout_core import predict
 from dropout_core.capture.capture import capture
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import AlphaDropout, DropBlock2d, Dropout, SpatialDropout2d
+from dropout_core.predict import predict
 from dropout_core.surgery import add_dropout
 from tests.support.captured import made
 from tests.support.surgery_nets import Cnn, Encoder, Functions, Residual, anatomy, entries, mlp, rows

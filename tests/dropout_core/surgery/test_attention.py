@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core import predict
 from dropout_core.capture.capture import capture
 from dropout_core.errors import InvalidInput
 from dropout_core.layers import AttentionDropout, Dropout, MultiheadAttention
+from dropout_core.predict import predict
 from dropout_core.surgery import add_dropout
 from tests.support.captured import made
 from tests.support.surgery_nets import Encoder, anatomy, entries, mlp, rows

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dropout_core import predict
 from dropout_core.errors import InvalidInput, NoSite
 from dropout_core.layers import Dropout, SpatialDropout1d, SpatialDropout2d
+from dropout_core.predict import predict
 from dropout_core.surgery import add_dropout
 from tests.support import references
 from tests.support.captured import made

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 from dropout_core.errors import InvalidInput
 from mcdrop.client import Client, ServerError
-from mcdrop.client.retry import Patience
+from mcdrop.client.retry import RetryPolicy
 from tests.support import service_nets as nets
 from tests.support.asgi import listening
 from tests.support.scripted_server import Scripted, busy, no_models
@@ -53,8 +53,8 @@ def test_it_does_not_wait_for_what_comes_after_its_time():
 
 def pauses(timeout_s, retries, headers=None):
     """How long a question would wait before each time it is asked again."""
-    patience = Patience(timeout_s, retries)
-    return list(iter(lambda: patience.pause_s(httpx.Response(503, headers=headers or {})), None))
+    policy = RetryPolicy(timeout_s, retries)
+    return list(iter(lambda: policy.pause_s(httpx.Response(503, headers=headers or {})), None))
 
 
 def test_each_pause_may_be_twice_as_long_up_to_a_bound_and_is_never_less_than_half():

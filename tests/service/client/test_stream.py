@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import Response
 
 from mcdrop.client import Client, ServerError, Unreachable
-from mcdrop.client.responses import Lines
+from mcdrop.client.responses import RowStream
 from tests.support import service_nets as nets
 from tests.support.asgi import listening
 from tests.support.scripted_server import Scripted
@@ -60,7 +60,7 @@ def test_a_stream_that_is_refused_is_the_same_error(client):
     [
         (b'{"error":{"type":"urn:mcdrop:compute-died","status":503,"detail":"it died."}}\n', ServerError, "it died."),
         (b'{"row":1,"me', Unreachable, "ended in the middle of a row"),
-        (b"<html>\n", ServerError, "is it a mcdrop server"),
+        (b"<html>\n", ServerError, "is this an mcdrop server"),
     ],
     ids=["told", "cut off", "another's"],
 )
@@ -75,7 +75,7 @@ def test_a_stream_that_breaks_off_is_an_error_after_the_rows_that_came(content, 
 def test_rows_are_read_however_they_are_cut():
     content = b"".join(b'{"row":%d,"mean":[%d]}\n' % (row, row) for row in range(3))
     for size in range(1, len(content)):
-        reader = Lines(httpx.Response(200, headers=lines(b"").headers, request=httpx.Request("POST", "http://x")))
+        reader = RowStream(httpx.Response(200, headers=lines(b"").headers, request=httpx.Request("POST", "http://x")))
         chunks = [content[start : start + size] for start in range(0, len(content), size)]
         assert [row.index for chunk in chunks for row in reader.rows(chunk)] == [0, 1, 2]
         reader.end()

@@ -207,7 +207,7 @@ def test_without_the_key_the_refusal_says_what_to_send(locked_url, key):
     ids=["a page", "a proxy's error", "another's JSON", "a redirect"],
 )
 def test_the_answer_of_another_server_is_an_error_that_says_so(response, said):
-    asked = pytest.raises(ServerError, match="is it a mcdrop server")
+    asked = pytest.raises(ServerError, match="is this an mcdrop server")
     with listening(stranger(response)) as address, Client(address) as client, asked as refusal:
         client.models()
 
@@ -243,7 +243,7 @@ def test_a_closed_client_asks_no_more(url):
 
 
 def test_a_word_too_many_is_no_argument(client):
-    with pytest.raises(TypeError, match="there is no argument 'pases'; there are version, passes, "):
+    with pytest.raises(TypeError, match="there is no argument 'pases'; there are branches, "):
         client.predict("digits", X, pases=3)
     with pytest.raises(TypeError, match="there is no argument 'samples'"):
         client.rank("digits", X, samples=True)

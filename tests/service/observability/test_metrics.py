@@ -18,7 +18,7 @@ from tests.support.fakes import NoCatalogue
 
 TOTAL_S = sum(SPENT_NS.values()) / 1e9
 DIGITS = {"model": "digits", "version": "2"}
-PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "operate.md"
 ROWS = nets.images(3).tolist()
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dropout_core import predict
 from dropout_core.engine.options import PassOptions, PassOverrides
+from dropout_core.predict import predict
 from mcdrop.client import Client
 from mcdrop.inference.query import RequestLimits, make_query, model_measures
 from tests.service.conftest import assert_refused
