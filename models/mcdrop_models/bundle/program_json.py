@@ -117,53 +117,78 @@ def program_from_json(content: bytes, weights: Mapping[str, Tensor]) -> Program:
 
 
 def _graph(document: Any) -> Graph:
-    inputs = tuple(_input(item) for item in document["inputs"])
-    if not 1 <= len(inputs) <= _MAX_INPUTS or len(document["nodes"]) > _MAX_NODES:
-        counts = f"{len(inputs)} inputs and {len(document['nodes'])} nodes"
+    counts = len(document["inputs"]), len(document["nodes"])
+    if not 1 <= counts[0] <= _MAX_INPUTS or counts[1] > _MAX_NODES:
         raise InvalidBundle(
-            f"program.json has {counts}; it may have 1 to {_MAX_INPUTS} inputs and up to {_MAX_NODES} nodes."
+            f"program.json has {counts[0]} inputs and {counts[1]} nodes; it may have 1 to {_MAX_INPUTS} inputs and up "
+            f"to {_MAX_NODES} nodes."
         )
-    free = tuple(_free(*item) for item in document.get("free", []))
-    sizes = {ROWS, *(one.name for one in free)}
-    names = tuple(expect_text(name) for name in document["weights"])
-    known = {*names, *(spec.name for spec in inputs)}
-    if len(known) < len(names) + len(inputs) or len(sizes) < 1 + len(free):
-        raise InvalidBundle("program.json uses a name twice among its inputs, weights and free dimensions.")
-    _check_sizes({size for spec in inputs for size in spec.shape if isinstance(size, str)}, sizes - {ROWS})
-    boundary = {expect_text(name): _rows(rows) for name, rows in document["boundary"].items()}
-    positions, output = _positions(document.get("positions", []), free), expect_text(document["output"])
-    if document["schema"] == OUTLINE:
-        if any("kind" not in item for item in document["nodes"]):
-            raise InvalidBundle("program.json is an outline with an operation; an outline has sites only.")
-        sites = tuple(_site(item, index) for index, item in enumerate(document["nodes"]))
-        return _checked_outline(Graph(inputs, names, sites, output, boundary, free, positions))
+    is_outline = document["schema"] == OUTLINE
+    graph = Graph(
+        inputs=tuple(map(_input, document["inputs"])),
+        weights=tuple(map(expect_text, document["weights"])),
+        nodes=_outline_nodes(document["nodes"]) if is_outline else _nodes(document["nodes"]),
+        output=expect_text(document["output"]),
+        boundary={expect_text(name): _rows(rows) for name, rows in document["boundary"].items()},
+        free=tuple(_free(*item) for item in document.get("free", [])),
+        positions=tuple(map(_position, document.get("positions", []))),
+    )
+    _check_names(graph)
+    if is_outline:
+        _check_outline(graph)
+    else:
+        _check_order(graph)
+        _check_boundary(graph)
+    return graph
+
+
+def _nodes(items: Any) -> tuple[Node, ...]:
     nodes: list[Node] = []
     num_sites = 0
-    for item in document["nodes"]:
+    for item in items:
         node = _site(item, num_sites) if "kind" in item else _operation(item)
+        nodes.append(node)
+        num_sites += isinstance(node, Site)
+    return tuple(nodes)
+
+
+def _outline_nodes(items: Any) -> tuple[Node, ...]:
+    if any("kind" not in item for item in items):
+        raise InvalidBundle("program.json is an outline with an operation; an outline has sites only.")
+    return _nodes(items)
+
+
+def _check_names(graph: Graph) -> None:
+    """Check that names are unique, and that the sizes of inputs and positions are free dimensions."""
+    values = [*graph.weights, *(spec.name for spec in graph.inputs)]
+    sizes = [ROWS, *(one.name for one in graph.free)]
+    if len(set(values)) < len(values) or len(set(sizes)) < len(sizes):
+        raise InvalidBundle("program.json uses a name twice among its inputs, weights and free dimensions.")
+    named = {size for spec in graph.inputs for size in spec.shape if isinstance(size, str)}
+    _check_sizes(named | size_names(graph.positions), set(sizes[1:]))
+
+
+def _check_order(graph: Graph) -> None:
+    """Check that every node reads values that exist, and that the output is one of them."""
+    known = {*graph.weights, *(spec.name for spec in graph.inputs)}
+    sizes = {ROWS, *(one.name for one in graph.free)}
+    for node in graph.nodes:
         unknown = set(references(node)) - known
         if unknown or node.name in known:
             raise InvalidBundle(f"node {node.name} reads {sorted(unknown)} before they exist, or uses a name twice.")
         _check_sizes(size_names(node), sizes)
         known.add(node.name)
-        nodes.append(node)
-        num_sites += isinstance(node, Site)
-    if output not in known:
-        raise InvalidBundle(f"program.json names the output {output!r}, which no node has.")
-    graph = Graph(inputs, names, tuple(nodes), output, boundary, free, positions)
-    _check_boundary(graph)
-    return graph
+    if graph.output not in known:
+        raise InvalidBundle(f"program.json names the output {graph.output!r}, which no node has.")
 
 
-def _checked_outline(graph: Graph) -> Graph:
-    named = len({site.name for site in graph.sites}) == len(graph.sites)
-    fits = all(site.rows == graph.boundary.get(site.input.name, site.rows) for site in graph.sites)
-    if not graph.nodes or graph.weights or not named or not graph.is_outline or not fits:
+def _check_outline(graph: Graph) -> None:
+    unique = len({site.name for site in graph.sites}) == len(graph.sites)
+    if not graph.nodes or graph.weights or not unique or not graph.is_outline or _misplaced_site(graph):
         raise InvalidBundle(
             "program.json is not a valid outline: an outline has no weights, and at least one site; its sites have "
             "different names, none of them is the output, and their rows lie where the boundary says."
         )
-    return graph
 
 
 def _check_boundary(graph: Graph) -> None:
@@ -175,9 +200,13 @@ def _check_boundary(graph: Graph) -> None:
     crossing = set(parts.crossing) - set(graph.weights)
     if not crossing <= set(graph.boundary) <= crossing | set(split_last(parts.suffix, graph.output).crossing):
         raise InvalidBundle(f"program.json has the boundary {sorted(graph.boundary)}, but {sorted(crossing)} cross it.")
-    for site in graph.sites:
-        if site.rows != graph.boundary.get(site.input.name, site.rows):
-            raise InvalidBundle(f"site {site.name} and the boundary place the rows of {site.input.name} differently.")
+    site = _misplaced_site(graph)
+    if site is not None:
+        raise InvalidBundle(f"site {site.name} and the boundary place the rows of {site.input.name} differently.")
+
+
+def _misplaced_site(graph: Graph) -> Site | None:
+    return next((site for site in graph.sites if site.rows != graph.boundary.get(site.input.name, site.rows)), None)
 
 
 def _input(item: Any) -> Input:
@@ -185,10 +214,9 @@ def _input(item: Any) -> Input:
     return Input(expect_text(item["name"]), shape, dtype_named(item["dtype"]))
 
 
-def _positions(items: Any, free: tuple[FreeDimension, ...]) -> tuple[int | Size, ...]:
-    positions = tuple(size if isinstance(size, Size) else expect_integer(size) for size in map(decode_argument, items))
-    _check_sizes(size_names(positions), {one.name for one in free})
-    return positions
+def _position(item: Any) -> int | Size:
+    size = decode_argument(item)
+    return size if isinstance(size, Size) else expect_integer(size)
 
 
 def _free(name: Any, least: Any, most: Any) -> FreeDimension:

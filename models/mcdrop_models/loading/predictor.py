@@ -26,7 +26,7 @@ from mcdrop_models.loading.stored_network import check_answer, read_network
 from mcdrop_models.loading.tunings import TuningCache
 from mcdrop_models.onnx.runtime.options import Backends
 
-Rows = Tensor | NDArray[Any]
+RowsLike = Tensor | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Predictor:
 
     def predict(
         self,
-        x: Rows | tuple[Rows, ...] | Mapping[str, Rows],
+        x: RowsLike | tuple[RowsLike, ...] | Mapping[str, RowsLike],
         options: PassOptions | None = None,
         keep_draws: bool = False,
         **overrides: Unpack[PassOverrides],

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 Backend = Literal["torch", "onnx"]
 T = TypeVar("T")
 _TUNING: TypeAdapter[Tuning] = TypeAdapter(Tuning)
-_COMPUTER: TypeAdapter[Backend] = TypeAdapter(Backend)
+_BACKEND: TypeAdapter[Backend] = TypeAdapter(Backend)
 # Backends are compared at one row, a single request, and at 32, a batch of several.
 _ROWS = (1, 32)
 
@@ -78,7 +78,7 @@ class TuningCache:
             }
             return min(each, key=each.__getitem__)
 
-        return self._known(f"{digest} {machine_name(program.device)}, who computes", _COMPUTER, measure)
+        return self._known(f"{digest} {machine_name(program.device)}, who computes", _BACKEND, measure)
 
     def _known(self, key: str, kind: TypeAdapter[T], measure: Callable[[], T]) -> T:
         file = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
@@ -88,13 +88,13 @@ class TuningCache:
             pass
         except (OSError, ValidationError) as error:
             _log.warning("the measured choices in %s cannot be read and are measured again: %s", file, error)
-        found = measure()
+        result = measure()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            replace_file(file, kind.dump_json(found))
+            replace_file(file, kind.dump_json(result))
         except OSError as error:
             _log.warning("the measured choices cannot be kept in %s: %s", self._folder, error.strerror)
-        return found
+        return result
 
 
 def tuning_cache_at(folder: Path | None) -> TuningCache | None:
