@@ -10,10 +10,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from dropout_core.engine.options import PassOptions
+from dropout_core.errors import InvalidInput
 from mcdrop.settings import Settings
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.onnx.runtime.options import Backends
+from mcdrop_models.publishing.onnx import publish_onnx
 from tests.service.conftest import assert_refused
 from tests.support.asgi import Served
 
@@ -116,12 +118,22 @@ def test_passes_of_onnx_do_not_branch(files, mcdrop):
         (("--weights", "net.onnx"), "holds its weights"),
         (("--backend", "torch"), "holds its weights"),
         (("--result", "z"), "'z'"),
+        (("--class-axis", "1"), "must be its last axis; leave out --class-axis"),
         (("--example-shape", "5"), "5"),
         (("--task", "ranking"), "the task is 'ranking'"),
     ],
 )
 def test_what_does_not_fit_a_file_is_refused(options, reason, files, mcdrop):
     assert_refused(mcdrop("publish", "net.onnx", *OPTIONS, *options), reason)
+
+
+def test_the_function_publishes_as_the_command_does(files, mcdrop):
+    assert mcdrop("publish", "net.onnx", *OPTIONS)[0] == 0
+    content = (files / "net.onnx").read_bytes()
+    manifest = publish_onnx(content, name="net", task="classification", root="bundles").manifest
+    assert manifest.digest == Repository("bundles").read("net", 1).manifest.digest
+    with pytest.raises(InvalidInput, match="the result is 1; name an output of the ONNX model"):
+        publish_onnx(content, name="net", task="classification", result=1, root="bundles")
 
 
 def test_a_factory_is_published_for_both_backends(tmp_path, monkeypatch, mcdrop):
