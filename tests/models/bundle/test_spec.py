@@ -32,10 +32,10 @@ def test_each_task_has_a_default_output(task, output):
     assert BundleSpec(name="net", task=task).output_kind == output
 
 
-def test_the_plan_holds_the_passes_the_seed_and_the_scheme():
-    assert BundleSpec(name="net", task="regression").plan == PassOptions(32, 0)
+def test_the_pass_options_are_those_of_the_spec():
+    assert BundleSpec(name="net", task="regression").pass_options == PassOptions(32, 0)
     spec = BundleSpec(name="net", task="regression", passes=8, seed=3, sampling="iid", masks="independent")
-    assert spec.plan == PassOptions(8, 3, sampling="iid", masks="independent")
+    assert spec.pass_options == PassOptions(8, 3, sampling="iid", masks="independent")
 
 
 @pytest.mark.parametrize(
