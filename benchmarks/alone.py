@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from wire import rows_of
 
-from mcdrop.inference.query import Query, model_measures, run_query
+from mcdrop.inference.query import Query, model_measures
+from mcdrop.inference.result import run_query
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.loading.tunings import tuning_cache_at
@@ -39,18 +40,14 @@ def _timed(predictor: Predictor, rows: int, passes: int, seconds: float) -> dict
     manifest = predictor.manifest
     spec = manifest.inputs[0]
     x = torch.from_numpy(rows_of(tuple(int(size) for size in spec.shape), rows))
-    query = Query(
-        {spec.name: x},
-        rows,
-        replace(manifest.pass_options, passes=passes, seed=manifest.seed),
-        model_measures(predictor),
-    )
-    run_query(predictor, query)
+    options = replace(manifest.pass_options, passes=passes)
+    query = Query(predictor, {spec.name: x}, rows, options, model_measures(predictor))
+    run_query(query)
     walls: list[float] = []
     start_cpu, start = time.process_time(), time.perf_counter()
     while time.perf_counter() - start < seconds:
         begun = time.perf_counter()
-        run_query(predictor, query)
+        run_query(query)
         walls.append(time.perf_counter() - begun)
     return {"cpu_s": (time.process_time() - start_cpu) / len(walls), "wall_s": statistics.median(walls)}
 

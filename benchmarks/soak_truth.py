@@ -1,18 +1,18 @@
 """What a bundle answers when its engine is asked without a server."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from dropout_core.engine.plan import Plan
 from numpy.typing import NDArray
 from serving_nets import NETS
 from wire import Rows, rows_of
 
 from dropout_core.errors import McdropError
-from mcdrop.inference.query import Query, model_measures, run_query
+from mcdrop.inference.query import Query, model_measures
+from mcdrop.inference.result import run_query
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 
@@ -78,10 +78,11 @@ class Truth:
         predictor = self._predictors[key]
         manifest = predictor.manifest
         plan, inputs = (
-            Plan(asked.passes, asked.seed, manifest.scheme),
+            replace(manifest.pass_options, passes=asked.passes, seed=asked.seed),
             {manifest.inputs[0].name: torch.from_numpy(asked.x)},
         )
-        return dict(run_query(predictor, Query(inputs, asked.rows, plan, (*model_measures(predictor), "passes_used"))))
+        measures = (*model_measures(predictor), "passes_used")
+        return dict(run_query(Query(predictor, inputs, asked.rows, plan, measures)))
 
 
 def _agree(name: str, found: NDArray[np.float64], wanted: NDArray[np.float64] | None, asked: Question) -> bool:

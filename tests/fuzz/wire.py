@@ -20,9 +20,11 @@ from pathlib import Path
 import atheris
 import numpy as np
 
-with atheris.instrument_imports(include=["service"]):
-    from mcdrop.api.oip.decode import question_of
-    from mcdrop.api.v1.predict import request as reading
+with atheris.instrument_imports(include=["mcdrop"]):
+    from mcdrop.api.oip import decode as oip
+    from mcdrop.api.v1.payload import Payload, query_fields
+    from mcdrop.api.v1.predict import request as predicting
+    from mcdrop.api.v1.rank import request as ranking
     from mcdrop.http import compression as inflate
     from mcdrop.http import media_types as forms
     from mcdrop.http.problems import problem_of
@@ -30,7 +32,7 @@ with atheris.instrument_imports(include=["service"]):
     from mcdrop.inference.query import RequestLimits
     from mcdrop.wire import npy as arrays
     from mcdrop.wire import oip_frame as framing
-    from mcdrop.wire.json import parse_json
+    from mcdrop.wire.json import JsonParser, parse_json
 
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -39,6 +41,7 @@ from tests.support import service_nets as nets
 
 _MAX_BYTES = 2**20
 _LIMITS = RequestLimits(max_passes=64, max_samples=2**16, max_length=64)
+_PARSER = JsonParser()
 
 
 @cache
@@ -53,7 +56,7 @@ def predictor() -> Predictor:
 def infer(data: bytes) -> None:
     """A body of the Open Inference Protocol, its first three bytes in the place of the header's number."""
     header = data[:3].decode("latin-1")
-    question_of(predictor(), framing.Frame.of(data[3:], header or None), _LIMITS)
+    oip.decode(framing.Frame.of(data[3:], header or None), predictor(), _LIMITS, _PARSER)
 
 
 def predict(data: bytes) -> None:
@@ -61,13 +64,14 @@ def predict(data: bytes) -> None:
     form = (forms.JSON, forms.NPY, forms.NPZ)[data[0] % 3] if data else forms.JSON
     query, _, body = data[1:].partition(b"\0")
     names = [tuple(part.partition("=")[::2]) for part in query.decode("latin-1").split("&") if part]
-    reading.predict_query(predictor(), reading.Sent(body, form, names, _MAX_BYTES), _LIMITS)
-    reading.rank_query(predictor(), reading.Sent(body, form, names, _MAX_BYTES), _LIMITS)
+    payload = Payload(form, body, query_fields(names), _MAX_BYTES)
+    predicting.decode(payload, predictor(), _LIMITS, _PARSER)
+    ranking.decode(payload, predictor(), _LIMITS, _PARSER)
 
 
 def inflated(data: bytes) -> None:
     """A compressed body."""
-    inflate.inflated(data[1:], ("gzip", "deflate", "br")[data[0] % 3] if data else "gzip", _MAX_BYTES)
+    inflate.decompress(data[1:], ("gzip", "deflate", "br")[data[0] % 3] if data else "gzip", _MAX_BYTES)
 
 
 READERS: tuple[Callable[[bytes], object], ...] = (
@@ -77,8 +81,8 @@ READERS: tuple[Callable[[bytes], object], ...] = (
     lambda data: to_inputs(parse_json(data), predictor().manifest),
     arrays.read_npy,
     lambda data: arrays.read_npz(data, _MAX_BYTES),
-    lambda data: forms.form_of_answer(data.decode("latin-1"), (forms.JSON, forms.NPZ)),
-    lambda data: forms.form_of_body(data.decode("latin-1")),
+    lambda data: forms.negotiate(data.decode("latin-1"), (forms.JSON, forms.NPZ)),
+    lambda data: forms.body_media_type(data.decode("latin-1")),
 )
 
 

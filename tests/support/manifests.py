@@ -1,4 +1,4 @@
-"""A valid manifest, and the two files that it has digests of."""
+"""A manifest that is right, and the two files it speaks of."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ PROGRAM_BYTES, WEIGHTS_BYTES = b'{"schema": 1}', b"weights"
 
 
 def sample_fields(**changes: Any) -> dict[str, Any]:
-    """Return the fields of a valid manifest, without its digest."""
+    """The fields of a right manifest, without its digest."""
     return {
         "name": "net",
         "task": "regression",
@@ -31,10 +31,10 @@ def sample_fields(**changes: Any) -> dict[str, Any]:
 
 
 def sample_manifest(**changes: Any) -> Manifest:
-    """Return a valid manifest with its digest."""
+    """A right manifest, sealed."""
     return seal_manifest(sample_fields(**changes))
 
 
 def put(root: Path, **changes: Any) -> int:
-    """Publish a sample and return its version. Its files match their digests; its program is empty."""
+    """Publish a sample, returning its version. Its files are whole; its program says nothing."""
     return Repository(root).publish(sample_manifest(**changes), PROGRAM_BYTES, WEIGHTS_BYTES)

@@ -50,7 +50,7 @@ class Desk:
         self._begun, self._may_end = threading.Semaphore(0), threading.Semaphore(0)
 
     def __call__(self, batch):
-        batch = [(one.ticket.work, one.start, one.stop) for one in batch]
+        batch = [(one.ticket.query, one.start, one.stop) for one in batch]
         self.batches.append(batch)
         self.threads.append(threading.current_thread())
         if self.held:

@@ -1,4 +1,4 @@
-"""Whether the process is alive, and whether it can answer."""
+"""Liveness and readiness of the server."""
 
 from typing import Any
 
@@ -10,35 +10,35 @@ from mcdrop.inference.state import State
 
 
 class Liveness(BaseModel):
-    """Whether the process runs, and what computes in it."""
+    """Whether the process and its compute thread run."""
 
     live: bool
 
 
 class Readiness(BaseModel):
-    """At least one model can be asked. models: name/version of each that is in memory."""
+    """At least one model can answer. `models` has the name/version of each model in memory."""
 
     ready: bool
     models: list[str]
 
 
 class Unreadiness(BaseModel):
-    """No model can be asked now."""
+    """No model can answer now."""
 
     ready: bool
     reason: str
 
 
 router = APIRouter(prefix="/healthz", tags=["health"])
-_DEAD: dict[str, Any] = {"model": Liveness, "description": "What computes has died; restart the server."}
-_UNREADY: dict[str, Any] = {"model": Unreadiness, "description": "No model can be asked, and why."}
+_DEAD: dict[str, Any] = {"model": Liveness, "description": "The compute thread died; restart the server."}
+_UNREADY: dict[str, Any] = {"model": Unreadiness, "description": "No model can answer, and why."}
 
 
 @router.get("/live", responses={503: _DEAD, **problem_docs("internal")})
-async def live(response: Response, shared: State) -> Liveness:
-    """The process runs, and what computes in it."""
-    response.status_code = 200 if shared.batcher.alive else 503
-    return Liveness(live=shared.batcher.alive)
+async def live(response: Response, state: State) -> Liveness:
+    """Report whether the process and its compute thread run."""
+    response.status_code = 200 if state.batcher.alive else 503
+    return Liveness(live=state.batcher.alive)
 
 
 @router.get(
@@ -46,9 +46,9 @@ async def live(response: Response, shared: State) -> Liveness:
     response_model=Readiness | Unreadiness,
     responses={200: {"model": Readiness}, 503: _UNREADY, **problem_docs("internal")},
 )
-async def ready(response: Response, shared: State) -> Readiness | Unreadiness:
-    """At least one model can be asked."""
-    if shared.unready:
+async def ready(response: Response, state: State) -> Readiness | Unreadiness:
+    """Report whether at least one model can answer."""
+    if state.unready:
         response.status_code = 503
-        return Unreadiness(ready=False, reason=shared.unready)
-    return Readiness(ready=True, models=[f"{model.name}/{model.version}" for model in shared.catalogue.loaded()])
+        return Unreadiness(ready=False, reason=state.unready)
+    return Readiness(ready=True, models=[f"{model.name}/{model.version}" for model in state.catalogue.loaded()])

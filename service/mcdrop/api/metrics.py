@@ -9,11 +9,14 @@ from mcdrop.inference.state import State
 router = APIRouter(tags=["health"])
 
 
-_FORMS = {"text/plain": {"schema": {"type": "string"}}, "application/openmetrics-text": {"schema": {"type": "string"}}}
+_MEDIA_TYPES = {
+    "text/plain": {"schema": {"type": "string"}},
+    "application/openmetrics-text": {"schema": {"type": "string"}},
+}
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": _FORMS}, **problem_docs("internal")})
-async def metrics(request: Request, shared: State) -> Response:
-    """Every metric, as text or as OpenMetrics: what the Accept header says."""
-    content, media_type = await anyio.to_thread.run_sync(shared.metrics.text, request.headers.get("accept", ""))
+@router.get("/metrics", response_class=Response, responses={200: {"content": _MEDIA_TYPES}, **problem_docs("internal")})
+async def metrics(request: Request, state: State) -> Response:
+    """Return every metric, as text or as OpenMetrics, as the Accept header says."""
+    content, media_type = await anyio.to_thread.run_sync(state.metrics.text, request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": media_type})

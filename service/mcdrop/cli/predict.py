@@ -15,8 +15,9 @@ from mcdrop.cli import console
 from mcdrop.cli.bench import bench as bench_rows
 from mcdrop.cli.options import Bundles, Device, Url, Version, bundles_folder, chosen_device, common_settings
 from mcdrop.client import Client, Prediction
-from mcdrop.inference.inputs import arrays_to_inputs
-from mcdrop.inference.query import Query, RequestLimits, make_query, run_query
+from mcdrop.inference.inputs import to_inputs
+from mcdrop.inference.query import Query, RequestLimits
+from mcdrop.inference.result import run_query
 from mcdrop.wire.npy import write_npz
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -59,8 +60,8 @@ def predict(
         with client_of(url) as client:
             answer = client.predict(name, rows, version=version, **overrides)
     else:
-        predictor, query = _question(name, rows, version, overrides, bundles, device)
-        answer = Prediction.of(provenance_of(predictor, query), run_query(predictor, query))
+        query = _question(name, rows, version, overrides, bundles, device)
+        answer = Prediction.of(provenance_of(query), run_query(query))
     if out is not None:
         out.write_bytes(write_npz({**answer.outputs, **answer.run.members}))
     if json:
@@ -107,11 +108,10 @@ def predictor_of(
 
 def _question(
     name: str, rows: Rows, version: int | None, overrides: PassOverrides, bundles: Path | None, device: str | None
-) -> tuple[Predictor, Query]:
-    """Return a model of a folder and the query to it."""
+) -> Query:
+    """Return a query to a model of a folder."""
     predictor = predictor_of(name, version, bundles, device)
-    inputs = arrays_to_inputs(rows, predictor.manifest)
-    return predictor, make_query(predictor, inputs, _UNBOUNDED, overrides=overrides)
+    return Query.of(predictor, to_inputs(rows, predictor.manifest), _UNBOUNDED, overrides=overrides)
 
 
 def _rows(file: Path) -> Rows:

@@ -150,7 +150,7 @@ class RowStream:
     def __init__(self, response: httpx.Response) -> None:
         self._response, self._rest = response, b""
         try:
-            self._run = Provenance.told(response.headers)
+            self._run = Provenance.from_headers(response.headers)
         except (KeyError, ValueError) as error:
             raise _foreign_error(response) from error
 
@@ -295,7 +295,7 @@ def _members(response: httpx.Response) -> tuple[dict[str, NDArray[Any]], Provena
     try:
         with np.load(io.BytesIO(checked_content(response, NPZ)), allow_pickle=False) as archive:
             members = dict(archive)
-        return members, Provenance.taken(members)
+        return members, Provenance.from_members(members)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _foreign_error(response) from error
 

@@ -1,1 +1,1 @@
-"""What waits, and who goes next. Nothing here knows torch or HTTP."""
+"""From a query to its result: the queue, the compute thread and the models. The queue knows neither torch nor HTTP."""

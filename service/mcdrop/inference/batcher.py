@@ -1,4 +1,4 @@
-"""A bounded queue and the thread that computes. Work-conserving: a free thread takes what waits; there is no timer."""
+"""A bounded queue and the compute thread. Work-conserving: a free thread takes what waits, and there is no timer."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from mcdrop.errors import ComputeDied, DeadlineExceeded, Draining, QueueFull
 from mcdrop.inference.scheduler import Slice, SliceResult, Ticket, next_batch
 
 _log = logging.getLogger("mcdrop")
-# How fast the measured speed follows the last batches.
+# The weight that earlier batches keep, with each new one, in the measured speed.
 _MEMORY = 0.8
 _SLOWEST, _FASTEST = 100.0, 0.1
 _LEAST_S = 1e-9
@@ -23,7 +23,13 @@ RunBatch = Callable[[Sequence[Slice]], Sequence[Any]]
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """How much may wait: requests, and seconds of computing. batch_s: the seconds that one batch should take."""
+    """The limits of the queue.
+
+    Attributes:
+        requests: The most requests that may wait.
+        pending_s: The most seconds of computing that may wait.
+        batch_s: The seconds that one batch should take.
+    """
 
     requests: int
     pending_s: float
@@ -33,17 +39,20 @@ class QueueLimits:
 class Batcher:
     """Computes tickets in batches, on a thread of its own.
 
-    run: the results of the slices of a batch, an exception in the place of one that failed alone; where it raises, each
-    slice is tried once by itself. prepare: called on the thread before anything else.
+    Args:
+        run: Returns the result of each slice of a batch, or an exception in its place. If it raises, each slice is
+            tried once by itself.
+        limits: The limits of the queue.
+        prepare: Called first on the compute thread.
     """
 
-    def __init__(self, run: RunBatch, bounds: QueueLimits, prepare: Callable[[], None] = lambda: None) -> None:
-        self._run, self._bounds, self._prepare = run, bounds, prepare
+    def __init__(self, run: RunBatch, limits: QueueLimits, prepare: Callable[[], None] = lambda: None) -> None:
+        self._run, self._limits, self._prepare = run, limits, prepare
         self._waiting: list[Ticket] = []
         self._running: list[Slice] = []
         self._changed = threading.Condition()
-        # What the last batches took, what their tickets said that they would, and the share of it.
-        self._spent = self._said = bounds.batch_s
+        # Decayed sums over the last batches: the seconds they took and the seconds their tickets predicted.
+        self._spent_s = self._predicted_s = limits.batch_s
         self._slowness = 1.0
         self._restarts = 0
         self._ending, self._dead = False, False
@@ -51,51 +60,68 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether a thread computes."""
+        """Whether there is a compute thread."""
         return not self._dead
 
     @property
     def pending_requests(self) -> int:
-        """The tickets that wait or run."""
+        """The number of tickets that wait or run."""
         with self._changed:
             return len(self._queued())
 
     @property
     def pending_s(self) -> float:
-        """The seconds of computing that wait, by the measured speed."""
+        """Seconds of computing that wait or run, at the measured speed."""
         with self._changed:
             return self._pending_s()
 
     def submit(self, ticket: Ticket) -> None:
-        """Let a ticket wait. Raises QueueFull, Draining or ComputeDied where it may not."""
+        """Add a ticket to the queue.
+
+        Args:
+            ticket: The ticket.
+
+        Raises:
+            QueueFull: The limits of the queue are reached.
+            Draining: The server is shutting down.
+            ComputeDied: There is no compute thread any more.
+        """
         with self._changed:
             if self._ending:
-                raise Draining("the server is shutting down; ask another one, or later.")
+                raise Draining("the server is shutting down. Ask another one, or retry later.")
             if self._dead:
-                raise ComputeDied("the compute thread of this server died; tell the operator to restart it.")
-            pending_s, waiting = self._pending_s(), len(self._cut()) + len(self._waiting)
-            own_s, bounds, wait_s = ticket.cost * self._slowness, self._bounds, max(1, ceil(pending_s))
-            if waiting >= bounds.requests or (waiting and pending_s + own_s > bounds.pending_s):
-                raise QueueFull(
-                    f"{waiting} requests of {pending_s:.1f} s wait, and this one takes {own_s:.1f} s; up to "
-                    f"{bounds.requests} of {bounds.pending_s:g} s may wait. Try again in {wait_s} s.",
-                    wait_s,
-                )
+                raise ComputeDied("the compute thread of this server died. Tell the operator to restart it.")
+            self._refuse_beyond_limits(ticket)
             self._waiting.append(ticket)
             self._changed.notify()
 
     def cancel(self, ticket: Ticket) -> None:
-        """Nobody wants this any more: what waits of it is forgotten, and what runs of it is dropped."""
+        """Remove a ticket: its waiting rows leave the queue, and the result of running rows is dropped.
+
+        Args:
+            ticket: A ticket that was submitted.
+        """
         with self._changed:
             ticket.over = True
             self._waiting = [one for one in self._waiting if one is not ticket]
 
     def close(self) -> None:
-        """End: what waits fails, and what runs is not waited for, as nobody is left to take its result."""
+        """Fail the tickets that wait or run, and end the thread without waiting for the running batch."""
         with self._changed:
             self._ending = True
-            self._fail(self._queued(), Draining("the server shut down before this was computed; ask another one."))
+            self._fail(self._queued(), Draining("the server shut down before this was computed. Ask another one."))
             self._changed.notify()
+
+    def _refuse_beyond_limits(self, ticket: Ticket) -> None:
+        limits, pending_s, waiting = self._limits, self._pending_s(), len(self._cut()) + len(self._waiting)
+        own_s = ticket.cost * self._slowness
+        if waiting >= limits.requests or (waiting and pending_s + own_s > limits.pending_s):
+            retry_s = max(1, ceil(pending_s))
+            raise QueueFull(
+                f"the queue holds {waiting} requests ({pending_s:.1f} s of computing), and this one would add "
+                f"{own_s:.1f} s. Limits: {limits.requests} requests, {limits.pending_s:g} s. Retry in {retry_s} s.",
+                retry_s,
+            )
 
     def _start(self) -> None:
         threading.Thread(target=self._work, name="compute", daemon=True).start()
@@ -105,11 +131,11 @@ class Batcher:
             self._prepare()
             while batch := self._next():
                 self._compute(batch)
-        except BaseException as error:  # noqa: BLE001 - whatever ends the thread, those who wait are told
+        except BaseException as error:  # noqa: BLE001 - whatever ends the thread, the waiting requests must fail
             self._died(error)
 
     def _next(self) -> list[Slice]:
-        """The next batch, as soon as there is one; nothing at the end."""
+        """Wait for the next batch and return it; return an empty list at the end."""
         with self._changed:
             self._requeue()
             while not self._ending:
@@ -123,22 +149,24 @@ class Batcher:
     def _expire(self) -> None:
         now = time.monotonic()
         late = [ticket for ticket in self._waiting if ticket.deadline <= now]
-        self._fail(late, DeadlineExceeded("no time was left before the computing began; send fewer rows, or later."))
+        self._fail(
+            late, DeadlineExceeded("the deadline passed while the request was queued. Send fewer rows, or retry later.")
+        )
 
     def _take(self) -> None:
-        self._running = next_batch(self._waiting, self._bounds.batch_s / self._slowness)
+        self._running = next_batch(self._waiting, self._limits.batch_s / self._slowness)
         taken = {id(one.ticket) for one in self._running}
         self._waiting = [ticket for ticket in self._waiting if id(ticket) not in taken]
         for one in self._running:
             one.ticket.taken = one.stop
 
     def _requeue(self) -> None:
-        """What is left of a ticket waits behind those that came while its rows ran."""
+        """Queue the rest of a cut ticket behind the tickets that arrived while its rows ran."""
         self._waiting += self._cut()
         self._running = []
 
     def _cut(self) -> list[Ticket]:
-        """The tickets of which rows run and rows wait."""
+        """Return the tickets with rows that run and rows that wait."""
         tickets = [one.ticket for one in self._running]
         return [ticket for ticket in tickets if ticket.taken < ticket.rows and not ticket.over]
 
@@ -147,21 +175,21 @@ class Batcher:
         results = self._results(batch)
         ended_ns = time.time_ns()
         cost = sum(one.rows * one.ticket.row_cost for one in batch)
-        if cost > 0:  # no rows say nothing of what rows cost
+        if cost > 0:  # a batch without rows says nothing about the cost of rows
             self._learn(time.perf_counter() - began, cost)
         for one, result in zip(batch, results, strict=True):
             self._deliver(one, result, began_ns, ended_ns)
 
     def _learn(self, seconds: float, cost: float) -> None:
-        """Batches count by what they cost: what a small one takes besides its rows says little of a large one."""
-        self._spent = _MEMORY * self._spent + seconds
-        self._said = _MEMORY * self._said + cost
-        self._slowness = min(max(self._spent / max(self._said, _LEAST_S), _FASTEST), _SLOWEST)
+        """Update the measured speed. Batches count by their cost: the overhead of a small one says little."""
+        self._spent_s = _MEMORY * self._spent_s + seconds
+        self._predicted_s = _MEMORY * self._predicted_s + cost
+        self._slowness = min(max(self._spent_s / max(self._predicted_s, _LEAST_S), _FASTEST), _SLOWEST)
 
     def _results(self, batch: Sequence[Slice]) -> Sequence[Any]:
         try:
             return self._run(batch)
-        except Exception as error:  # noqa: BLE001 - it is given to those whose rows they are
+        except Exception as error:  # noqa: BLE001 - the error goes to the requests whose rows caused it
             if len(batch) == 1:
                 return [error]
         results: list[Any] = []
@@ -177,7 +205,7 @@ class Batcher:
             if isinstance(result, Exception):
                 self._fail([ticket], result)
                 return
-            ticket.on_part(SliceResult(one.start, one.stop, result, began_ns, ended_ns))
+            ticket.on_result(SliceResult(one.start, one.stop, result, began_ns, ended_ns))
             if one.stop == ticket.rows:
                 ticket.over = True
                 ticket.on_end(None)
@@ -190,7 +218,7 @@ class Batcher:
         self._waiting = [ticket for ticket in self._waiting if not ticket.over]
 
     def _queued(self) -> list[Ticket]:
-        """The tickets that wait or run, each once."""
+        """Return the tickets that wait or run, each once."""
         found = {id(ticket): ticket for ticket in [*(one.ticket for one in self._running), *self._waiting]}
         return [ticket for ticket in found.values() if not ticket.over]
 
@@ -201,7 +229,7 @@ class Batcher:
     def _died(self, error: BaseException) -> None:
         _log.critical("the compute thread died: %s: %s", type(error).__name__, error)
         with self._changed:
-            self._fail(self._queued(), ComputeDied("the compute thread died while this waited; ask again."))
+            self._fail(self._queued(), ComputeDied("the compute thread died while this request waited. Retry it."))
             self._running = []
             self._dead = self._restarts >= _RESTARTS
             if not self._dead and not self._ending:

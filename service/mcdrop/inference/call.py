@@ -1,53 +1,72 @@
-"""One request about a model, from its arrival to its answer: read, wait, compute, write, and tell what became of it."""
+"""A call: one request about a model, from its arrival to its response."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeVar
 
-import anyio.to_thread
 from fastapi import Request
 
 from mcdrop.errors import ClientGone, DeadlineExceeded, InvalidRequest
 from mcdrop.http.body import read_body
 from mcdrop.http.problems import outcome_of
-from mcdrop.inference.batch import Result, Work, batch_key, concatenate
+from mcdrop.inference.batch import batch_key
 from mcdrop.inference.catalogue import LoadedModel
 from mcdrop.inference.query import EmbeddingQuery, Query
+from mcdrop.inference.result import Result
 from mcdrop.inference.scheduler import SliceResult, Ticket
 from mcdrop.inference.state import ServerState
-from mcdrop.observability.events import CallFinished, Outcome, Phase
+from mcdrop.observability.events import CallFinished, Outcome, Phase, PhaseName
 from mcdrop.observability.middleware import attach_call
 from mcdrop.wire.npy import Array
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 TIMEOUT_HEADER = "x-request-timeout-ms"
-# Work on so few bytes, or numbers, is done on the event loop: handing it to a thread would cost more.
-SMALL_BODY_BYTES = 64 * 2**10
-_SMALL_ANSWER_NUMBERS = 2048
 
 
 class Call:
-    """A request about a model. Use as an async context manager: its end is told to those who watch."""
+    """A request about a model. An async context manager: at its end the observers are told.
 
-    def __init__(self, shared: ServerState, request: Request, verb: str, model: LoadedModel, deadline: float) -> None:
-        self.shared, self.request, self.model = shared, request, model
+    Args:
+        state: The parts of the server.
+        request: The request.
+        verb: What the request does, as metrics name it.
+        model: The model.
+        deadline: When the response becomes useless, as `time.monotonic` counts.
+    """
+
+    def __init__(self, state: ServerState, request: Request, verb: str, model: LoadedModel, deadline: float) -> None:
+        self.state, self.request, self.model = state, request, model
         self._verb, self._deadline = verb, deadline
         self._phases: list[Phase] = []
-        self._watched: Mapping[str, Array] = {}
+        self._monitored: Mapping[str, Array] = {}
         self._size: tuple[int, int] | None = None
         self._held = ExitStack()
         self._kept_open = False
 
     @staticmethod
-    async def of(shared: ServerState, request: Request, name: str, version: int | None, verb: str) -> "Call":
-        """A call about a model, which is loaded when it is not yet. Raises UnknownModel, InvalidBundle, Unloaded."""
-        deadline = time.monotonic() + _timeout_s(request, shared.settings.max_timeout_ms)
-        return Call(shared, request, verb, await shared.model(name, version), deadline)
+    async def of(state: ServerState, request: Request, name: str, version: int | None, verb: str) -> "Call":
+        """Return a call, and load its model if it is not in memory.
+
+        Args:
+            state: The parts of the server.
+            request: The request.
+            name: The name of the model.
+            version: The version; None for the current one.
+            verb: What the request does, as metrics name it.
+
+        Raises:
+            UnknownModel: There is no such model.
+            Unloaded: An operator took the model out of service.
+            InvalidBundle: The bundle is refused.
+            InvalidRequest: The timeout in the headers is not a number.
+        """
+        deadline = time.monotonic() + _timeout_s(request, state.settings.max_timeout_ms)
+        return Call(state, request, verb, await state.model(name, version), deadline)
 
     async def __aenter__(self) -> Self:
-        self._held.enter_context(self.shared.catalogue.holding(self.model))
+        self._held.enter_context(self.state.catalogue.holding(self.model))
         return self
 
     async def __aexit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
@@ -55,72 +74,104 @@ class Call:
             self.end(error)
 
     def keep_open(self) -> None:
-        """The answer is not written yet when the block ends: `end` will be called."""
+        """Keep the call open when the block ends, because `end` will be called once the response is sent."""
         self._kept_open = True
 
     def end(self, error: BaseException | None) -> None:
-        """Tell what became of it."""
+        """End the call and tell the observers.
+
+        Args:
+            error: What it failed with; None for a success.
+        """
         self._held.close()
-        outcome: Outcome = "success" if error is None else _outcome(error)
         rows, passes = self._size or (0, 0)
         event = CallFinished(
             model=self.model.name,
             version=self.model.version,
             verb=self._verb,
-            outcome=outcome,
+            outcome="success" if error is None else _outcome(error),
             rows=rows,
             passes=passes,
             phases=tuple(self._phases),
-            measures=self._watched if error is None else {},
+            measures=self._monitored if error is None else {},
         )
         attach_call(event)
-        self.shared.call_finished(event)
+        self.state.call_finished(event)
 
-    def within(self, seconds: float) -> None:
-        """Let the deadline be no later than so many seconds from now."""
+    def limit_time(self, seconds: float) -> None:
+        """Move the deadline forward if it is later than some seconds from now.
+
+        Args:
+            seconds: Seconds from now.
+        """
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
-    def about(self, rows: int, passes: int) -> None:
-        """How large a question is that takes several queries; otherwise it is as large as its query."""
+    def set_size(self, rows: int, passes: int) -> None:
+        """Set the size that is reported for a call of several queries. By default it is that of its first query.
+
+        Args:
+            rows: The number of rows.
+            passes: The number of passes.
+        """
         self._size = rows, passes
 
-    async def decode(self, read: Callable[[bytes], T], weigh: Callable[[bytes], int] = len) -> T:
-        """What is read from the body. weigh: the bytes of JSON that reading it takes as long as.
+    @contextmanager
+    def phase(self, name: PhaseName) -> Iterator[None]:
+        """Record how long a phase of the call takes.
 
-        Raises as `body_of`, and what `read` raises.
+        Args:
+            name: The name of the phase.
         """
         began = time.time_ns()
         try:
-            body = await read_body(self.request, self.shared.settings.max_body_bytes, self._deadline - time.monotonic())
-            return read(body) if weigh(body) <= SMALL_BODY_BYTES else await anyio.to_thread.run_sync(read, body)
+            yield
         finally:
-            self._phases.append(Phase("decode", began, time.time_ns()))
+            self._phases.append(Phase(name, began, time.time_ns()))
 
-    async def compute(self, query: Query | EmbeddingQuery) -> Mapping[str, Array]:
-        """The measures of all rows, by name. Raises as `parts`."""
-        return concatenate([part.result async for part in self.parts(query)]).measures
+    async def body(self) -> bytes:
+        """Return the body of the request, decompressed. Raises as `read_body`."""
+        return await read_body(self.request, self.state.settings.max_body_bytes, self._deadline - time.monotonic())
 
-    async def parts(self, query: Query | EmbeddingQuery, *, watched: bool = True) -> AsyncGenerator[SliceResult, None]:
-        """The answer in parts, rows in order: several where there are too many rows for one batch.
+    async def compute(self, query: Query | EmbeddingQuery) -> Result:
+        """Return the result of a query.
 
-        watched: whether its measures may be told of the request; those of the first query that has any are.
+        Args:
+            query: The query.
 
-        Raises QueueFull, Draining, ComputeDied, DeadlineExceeded, ClientGone, NonFiniteOutput, or what a run raises.
+        Raises:
+            QueueFull: The queue is full.
+            Draining: The server is shutting down.
+            ComputeDied: The compute thread died.
+            DeadlineExceeded: The deadline has passed.
+            ClientGone: The client left.
+            NonFiniteOutput: The network returned NaN or infinity.
+        """
+        return Result.join([part.result async for part in self.stream(query)])
+
+    async def stream(
+        self, query: Query | EmbeddingQuery, *, monitored: bool = True
+    ) -> AsyncGenerator[SliceResult, None]:
+        """Yield the result of a query in slices, in the order of the rows. A query too large for a batch has several.
+
+        Args:
+            query: The query.
+            monitored: Whether its measures may be recorded for the call. Those of the first such query are.
+
+        Raises:
+            McdropError: As `compute` does, or what the computation raises.
         """
         self._size = self._size or (query.num_rows, query.passes)
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue[SliceResult | BaseException | None]()
-        tell = inbox.put_nowait
 
-        def later(item: SliceResult | BaseException | None) -> None:
-            loop.call_soon_threadsafe(tell, item)
+        def put(item: SliceResult | BaseException | None) -> None:
+            loop.call_soon_threadsafe(inbox.put_nowait, item)
 
-        work = Work(self.model, query)
         row_cost = self.model.cost.of_row(query.passes)
-        ticket = Ticket(work, batch_key(work), query.num_rows, row_cost, self._deadline, later, later)
+        ticket = Ticket(query, batch_key(query), query.num_rows, row_cost, self._deadline, put, put)
         queued_ns = time.time_ns()
-        self.shared.batcher.submit(ticket)
-        late = loop.call_later(max(0.0, self._deadline - time.monotonic()), tell, _late())
-        gone = asyncio.create_task(_tell_gone(self.request, tell))
+        self.state.batcher.submit(ticket)
+        late = loop.call_later(max(0.0, self._deadline - time.monotonic()), inbox.put_nowait, _deadline_exceeded())
+        gone = asyncio.create_task(_put_gone(self.request, inbox.put_nowait))
         found: list[SliceResult] = []
         try:
             while isinstance(item := await inbox.get(), SliceResult):
@@ -131,42 +182,42 @@ class Call:
         finally:
             late.cancel()
             gone.cancel()
-            self.shared.batcher.cancel(ticket)
-            self._computed(queued_ns, found)
-            if watched and found and not self._watched:
-                self._watched = concatenate([part.result for part in found]).watched
+            self.state.batcher.cancel(ticket)
+            self._record(queued_ns, found)
+            if monitored and found and not self._monitored:
+                self._monitored = Result.join([part.result for part in found]).monitored
 
-    async def choose(self, work: Callable[..., T], *args: Any) -> T:
-        """The result of some work on a choice, off the event loop. Raises what it raises, DeadlineExceeded, ClientGone.
+    async def choose(self, work: Callable[..., _T], *args: Any) -> _T:
+        """Return the result of a step of a choice, which runs off the event loop.
 
-        What has begun goes on in its thread when nobody waits for it any more.
+        A step that has begun goes on in its thread even if the call ends before.
+
+        Args:
+            work: A function.
+            args: Its arguments.
+
+        Raises:
+            DeadlineExceeded: The deadline has passed.
+            ClientGone: The client left.
         """
-        chosen = asyncio.ensure_future(self.shared.choosing(work, *args))
+        chosen = asyncio.ensure_future(self.state.on_chooser(work, *args))
         gone = asyncio.create_task(_gone(self.request))
         try:
             left_s = max(0.0, self._deadline - time.monotonic())
             await asyncio.wait({chosen, gone}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if chosen.done():
                 return chosen.result()
-            raise gone.result() if gone.done() else _late()
+            raise gone.result() if gone.done() else _deadline_exceeded()
         finally:
             chosen.cancel()
             gone.cancel()
 
-    async def encode(self, numbers: int, write: Callable[[], T]) -> T:
-        """An answer of so many numbers, as it is written."""
-        began = time.time_ns()
-        content = write() if numbers <= _SMALL_ANSWER_NUMBERS else await anyio.to_thread.run_sync(write)
-        self._phases.append(Phase("encode", began, time.time_ns()))
-        return content
-
-    def _computed(self, queued_ns: int, parts: list[SliceResult]) -> None:
-        """Note when it waited and ran. What parts share with others of their batch counts in full."""
+    def _record(self, queued_ns: int, parts: list[SliceResult]) -> None:
+        """Record when a query waited and ran. Time that slices share with others of their batch counts in full."""
         if not parts:
             self._phases.append(Phase("queue", queued_ns, time.time_ns()))
             return
-        results: list[Result] = [part.result for part in parts]
-        prefix_ns = int(1e9 * sum(result.prefix_s for result in results))
+        prefix_ns = int(1e9 * sum(part.result.prefix_s for part in parts))
         spent_ns = sum(part.ended_ns - part.began_ns for part in parts)
         began, ended = parts[0].began_ns, parts[-1].ended_ns
         middle = began + min(prefix_ns, spent_ns)
@@ -177,21 +228,20 @@ class Call:
         ]
 
 
-async def _tell_gone(request: Request, tell: Callable[[BaseException], None]) -> None:
-    """Tell when the caller has left."""
-    tell(await _gone(request))
+async def _put_gone(request: Request, put: Callable[[BaseException], None]) -> None:
+    put(await _gone(request))
 
 
 async def _gone(request: Request) -> ClientGone:
-    """Once the caller has left."""
+    """Wait until the client leaves."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    return ClientGone("the caller left before the answer.")
+    return ClientGone("the client left before the response.")
 
 
-def _late() -> DeadlineExceeded:
+def _deadline_exceeded() -> DeadlineExceeded:
     return DeadlineExceeded(
-        "the time for this request is over; send fewer rows, ask for fewer passes, or allow more time."
+        "the deadline of this request has passed. Send fewer rows, request fewer passes, or allow more time."
     )
 
 
@@ -201,7 +251,7 @@ def _outcome(error: BaseException) -> Outcome:
 
 
 def _timeout_s(request: Request, max_ms: int) -> float:
-    """The seconds a caller allows, and the server at most. Raises InvalidRequest."""
+    """Return the timeout that the client sends, at most the server's. Raises InvalidRequest."""
     sent = request.headers.get(TIMEOUT_HEADER)
     if sent is None:
         return max_ms / 1000

@@ -1,7 +1,8 @@
-"""The bundles in memory: loaded, verified and measured; one version of each name is the current one.
+"""The models that a server holds: loaded, verified and timed.
 
-A new version takes the place of the current one when it is ready, and never when it is refused. What a request holds it
-keeps to its end. Beyond a bound of bytes, what was longest unused is forgotten and loaded again when it is wanted.
+One version of each name is current. A newer version replaces it once it is loaded, and never if it is refused. A
+request keeps the model that it began with. Beyond a limit of bytes, the least recently used model is dropped and loaded
+again on demand.
 """
 
 import logging
@@ -27,25 +28,35 @@ ModelKey = tuple[str, int]
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A predictor in memory, and what its rows cost on this machine."""
+    """A predictor in memory.
+
+    Attributes:
+        predictor: The predictor.
+        cost: What its rows cost on this machine.
+    """
 
     predictor: Predictor
     cost: RowCost
 
     @property
     def name(self) -> str:
-        """The name it was published under."""
+        """The name that the model was published under."""
         return self.predictor.manifest.name
 
     @property
     def version(self) -> int:
-        """Its version."""
+        """The version of the model."""
         return self.predictor.version
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a version is not served (empty where nothing is against it), and what its files looked like then."""
+    """What is known about a version that is not loaded.
+
+    Attributes:
+        reason: Why it is refused; empty if nothing is known against it.
+        stamps: When each of its files had last changed.
+    """
 
     reason: str
     stamps: tuple[int, ...]
@@ -53,7 +64,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class VersionState:
-    """Where a version stands, and why it is refused."""
+    """The state of a version.
+
+    Attributes:
+        name: The name of the model.
+        version: The version.
+        state: Whether it is loaded, being loaded, refused or not in memory.
+        reason: Why it is refused; empty otherwise.
+    """
 
     name: str
     version: int
@@ -62,9 +80,14 @@ class VersionState:
 
 
 class Catalogue:
-    """Models by name and version. Safe for many threads; loading happens one at a time.
+    """Models by name and version. Safe for many threads; models are loaded one at a time.
 
-    max_bytes: of weights in memory; None: any number. backends: who may compute; None: who each bundle says.
+    Args:
+        repository: The bundles.
+        device: Where to load the weights.
+        tunings: Where measured choices are kept; None measures nothing.
+        max_bytes: The most bytes of weights in memory; None sets no limit.
+        backends: The backends to use; None lets each bundle decide.
     """
 
     def __init__(
@@ -77,7 +100,7 @@ class Catalogue:
     ) -> None:
         self.repository = repository
         self._device, self._tunings, self._max_bytes, self._backends = device, tunings, max_bytes, backends
-        self._loaded: dict[ModelKey, LoadedModel] = {}  # the longest unused first
+        self._loaded: dict[ModelKey, LoadedModel] = {}  # the least recently used first
         self._current: dict[str, int] = {}
         self._closed: set[str] = set()
         self._verdicts: dict[ModelKey, Verdict] = {}
@@ -86,12 +109,17 @@ class Catalogue:
         self._loading, self._changed = threading.Lock(), threading.Condition()
 
     def loaded(self) -> list[LoadedModel]:
-        """The models in memory, by name and version."""
+        """Return the models in memory, sorted by name and version."""
         with self._changed:
             return [model for _, model in sorted(self._loaded.items())]
 
     def find(self, name: str, version: int | None = None) -> LoadedModel | None:
-        """A model that is in memory already, or None. Reads no file."""
+        """Return a model that is in memory, or None. Reads no file.
+
+        Args:
+            name: The name of the model.
+            version: The version; None for the current one.
+        """
         with self._changed:
             key = (name, self._current.get(name, 0) if version is None else version)
             model = self._loaded.pop(key, None)
@@ -100,10 +128,16 @@ class Catalogue:
             return model
 
     def get(self, name: str, version: int | None = None) -> LoadedModel:
-        """A model, loaded when it is not yet.
+        """Return a model, and load it if it is not in memory.
 
-        version: None is the current one, or where there is none the newest that can be served. Raises UnknownModel,
-        naming those there are, Unloaded, or InvalidBundle with the reason when none of them can be served.
+        Args:
+            name: The name of the model.
+            version: The version; None for the current one, or the newest that can be served if none is current.
+
+        Raises:
+            UnknownModel: There is no such model. The message names those there are.
+            Unloaded: An operator took the model out of service.
+            InvalidBundle: The bundle is refused. The message has the reason.
         """
         with self._loading:
             self._refuse_closed(name)
@@ -113,32 +147,49 @@ class Catalogue:
             if version is not None:
                 return self._load_version(name, version)
             if name in self._current:
-                with suppress(UnknownModel, InvalidBundle):  # gone or changed since: another version may do
+                with suppress(UnknownModel, InvalidBundle):  # removed or changed since: another version may work
                     return self._load_version(name, self._current[name])
             return self._load_newest(name)
 
     def expect(self, name: str, version: int | None) -> None:
-        """Raise UnknownModel or Unloaded for what `get` cannot load, without waiting for what is being loaded."""
+        """Refuse a model that `get` cannot load, without waiting for a model that is being loaded.
+
+        Args:
+            name: The name of the model.
+            version: The version; None for the current one.
+
+        Raises:
+            UnknownModel: There is no such model.
+            Unloaded: An operator took the model out of service.
+        """
         versions = self.repository.versions(name)
         if not versions or (version is not None and version not in versions):
             raise self.repository.unknown(name, version)
         self._refuse_closed(name)
 
     def load(self, name: str) -> LoadedModel:
-        """Bring a name into service, or its newest good version in the place of the current one. Raises as `get`."""
+        """Put a model into service, and make its newest valid version current.
+
+        Args:
+            name: The name of the model.
+
+        Raises:
+            UnknownModel: There is no such model.
+            InvalidBundle: No version can be served.
+        """
         with self._loading:
             model = self._load_newest(name)
             self._closed.discard(name)
             return model
 
     def refresh(self) -> None:
-        """Load what is new in the repository, and forget what is gone from it. What was unloaded stays so."""
+        """Load new versions in the repository, and drop those that were removed. Unloaded models stay unloaded."""
         names = self.repository.names()
         for name in sorted({*names, *self._current} - self._closed):
             with self._loading:
                 versions = self.repository.versions(name)
                 self._forget_gone(name, versions)
-                wanted = next((version for version in versions if self._may_do(name, version)), 0)
+                wanted = next((version for version in versions if self._may_load(name, version)), 0)
                 if not wanted:
                     self._forget(name)
                 elif wanted != self._current.get(name):
@@ -146,7 +197,15 @@ class Catalogue:
                         self._load_newest(name)
 
     def unload(self, name: str, patience_s: float) -> None:
-        """Take a name out of service, and wait so long for the requests that hold it. Raises UnknownModel."""
+        """Take a model out of service, and wait for the requests that hold it.
+
+        Args:
+            name: The name of the model.
+            patience_s: The most seconds to wait.
+
+        Raises:
+            UnknownModel: There is no such model.
+        """
         with self._loading:
             if not self.repository.versions(name) and name not in self._current:
                 raise self.repository.unknown(name, None)
@@ -157,7 +216,11 @@ class Catalogue:
 
     @contextmanager
     def holding(self, model: LoadedModel) -> Iterator[None]:
-        """While a request needs a model."""
+        """Hold a model while a request needs it.
+
+        Args:
+            model: The model.
+        """
         with self._changed:
             self._held[model] += 1
         try:
@@ -170,7 +233,7 @@ class Catalogue:
                     self._changed.notify_all()
 
     def states(self) -> list[VersionState]:
-        """Every version of every name, newest first. What is not loaded is looked at again when its files change."""
+        """Return the state of every version of every model, the newest first. Changed files are looked at again."""
         versions = [(name, version) for name in self.repository.names() for version in self.repository.versions(name)]
         return [self._state(key) for key in versions]
 
@@ -185,7 +248,7 @@ class Catalogue:
         return VersionState(*key, "refused" if verdict.reason else "unloaded", verdict.reason)
 
     def _load_newest(self, name: str) -> LoadedModel:
-        """The newest good version, which becomes the current one."""
+        """Load the newest valid version, and make it current."""
         reasons = []
         for version in self.repository.versions(name):
             try:
@@ -206,7 +269,7 @@ class Catalogue:
         found = self.find(name, version)
         if found is not None:
             return found
-        if not self._may_do(name, version):
+        if not self._may_load(name, version):
             raise InvalidBundle(self._verdicts[key].reason)
         stamps = self._stamps(key)
         self._being_loaded = key
@@ -223,7 +286,7 @@ class Catalogue:
         return model
 
     def _judge(self, key: ModelKey, reason: str, stamps: tuple[int, ...]) -> Verdict:
-        """Note what is against a version, and tell it."""
+        """Remember why a version is refused, and log it."""
         if reason:
             _log.warning("%s/%s is not served: %s", *key, reason)
         verdict = self._verdicts[key] = Verdict(reason, stamps)
@@ -233,8 +296,8 @@ class Catalogue:
         if name in self._closed:
             raise Unloaded(f"{name} was unloaded; an operator can load it: POST /v2/repository/models/{name}/load.")
 
-    def _may_do(self, name: str, version: int) -> bool:
-        """Whether nothing is known against a version whose files are as they were."""
+    def _may_load(self, name: str, version: int) -> bool:
+        """Return whether nothing is known against a version, or its files have changed since."""
         verdict = self._verdicts.get((name, version))
         return verdict is None or not verdict.reason or verdict.stamps != self._stamps((name, version))
 
@@ -249,7 +312,7 @@ class Catalogue:
             )
         try:
             return LoadedModel(predictor, measure_row_cost(predictor))
-        except Exception as error:  # a hostile program may raise anything on rows it was not verified with
+        except Exception as error:  # a hostile program may raise anything on rows other than the probe
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InvalidBundle(f"{name}/{version} does not run: {type(error).__name__}: {reason}") from error
 
@@ -261,7 +324,7 @@ class Catalogue:
                 self._loaded.pop((model.name, before), None)
 
     def _make_room(self) -> None:
-        """What was loaded last is the last to go, and fits alone."""
+        """Drop the least recently used models. The one loaded last fits alone, so it stays."""
         while self._max_bytes is not None and self._held_bytes() > self._max_bytes:
             del self._loaded[next(iter(self._loaded))]
 
@@ -274,7 +337,7 @@ class Catalogue:
             return [self._loaded.pop(key) for key in list(self._loaded) if key[0] == name]
 
     def _forget_gone(self, name: str, versions: Collection[int]) -> None:
-        """Forget what is loaded beside the current version, and is no more in the repository."""
+        """Drop versions that are loaded but no longer in the repository, other than the current one."""
         with self._changed:
             kept = {*versions, self._current.get(name)}
             for key in [key for key in self._loaded if key[0] == name and key[1] not in kept]:
@@ -286,7 +349,7 @@ class Catalogue:
 
 
 def _stamp(path: Path) -> int:
-    """When a file was last touched, its permissions included; 0 when nothing can be learned of it."""
+    """Return when a file or its permissions last changed; 0 if that cannot be read."""
     try:
         return path.stat().st_ctime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""What rows cost on this machine, measured when a model is loaded."""
+"""The cost of a row on this machine, measured when a model is loaded."""
 
 import time
 from dataclasses import dataclass, replace
@@ -16,20 +16,32 @@ _LEAST_S = 1e-7
 
 @dataclass(frozen=True)
 class RowCost:
-    """Seconds of a row: row_s once, pass_s for each pass."""
+    """The marginal cost of a row.
+
+    Attributes:
+        row_s: Seconds for the row itself.
+        pass_s: Seconds for each of its passes.
+    """
 
     row_s: float
     pass_s: float
 
     def of_row(self, passes: int) -> float:
-        """The seconds of a row and its passes."""
+        """Return the seconds that a row takes.
+
+        Args:
+            passes: The number of passes.
+        """
         return self.row_s + passes * self.pass_s
 
 
 def measure_row_cost(predictor: Predictor) -> RowCost:
-    """By how much longer more rows, and more passes, take: what a batch costs besides is not the rows'.
+    """Estimate the marginal cost of a row and of a pass by timing three batch shapes.
 
-    On some of the rows that a model was published with; it warms the model as well.
+    The fixed overhead of a batch is excluded. The runs also warm the model up.
+
+    Args:
+        predictor: The model, timed on the rows it was published with.
     """
     alone = _seconds(predictor, 1, _FEW)
     rows = max(2, min(_MOST_ROWS, int(_ENOUGH_S / alone)))
@@ -39,12 +51,12 @@ def measure_row_cost(predictor: Predictor) -> RowCost:
 
 
 def _seconds(predictor: Predictor, rows: int, passes: int) -> float:
-    """Of the second run, where the first is short: that one makes the noise and the plan."""
+    """Time one batch, on its second run if the first is short: the first one makes the noise and the chunk sizes."""
     inputs = select_rows(predictor.probe, torch.arange(rows) % num_rows(predictor.probe))
     plan = replace(predictor.manifest.pass_options, passes=passes)
     for _ in range(2):
         began = time.perf_counter()
-        predictor.estimate(inputs, plan).mean.cpu()  # a GPU is waited for
+        predictor.estimate(inputs, plan).mean.cpu()  # waits for a GPU
         seconds = time.perf_counter() - began
         if seconds > _ENOUGH_S:
             break

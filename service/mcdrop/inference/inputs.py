@@ -1,8 +1,8 @@
-"""Bytes ↔ JSON ↔ tensors. Limits come before parsing; errors name the input, the row and the column."""
+"""Inputs of requests, as JSON or as arrays, made into tensors. Errors name the input, the row and the column."""
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,44 +10,44 @@ import torch
 from torch import Tensor
 
 from dropout_core.errors import InvalidInput
-from mcdrop.wire.json import _depth
 from mcdrop_models.bundle.manifest import InputSpec, Manifest
 
 
 def to_inputs(inputs: Any, manifest: Manifest) -> dict[str, Tensor]:
-    """The inputs of a request by name: nested lists for a model of one input, an object of them for several.
+    """Return the inputs of a request as tensors [B, *F] by name.
 
-    Raises InvalidInput naming the input, the row and the column of what does not fit.
+    Args:
+        inputs: Rows as nested lists or as an array; an object of them by name for a model of several inputs.
+        manifest: The model's manifest.
+
+    Raises:
+        InvalidInput: A name, a shape or a number does not fit. The message names the input, the row and the column.
     """
-    return _by_name(inputs, manifest, to_rows)
-
-
-def arrays_to_inputs(inputs: Any, manifest: Manifest) -> dict[str, Tensor]:
-    """Arrays as the inputs of a model: one array for a model of one input, a mapping of them for several."""
-    return _by_name(inputs, manifest, array_to_rows)
-
-
-def _by_name(inputs: Any, manifest: Manifest, read: Callable[[Any, InputSpec], Tensor]) -> dict[str, Tensor]:
     specs = {spec.name: spec for spec in manifest.inputs}
     given = inputs if isinstance(inputs, Mapping) else dict.fromkeys(specs, inputs) if len(specs) == 1 else None
     if given is None or set(given) != set(specs):
         came = _kind(inputs) if given is None else f"an object of {', '.join(map(str, given)) or 'nothing'}"
         each = "" if len(specs) == 1 else "send an object with the rows of each input: "
         raise InvalidInput(f"inputs is {came}; {each}{'; '.join(map(_wanted, specs.values()))}.")
-    rows = {name: read(given[name], spec) for name, spec in specs.items()}
+    rows = {name: to_rows(given[name], spec) for name, spec in specs.items()}
     if any(len(values) for values in rows.values()):
         return rows
     least = {name: free.least for name, free in (manifest.free or {}).items()}
     sizes = {
         name: [least[size] if isinstance(size, str) else size for size in spec.shape] for name, spec in specs.items()
     }
-    return {name: values.new_zeros((0, *sizes[name])) for name, values in rows.items()}  # no rows say no sizes
+    return {name: values.new_zeros((0, *sizes[name])) for name, values in rows.items()}
 
 
 def to_rows(inputs: Any, spec: InputSpec) -> Tensor:
-    """Nested lists, or an array, as rows [B, *shape] of a model's dtype; a single row may stand without the outer list.
+    """Return rows as a tensor [B, *shape] of the dtype of an input.
 
-    Raises InvalidInput naming the row and the column of what does not fit.
+    Args:
+        inputs: Nested lists or an array; a single row may come without the outer list.
+        spec: The input.
+
+    Raises:
+        InvalidInput: A row does not fit. The message names the row and the column.
     """
     if isinstance(inputs, np.ndarray):
         return array_to_rows(inputs, spec)
@@ -64,9 +64,14 @@ def to_rows(inputs: Any, spec: InputSpec) -> Tensor:
 
 
 def array_to_rows(values: "np.ndarray[Any, Any]", spec: InputSpec) -> Tensor:
-    """An array of numbers as rows [B, *shape] of the dtype a model takes; an empty one has no rows.
+    """Return an array of numbers as a tensor [B, *shape] of the dtype of an input; an empty array has no rows.
 
-    Raises as `to_rows`.
+    Args:
+        values: The array; a single row may come without the outer dimension.
+        spec: The input.
+
+    Raises:
+        InvalidInput: A row does not fit. The message names the row and the column.
     """
     if values.dtype.kind not in _readable(spec):
         raise InvalidInput(f"the array holds {values.dtype}; {_wanted(spec)}.")
@@ -88,7 +93,7 @@ def array_to_rows(values: "np.ndarray[Any, Any]", spec: InputSpec) -> Tensor:
 
 
 def _readable(spec: InputSpec) -> str:
-    """The kinds of numpy's types that an input may come in."""
+    """Return the kinds of numpy dtypes that an input may be sent as."""
     return "iufb" if spec.dtype == "bool" else "iuf"
 
 
@@ -99,7 +104,7 @@ def _fits(shape: tuple[int, ...], spec: InputSpec) -> bool:
 
 
 def _complaint(inputs: list[Any], spec: InputSpec) -> InvalidInput:
-    """The first row or number that does not fit."""
+    """Return the error for the first row or number that does not fit."""
     rows = [inputs] if _depth(inputs) == len(spec.shape) else inputs
     shape = _shape_of_first(rows, spec)
     for index, row in enumerate(rows):
@@ -110,7 +115,7 @@ def _complaint(inputs: list[Any], spec: InputSpec) -> InvalidInput:
 
 
 def _shape_of_first(rows: list[Any], spec: InputSpec) -> tuple[int, ...]:
-    """The shape that all rows should have: where a size is free, the first row's."""
+    """Return the shape that all rows must have. A free size is that of the first row."""
     shape, part = [], rows[0] if rows else []
     for size in spec.shape:
         shape.append(size if isinstance(size, int) else len(part) if isinstance(part, list) else 0)
@@ -118,15 +123,15 @@ def _shape_of_first(rows: list[Any], spec: InputSpec) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _misfit(value: Any, shape: tuple[int, ...], position: tuple[int, ...], truths: bool) -> str:
+def _misfit(value: Any, shape: tuple[int, ...], position: tuple[int, ...], booleans: bool) -> str:
     if not shape:
-        fits = _is_number(value) or (truths and isinstance(value, bool))
+        fits = _is_number(value) or (booleans and isinstance(value, bool))
         return "" if fits else f"{_place(position)} is {_kind(value)}"
     if not isinstance(value, list):
         return f"{_place(position)} is {_kind(value)}, not a list of {shape[0]}"
     if len(value) != shape[0]:
         return f"{_place(position)} has {len(value)} values, not {shape[0]}"
-    parts = (_misfit(item, shape[1:], (*position, i), truths) for i, item in enumerate(value))
+    parts = (_misfit(item, shape[1:], (*position, i), booleans) for i, item in enumerate(value))
     return next(filter(None, parts), "")
 
 
@@ -137,10 +142,17 @@ def _is_number(value: Any) -> bool:
 
 
 def _holds_bool(values: list[Any], depth: int) -> bool:
-    """Whether lists of a depth hold true or false, which numpy takes for 1 and 0 beside numbers."""
+    """Return whether nested lists hold true or false, which numpy would convert to 1 and 0 beside numbers."""
     if depth == 1:
         return bool in set(map(type, values))
     return any(_holds_bool(part, depth - 1) for part in values)
+
+
+def _depth(value: Any) -> int:
+    depth = 0
+    while isinstance(value, list) and value:
+        value, depth = value[0], depth + 1
+    return depth
 
 
 def _place(position: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Which of the waiting tickets go next. No clock, no lock, no thread: decisions only."""
+"""Which of the waiting tickets are computed next: decisions without a clock, a lock or a thread."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SliceResult:
-    """An answer to some rows of a ticket: their results, when their batch began and ended, time.time_ns."""
+    """The result of some rows of a ticket.
+
+    Attributes:
+        start: The first row.
+        stop: The row after the last one.
+        result: What `run` of the batcher returned for these rows.
+        began_ns: When their batch began, as `time.time_ns` counts.
+        ended_ns: When their batch ended.
+    """
 
     start: int
     stop: int
@@ -18,33 +26,47 @@ class SliceResult:
 
 @dataclass(eq=False)
 class Ticket:
-    """Rows that wait to be computed.
+    """A query in the queue.
 
-    work: what `run` is given, with the rows that are its turn. key: tickets of equal keys may share a batch. row_cost:
-    the seconds that a row takes. deadline: on time.monotonic, when nobody wants an answer any more. on_part: called
-    with each part, rows in order. on_end: called once, after the last part with None, or with what went wrong. Both on
-    the compute thread. taken: how many rows have had their turn. over: no more is to be told.
+    Both callbacks run on the compute thread.
+
+    Attributes:
+        query: The query. The queue does not look into it.
+        key: Tickets with equal keys may share a batch.
+        rows: The number of rows of the query.
+        row_cost: Seconds that one row takes.
+        deadline: When the result becomes useless, as `time.monotonic` counts.
+        on_result: Receives the result of each slice, in the order of the rows.
+        on_end: Called once, after the last result with None, or with the error.
+        taken: How many rows have been taken into batches.
+        over: Whether `on_end` was called or the ticket was cancelled.
     """
 
-    work: Any
+    query: Any
     key: Hashable
     rows: int
     row_cost: float
     deadline: float
-    on_part: Callable[[SliceResult], None]
+    on_result: Callable[[SliceResult], None]
     on_end: Callable[[BaseException | None], None]
     taken: int = field(default=0, init=False)
     over: bool = field(default=False, init=False)
 
     @property
     def cost(self) -> float:
-        """The seconds that the rows which wait will take."""
+        """Seconds that the waiting rows will take."""
         return (self.rows - self.taken) * self.row_cost
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows start … stop − 1 of a ticket."""
+    """The rows `start … stop − 1` of a ticket, which are in one batch.
+
+    Attributes:
+        ticket: The ticket.
+        start: The first row.
+        stop: The row after the last one.
+    """
 
     ticket: Ticket
     start: int
@@ -52,14 +74,18 @@ class Slice:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return self.stop - self.start
 
 
 def next_batch(waiting: Sequence[Ticket], budget: float) -> list[Slice]:
-    """The next batch: of the first ticket as many rows as cost the budget, one at least, and whole ones of its key.
+    """Return the slices of the next batch: the first ticket, and whole tickets of the same key that still fit.
 
-    waiting: the longest wait first; at least one. Only the first is ever cut: a small query is never in two batches.
+    Only the first ticket is ever cut, at the budget but not below one row. A small query is never in two batches.
+
+    Args:
+        waiting: At least one ticket, the longest wait first.
+        budget: Seconds that the batch may take.
     """
     first, *others = waiting
     batch = [_head(first, budget)]

@@ -1,4 +1,4 @@
-"""What the endpoints of one app share."""
+"""The parts of a running server, which the endpoints of one app share."""
 
 import asyncio
 import logging
@@ -14,25 +14,23 @@ import anyio.to_thread
 import torch
 from fastapi import Depends, Request
 
-from mcdrop.inference.batch import Result, Work, run_batch
+from mcdrop.inference.batch import run_batch
 from mcdrop.inference.batcher import Batcher, QueueLimits, RunBatch
 from mcdrop.inference.catalogue import Catalogue, LoadedModel
 from mcdrop.inference.device import resolve_device
 from mcdrop.inference.query import RequestLimits
+from mcdrop.inference.result import Result
 from mcdrop.inference.scheduler import Slice
 from mcdrop.observability.events import BatchFinished, CallFinished, Observer
 from mcdrop.observability.metrics import Metrics, Reading
 from mcdrop.settings import Settings
-from mcdrop.wire.json import parse_json
-from mcdrop.wire.json_worker import JsonWorker
+from mcdrop.wire.json import JsonParser
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.tunings import tuning_cache_at
 
 _log = logging.getLogger("mcdrop")
-T = TypeVar("T")
-# Parsing so many bytes keeps Python's lock, and with it the event loop, for some milliseconds.
-_LARGE_JSON_BYTES = 2 * 2**20
-# What nobody waits for any more cannot be stopped: a second one goes on beside it, and a third waits.
+_T = TypeVar("_T")
+# A choice whose client has left cannot be stopped: a second one runs beside it, and a third waits.
 _CHOOSERS = 2
 
 
@@ -40,14 +38,23 @@ _CHOOSERS = 2
 class ServerState:
     """The parts of a running server.
 
-    started: the bundles there were at start have been tried. ending: it was told to stop, and finishes what runs.
+    Attributes:
+        settings: The settings.
+        catalogue: The models.
+        batcher: The queue and the compute thread.
+        metrics: The metrics, which are also the first observer.
+        json: The parser of JSON bodies.
+        compute: Computes a batch, on the compute thread.
+        observers: Told of finished calls and batches.
+        started: Whether the bundles that were there at the start have been tried.
+        ending: Whether the server is shutting down and finishes what runs.
     """
 
     settings: Settings
     catalogue: Catalogue
     batcher: Batcher = field(init=False)
     metrics: Metrics = field(init=False)
-    parser: JsonWorker = field(default_factory=JsonWorker)
+    json: JsonParser = field(default_factory=JsonParser)
     compute: RunBatch = run_batch
     observers: list[Observer] = field(default_factory=list)
     started: bool = False
@@ -55,18 +62,25 @@ class ServerState:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        bounds = QueueLimits(settings.max_queue, settings.max_pending_ms / 1000, settings.batch_ms / 1000)
-        threads = partial(torch.set_num_threads, settings.threads)
-        torch.set_num_threads(settings.threads)
-        self.batcher = Batcher(self._run, bounds, threads)
+        limits = QueueLimits(settings.max_queue, settings.max_pending_ms / 1000, settings.batch_ms / 1000)
+        set_threads = partial(torch.set_num_threads, settings.threads)
+        set_threads()
+        self.batcher = Batcher(self._run, limits, set_threads)
         self.metrics = Metrics(self._readings(), _about(settings))
         self.observers.append(self.metrics)
-        self._loader = ThreadPoolExecutor(1, "loader", initializer=threads)
-        self._chooser = ThreadPoolExecutor(_CHOOSERS, "chooser", initializer=threads)
+        self._loader = ThreadPoolExecutor(1, "loader", initializer=set_threads)
+        self._chooser = ThreadPoolExecutor(_CHOOSERS, "chooser", initializer=set_threads)
 
     @staticmethod
     def of(settings: Settings) -> "ServerState":
-        """The parts that settings ask for. Raises InvalidInput where there is no such device."""
+        """Return the parts that settings describe.
+
+        Args:
+            settings: The settings.
+
+        Raises:
+            InvalidInput: There is no such device.
+        """
         repository = Repository(settings.bundles)
         device, tunings = resolve_device(settings.device), tuning_cache_at(settings.tunings)
         backends = settings.backends(device)
@@ -74,12 +88,12 @@ class ServerState:
 
     @property
     def limits(self) -> RequestLimits:
-        """What one request may ask for."""
+        """The limits of one request."""
         return RequestLimits(self.settings.max_passes, self.settings.max_samples, self.settings.max_length)
 
     @property
     def unready(self) -> str:
-        """Why no model can be asked now; empty when one can."""
+        """Why no model can answer now; empty if one can."""
         if not self.batcher.alive:
             return "the compute thread died twice; restart the server."
         if self.ending:
@@ -94,35 +108,54 @@ class ServerState:
         return ""
 
     async def model(self, name: str, version: int | None) -> LoadedModel:
-        """A model; one that is not in memory is loaded off the event loop."""
+        """Return a model, and load it off the event loop if it is not in memory.
+
+        Args:
+            name: The name of the model.
+            version: The version; None for the current one.
+
+        Raises:
+            UnknownModel: There is no such model.
+            Unloaded: An operator took the model out of service.
+            InvalidBundle: The bundle is refused.
+        """
         found = self.catalogue.find(name, version)
         if found is None:
             await anyio.to_thread.run_sync(self.catalogue.expect, name, version)
-            found = await self.loading(self.catalogue.get, name, version)
+            found = await self.on_loader(self.catalogue.get, name, version)
         return found
 
-    async def loading(self, work: Callable[..., T], *args: Any) -> T:
-        """The result of some work on the catalogue, by the one thread that loads."""
+    async def on_loader(self, work: Callable[..., _T], *args: Any) -> _T:
+        """Return the result of work on the catalogue, which runs on the loader thread.
+
+        Args:
+            work: A function.
+            args: Its arguments.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._loader, partial(work, *args))
 
-    async def choosing(self, work: Callable[..., T], *args: Any) -> T:
-        """The result of some work on a choice, by the few threads that choose: it may take seconds."""
+    async def on_chooser(self, work: Callable[..., _T], *args: Any) -> _T:
+        """Return the result of a step of a choice, which runs on one of the chooser threads. It may take seconds.
+
+        Args:
+            work: A function.
+            args: Its arguments.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._chooser, partial(work, *args))
 
-    def parse_json(self, body: bytes) -> Any:
-        """The value of a JSON body, as `codec.parse_json`; a large one has arrays for inputs. Raises MalformedJson."""
-        parsed = self.parser.parse(body) if len(body) > _LARGE_JSON_BYTES else None
-        return parse_json(body) if parsed is None else parsed
-
     def call_finished(self, event: CallFinished) -> None:
-        """Tell those who watch that a request has been answered."""
+        """Tell the observers that a call has finished.
+
+        Args:
+            event: The call.
+        """
         for observer in self.observers:
-            _watch(observer.call_finished, event)
+            _notify(observer.call_finished, event)
 
     def close(self) -> None:
-        """End what computes, what parses, what loads and what chooses."""
+        """Stop the compute thread, the JSON process, the loader and the choosers."""
         self.batcher.close()
-        self.parser.close()
+        self.json.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
         self._chooser.shutdown(wait=False, cancel_futures=True)
 
@@ -139,28 +172,28 @@ class ServerState:
             ),
             Reading("mcdrop_loaded_bundles", "Bundles in memory.", lambda: len(self.catalogue.loaded())),
             Reading("mcdrop_loaded_bytes", "Weights of the bundles in memory.", loaded_bytes),
-            Reading("mcdrop_ready", "1 when a model can be asked, 0 otherwise.", lambda: not self.unready),
+            Reading("mcdrop_ready", "1 if a model can answer, 0 otherwise.", lambda: not self.unready),
         )
 
     def _run(self, batch: Sequence[Slice]) -> Sequence[Result | Exception]:
-        """What the compute thread does with a batch."""
-        work: Work = batch[0].ticket.work
+        """Compute a batch on the compute thread, and tell the observers."""
+        query = batch[0].ticket.query
         began, failed = time.perf_counter(), True
         try:
-            results = self.compute(batch)
+            results: Sequence[Result | Exception] = self.compute(batch)
             failed = False
         finally:
             event = BatchFinished(
-                model=work.model.name,
-                version=work.model.version,
+                model=query.predictor.manifest.name,
+                version=query.predictor.version,
                 rows=sum(one.rows for one in batch),
-                passes=work.query.passes,
+                passes=query.passes,
                 requests=len(batch),
                 seconds=time.perf_counter() - began,
                 failed=failed,
             )
             for observer in self.observers:
-                _watch(observer.batch_finished, event)
+                _notify(observer.batch_finished, event)
         return results
 
 
@@ -173,11 +206,11 @@ def _about(settings: Settings) -> dict[str, str]:
     }
 
 
-def _watch(tell: Callable[[T], None], event: T) -> None:
-    """Tell somebody who watches. Whoever stumbles harms no request."""
+def _notify(notify: Callable[[_T], None], event: _T) -> None:
+    """Notify an observer. If it fails, no request is harmed."""
     try:
-        tell(event)
-    except Exception:  # noqa: BLE001 - told in the log
+        notify(event)
+    except Exception:  # noqa: BLE001 - it is logged
         _log.exception("an observer failed")
 
 

@@ -1,4 +1,4 @@
-"""Answers that are sent as they are computed."""
+"""Responses that are sent while they are computed."""
 
 import logging
 from collections.abc import AsyncGenerator, Mapping
@@ -16,39 +16,57 @@ _log = logging.getLogger("mcdrop")
 
 
 class LineStream(StreamingResponse):
-    """Lines of JSON as they come. What goes wrong after the first is told by a last line, {"error": the problem}.
+    """Lines of JSON, sent as they are computed. An error after the first line is a last line, {"error": the problem}.
 
-    The call ends with the answer; when its reader leaves, the rest is computed for nobody, and is not.
+    The call ends with the response. If the client leaves, the rows that are not yet computed are dropped.
+
+    Args:
+        call: The call, which stays open until the response has been sent.
+        first: The first lines.
+        rest: The other lines.
+        headers: The headers of the response.
     """
 
     def __init__(self, call: Call, first: bytes, rest: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
-        super().__init__(self._sent(), headers=headers, media_type=NDJSON)
+        super().__init__(self._lines(), headers=headers, media_type=NDJSON)
         self._call, self._first, self._rest = call, first, rest
-        self._ended: BaseException | None = ClientGone("the caller left before the whole answer was sent.")
+        self._ended: BaseException | None = ClientGone("the client left before the whole response was sent.")
 
     @staticmethod
-    async def of(call: Call, parts: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> "LineStream":
-        """An answer once its first part is there: what goes wrong before is raised, and has an answer of its own."""
-        first = await anext(parts)
+    async def of(call: Call, lines: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> "LineStream":
+        """Return a response once its first lines are computed. An error before that is raised.
+
+        Args:
+            call: The call.
+            lines: The lines, in chunks.
+            headers: The headers of the response.
+        """
+        first = await anext(lines)
         call.keep_open()
-        return LineStream(call, first, parts, headers)
+        return LineStream(call, first, lines, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. However that ends, nothing of the call stays behind."""
+        """Send the response, and end the call however that goes.
+
+        Args:
+            scope: The request, as ASGI defines it.
+            receive: Receives messages of the client.
+            send: Sends messages to the client.
+        """
         try:
             await super().__call__(scope, receive, send)
         finally:
             await self._rest.aclose()
             self._call.end(self._ended)
 
-    async def _sent(self) -> AsyncGenerator[bytes, None]:
+    async def _lines(self) -> AsyncGenerator[bytes, None]:
         yield self._first
         try:
-            async for part in self._rest:
-                yield part
-        except Exception as error:  # noqa: BLE001 - the status is sent already: this is the last place to tell it
+            async for lines in self._rest:
+                yield lines
+        except Exception as error:  # noqa: BLE001 - the status was sent already, so only a line can report it
             if not isinstance(error, McdropError):
-                _log.exception("a streamed answer failed")
+                _log.exception("a streamed response failed")
             self._ended = error
             yield b'{"error":' + bytes(error_response(error, self._call.request.url.path).body) + b"}\n"
         else:

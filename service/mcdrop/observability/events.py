@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+PhaseName = Literal["decode", "queue", "prefix", "suffix", "encode"]
 Outcome = Literal["success", "rejected", "deadline", "cancelled", "invalid", "unavailable", "backend"]
 
 
@@ -13,7 +14,7 @@ Outcome = Literal["success", "rejected", "deadline", "cancelled", "invalid", "un
 class Phase:
     """A part of a request's time. Times are of time.time_ns: nanoseconds since 1970."""
 
-    name: Literal["decode", "queue", "prefix", "suffix", "encode"]
+    name: PhaseName
     start_ns: int
     end_ns: int
 

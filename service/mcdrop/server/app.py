@@ -97,7 +97,7 @@ async def _watch(state: ServerState, on_ready: OnReady | None) -> None:
 
 async def _refresh(state: ServerState) -> None:
     try:
-        await state.loading(state.catalogue.refresh)
+        await state.on_loader(state.catalogue.refresh)
     except OSError as error:
         _log.error("the bundles cannot be read: %s", error)
     except Exception:  # noqa: BLE001 - the next time may do

@@ -1,1 +1,1 @@
-"""Bytes to values and back; nothing here knows HTTP or models."""
+"""Decoding of bytes into values, and encoding. Nothing here knows HTTP or models."""

@@ -1,6 +1,10 @@
-"""Large JSON, parsed by a process of its own: parsing holds Python's lock, and an event loop would stand still.
+"""A child process that parses large JSON bodies into arrays.
 
-Run as `python -m mcdrop.wire.json_worker` this is that process. It imports numpy and orjson alone.
+Parsing holds the interpreter lock, so in any thread of the server it would stop the event loop. Of a body of 25 MB the
+loop waits 4 ms with this process, 13 ms with `anyio.to_process` (which pickles on the loop) and 130 ms with a thread;
+the server spends 33, 90 and 180 ms of CPU time on it.
+
+`python -m mcdrop.wire.json_worker` runs the child. It imports numpy and orjson only.
 """
 
 import json
@@ -19,37 +23,47 @@ _LENGTH_BYTES = 8
 
 
 class JsonWorkerDied(Exception):
-    """The process ended in the middle of a body."""
+    """The child process ended while it parsed a body."""
 
 
 class JsonWorker:
-    """Parses bodies in a process that is started when the first one comes. One at a time; for many threads."""
+    """Parses bodies in a child process, which starts with the first one. One at a time; safe for many threads."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def parse(self, body: bytes) -> dict[str, Any] | None:
-        """A JSON object whose inputs are arrays: `inputs`, or those in it by name, or the `data` of each in a list.
+        """Return a JSON object with arrays for its inputs.
 
-        None where it is none such: what is wrong with it, whoever parses it in the usual way will see. Raises
-        ParserDied.
+        The arrays are `inputs` itself, its values if it is an object, or the `data` of each item if it is a list of
+        objects.
+
+        Args:
+            body: The bytes of a body.
+
+        Returns:
+            The object, or None if it is malformed or its inputs are not regular arrays of numbers. The ordinary parser
+            then finds out what is wrong.
+
+        Raises:
+            JsonWorkerDied: The child process ended. The next body starts another one.
         """
         with self._lock:
             process = self._process or self._start()
             try:
-                return self._ask(process, body)
+                return self._exchange(process, body)
             except (OSError, EOFError) as error:
-                self._end()
+                self._stop()
                 raise JsonWorkerDied(f"the process that parses JSON ended: {process.returncode}.") from error
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """Stop the child process if it runs."""
         with self._lock:
-            self._end()
+            self._stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # -P: no folder that the server happens to run in is looked into. A session of its own: no ctrl-C comes to it.
+        # -P keeps the current folder out of the import path. A session of its own keeps ctrl-C away from it.
         self._process = subprocess.Popen(  # noqa: S603 - nothing of a request is in it
             [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
@@ -58,71 +72,72 @@ class JsonWorker:
         )
         return self._process
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
             self._process = None
 
     @staticmethod
-    def _ask(process: subprocess.Popen[bytes], body: bytes) -> dict[str, Any] | None:
-        asked, told = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-        _send(asked, body)
-        asked.flush()
-        head = orjson.loads(_received(told))
+    def _exchange(process: subprocess.Popen[bytes], body: bytes) -> dict[str, Any] | None:
+        """Send a body to the child and read its reply."""
+        requests, replies = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+        _send(requests, body)
+        requests.flush()
+        head = orjson.loads(_receive(replies))
         if head is None:
             return None
         for holder, key in _places(head):
             dtype, shape = holder[key]
-            holder[key] = np.frombuffer(_received(told), dtype).reshape(shape)
+            holder[key] = np.frombuffer(_receive(replies), dtype).reshape(shape)
         return dict(head)
 
 
 def _serve() -> NoReturn:
-    """Answer bodies until nobody asks any more."""
-    # What is printed by accident must not be taken for an answer.
-    asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    """Parse bodies from stdin until it closes."""
+    # The replies get a descriptor of their own: anything printed by accident must not be taken for one.
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:
         try:
-            body = _received(asked)
+            body = _receive(requests)
         except EOFError:
             sys.exit(0)
-        arrays: list[NDArray[Any]] = []
-        _send(told, orjson.dumps(_with_places_of(arrays, body)))
+        head, arrays = _parse(body)
+        _send(replies, orjson.dumps(head))
         for array in arrays:
-            _send(told, array.data.cast("B") if array.size else b"")
-        told.flush()
+            _send(replies, array.data.cast("B") if array.size else b"")
+        replies.flush()
 
 
-def _with_places_of(arrays: list[NDArray[Any]], body: bytes) -> dict[str, Any] | None:
-    """The value of a body with [dtype, shape] where its arrays were, which are appended; None where it is irregular."""
+def _parse(body: bytes) -> tuple[dict[str, Any] | None, list[NDArray[Any]]]:
+    """Return an object with [dtype, shape] in place of each array, and the arrays; None if it is irregular."""
+    arrays: list[NDArray[Any]] = []
     try:
-        value = _loaded(body)
+        value = _load(body)
         for holder, key in _places(value):
             array = _array(holder[key])
             holder[key] = [array.dtype.str, array.shape]
             arrays.append(array)
     except (ValueError, TypeError, LookupError, RecursionError):
-        arrays.clear()
-        return None
-    return value
+        return None, []
+    return value, arrays
 
 
-def _loaded(body: bytes) -> dict[str, Any]:
-    """As `mcdrop.wire.json.parse_json`; ValueError where it is no object."""
+def _load(body: bytes) -> dict[str, Any]:
+    """Return a JSON object as `mcdrop.wire.json.parse_json` reads it. Raises ValueError for any other value."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         value = json.loads(body)
         orjson.dumps(value)
     if not isinstance(value, dict):
-        raise ValueError("no object")  # noqa: TRY004 - caught a few lines above
+        raise ValueError("not an object")  # noqa: TRY004 - caught by the caller
     return value
 
 
 def _places(value: dict[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Where the arrays of a request are: each as what holds it, and its key there."""
+    """Yield the places of the arrays in a request: the container, and the key in it."""
     inputs = value.get("inputs")
     if isinstance(inputs, dict):
         yield from ((inputs, name) for name in inputs)
@@ -133,21 +148,21 @@ def _places(value: dict[str, Any]) -> Iterator[tuple[Any, str]]:
 
 
 def _array(values: Any) -> NDArray[Any]:
-    """Nested lists of numbers, or of truths, as an array. Raises ValueError for any others, and for a mix of both."""
+    """Return nested lists of numbers, or of booleans, as an array. Raises ValueError for others and for a mix."""
     array = np.asarray(values)
     if (
         array.dtype.kind not in "iufb"
         or not array.ndim
-        or (array.dtype.kind != "b" and _holds_truth(values, array.ndim))
+        or (array.dtype.kind != "b" and _holds_bool(values, array.ndim))
     ):
         raise ValueError("irregular")
     return np.ascontiguousarray(array)
 
 
-def _holds_truth(values: list[Any], depth: int) -> bool:
+def _holds_bool(values: list[Any], depth: int) -> bool:
     if depth == 1:
         return bool in set(map(type, values))
-    return any(_holds_truth(part, depth - 1) for part in values)
+    return any(_holds_bool(part, depth - 1) for part in values)
 
 
 def _send(stream: IO[bytes], content: bytes | memoryview) -> None:
@@ -155,7 +170,7 @@ def _send(stream: IO[bytes], content: bytes | memoryview) -> None:
     stream.write(content)
 
 
-def _received(stream: IO[bytes]) -> bytes:
+def _receive(stream: IO[bytes]) -> bytes:
     length = stream.read(_LENGTH_BYTES)
     if len(length) < _LENGTH_BYTES:
         raise EOFError

@@ -1,26 +1,30 @@
-"""Bodies of the Open Inference Protocol: JSON, and behind it the bytes of tensors in their order.
+"""Bodies of the Open Inference Protocol: JSON, followed by tensors as bytes.
 
-Every length is a claim of somebody else, and is compared with what came before it is used.
+Lengths come from the client, so each is compared with the bytes that arrived before it is used.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
 from mcdrop.errors import InvalidRequest
 from mcdrop.wire.json import dump_json
+from mcdrop.wire.npy import Array
+from mcdrop.wire.offload import BYTES_PER_JSON_BYTE
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MOST_DIGITS = 19
-# A byte of a tensor is read so much faster than one of JSON.
-FASTER = 100
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A body in two parts. raw: it has no JSON at all, and is one tensor."""
+    """A body in its two parts.
+
+    Attributes:
+        json: The JSON part.
+        tensors: The bytes after it.
+        raw: Whether the body has no JSON and is a single tensor.
+    """
 
     json: bytes
     tensors: memoryview
@@ -28,7 +32,15 @@ class Frame:
 
     @staticmethod
     def of(body: bytes, length: str | None) -> "Frame":
-        """A body whose first `length` bytes are JSON; None: all of them. Raises InvalidRequest."""
+        """Return the frame of a body.
+
+        Args:
+            body: The bytes of the body.
+            length: The value of the header with the length of the JSON; None if the body is JSON only.
+
+        Raises:
+            InvalidRequest: The length is not a number, or exceeds the body.
+        """
         if length is None:
             return Frame(body, memoryview(b""))
         if not (length.isascii() and length.isdecimal() and len(length) <= _MOST_DIGITS):
@@ -39,17 +51,27 @@ class Frame:
         return Frame(body[:end], memoryview(body)[end:], raw=end == 0)
 
     @property
-    def weight(self) -> int:
-        """The bytes of JSON that reading it takes as long as."""
-        return len(self.json) + len(self.tensors) // FASTER
+    def decoding_cost(self) -> int:
+        """Estimated decoding cost in equivalent JSON bytes."""
+        return len(self.json) + len(self.tensors) // BYTES_PER_JSON_BYTE
 
-    def cut(self, sizes: Sequence[int | None]) -> list[memoryview | None]:
-        """The bytes of each tensor; None for those in the JSON. Raises InvalidRequest where they are not all there."""
+    def split(self, sizes: Sequence[int | None]) -> list[memoryview | None]:
+        """Return the bytes of each tensor.
+
+        Args:
+            sizes: The length of each tensor in bytes; None for a tensor in the JSON.
+
+        Returns:
+            For each tensor its bytes, or None.
+
+        Raises:
+            InvalidRequest: The lengths do not add up to the bytes after the JSON.
+        """
         given = [size for size in sizes if size is not None]
         if sum(given) != len(self.tensors):
             raise InvalidRequest(
-                f"{len(self.tensors)} bytes follow the JSON, and the binary_data_size of the inputs add up to "
-                f"{sum(given)}; send as many, and {LENGTH_HEADER} with the bytes of the JSON."
+                f"{len(self.tensors)} bytes follow the JSON, but the binary_data_size of the inputs add up to "
+                f"{sum(given)}. Make them equal, and send the length of the JSON as {LENGTH_HEADER}."
             )
         parts: list[memoryview | None] = []
         start = 0
@@ -61,14 +83,24 @@ class Frame:
 
 @dataclass(frozen=True)
 class EncodedFrame:
-    """An answer as bytes. json_length: those of its JSON, where tensors follow it."""
+    """A response as bytes.
+
+    Attributes:
+        content: The whole body.
+        json_length: The length of its JSON if tensors follow; None otherwise.
+    """
 
     content: bytes
     json_length: int | None
 
 
-def encode_frame(document: dict[str, Any], tensors: Sequence[NDArray[Any]]) -> EncodedFrame:
-    """A document, and the tensors that it says follow it, each in one piece of memory."""
+def encode_frame(document: dict[str, Any], tensors: Sequence[Array]) -> EncodedFrame:
+    """Return a document, followed by its tensors, as bytes.
+
+    Args:
+        document: The JSON part.
+        tensors: Contiguous arrays, in the order of the document.
+    """
     json = dump_json(document)
     if not tensors:
         return EncodedFrame(json, None)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dropout_core import layers, predict
+from dropout_core import layers
 from dropout_core.errors import InvalidInput
+from dropout_core.predict import predict
 from dropout_core.theory import (
     dropout_least_squares,
     equivalent_l2_penalty,

@@ -101,7 +101,7 @@ def tried(address, document, folder, *flags):
     """What schemathesis says of a server and its document; it must be good."""
     file = folder / "openapi.json"
     file.write_text(json.dumps(document))
-    config, hooks = HERE / "schemathesis.toml", HERE / "schemathesis_bodies.py"
+    config, hooks = HERE / "schemathesis.toml", HERE.parents[1] / "support" / "schemathesis_bodies.py"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "run", file, "--url", address, *flags]
     env = {**os.environ, "SCHEMATHESIS_HOOKS": str(hooks), "NO_COLOR": "1"}
     done = subprocess.run(command, check=False, cwd=folder, env=env, capture_output=True, text=True, timeout=100)

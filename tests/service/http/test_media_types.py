@@ -1,6 +1,6 @@
 import pytest
 
-from mcdrop.api.v1.predict.request import query_fields
+from mcdrop.api.v1.payload import query_fields
 from mcdrop.errors import NotAcceptable, UnsupportedMediaType
 from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ, body_media_type, negotiate
 

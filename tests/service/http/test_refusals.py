@@ -153,7 +153,9 @@ def test_more_samples_than_the_bound_are_422_with_the_bound(strict_server, kept)
     assert strict_server.predict("digits", [ROW], passes=40, **kept)
     answer = strict_server.post(PREDICT, {"inputs": [ROW, ROW], "passes": 21, **kept})
 
-    assert "= 126 numbers; this server keeps up to 120." in refused(answer, 422, "invalid-input")
+    assert "would keep 126 numbers (passes or levels × rows × positions × outputs); the limit is 120." in refused(
+        answer, 422, "invalid-input"
+    )
 
 
 def test_an_unknown_measure_is_422_with_the_known(server, digits):

@@ -1,16 +1,11 @@
 """A request from its arrival to its answer: cut, timed, refused, and what is told of it."""
 
 import asyncio
-import math
-import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fastapi import Request
 
-from mcdrop.inference.call import SMALL_BODY_BYTES, Call
 from mcdrop.inference.cost import RowCost
 from tests.support.asgi import refused
 from tests.support.gated_server import PATH, PATIENCE_S, ROWS
@@ -85,7 +80,7 @@ def test_a_request_whose_time_is_over_is_504_and_its_neighbour_is_not_harmed(pla
     answers, after = one.run(late())
 
     for answer in answers:
-        assert "send fewer rows, ask for fewer passes, or allow more time" in refused(answer, 504, "deadline-exceeded")
+        assert "Send fewer rows, request fewer passes, or allow more time" in refused(answer, 504, "deadline-exceeded")
     assert after.status_code == 200
     assert one.gate.rows == [12, 2]  # who waited never ran
     assert one.seen.outcomes == ["deadline", "deadline", "success"]
@@ -134,7 +129,8 @@ def test_when_enough_waits_the_next_is_429_and_told_when_to_come_again(place):
     answer, others = one.run(too_many())
 
     assert refused(answer, 429, "queue-full") == (
-        "1 requests of 2.5 s wait, and this one takes 0.2 s; up to 1 of 30 s may wait. Try again in 3 s."
+        "the queue holds 1 requests (2.5 s of computing), and this one would add 0.2 s. Limits: 1 requests, 30 s. "
+        "Retry in 3 s."
     )
     assert answer.headers["retry-after"] == "3"
     assert others == [200, 200]
@@ -184,29 +180,3 @@ def test_a_request_about_no_model_is_told_nobody(place):
     refused(one.served.post("/v1/models/nope/predict", {"inputs": ROWS}), 404, "unknown-model")
 
     assert one.seen.told == []
-
-
-def call_with(body):
-    """A call that has a body to read and nothing else."""
-
-    async def receive():
-        return {"type": "http.request", "body": body}
-
-    shared = SimpleNamespace(settings=SimpleNamespace(max_body_bytes=2**30))
-    return Call(shared, Request({"type": "http", "headers": []}, receive), "predict", None, math.inf)
-
-
-@pytest.mark.parametrize(("more", "on_the_loop"), [(0, True), (1, False)], ids=["small", "large"])
-def test_what_takes_long_to_read_or_to_write_does_not_stop_others(more, on_the_loop):
-    async def threads():
-        body = b" " * (SMALL_BODY_BYTES + more)
-        read = await call_with(body).decode(lambda got: (got == body, threading.get_ident()))
-        weighed = await call_with(b"").decode(
-            lambda _: (True, threading.get_ident()), weigh=lambda _: SMALL_BODY_BYTES + more
-        )
-        written = await call_with(b"").encode(2048 + more, lambda: (True, threading.get_ident()))
-        return [read, weighed, written]
-
-    for good, thread in asyncio.run(threads()):
-        assert good
-        assert (thread == threading.get_ident()) == on_the_loop

@@ -20,7 +20,7 @@ PATIENCE_S = 60
 
 @pytest.fixture(autouse=True)
 def _costs_are_measured_elsewhere(monkeypatch):
-    monkeypatch.setattr(module, "cost_of", lambda predictor: CHEAP)
+    monkeypatch.setattr(module, "measure_row_cost", lambda predictor: CHEAP)
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_what_cannot_be_loaded_is_told_without_waiting_for_what_is_being_loaded(
         return CHEAP
 
     add(root)
-    monkeypatch.setattr(module, "cost_of", cost_of)
+    monkeypatch.setattr(module, "measure_row_cost", cost_of)
     catalogue.refresh()
 
     assert told == [UnknownModel, UnknownModel, Unloaded]

@@ -9,7 +9,7 @@ from mcdrop.inference.device import resolve_device
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused():
     assert (resolve_device("auto"), resolve_device("cpu")) == ("cpu", "cpu")
     for name in ("cuda", "cuda:0"):
-        with pytest.raises(InvalidInput, match=f"the device is {name}, and torch finds no GPU"):
+        with pytest.raises(InvalidInput, match=f"the device is {name}, but torch finds no GPU"):
             resolve_device(name)
 
 
@@ -23,5 +23,5 @@ def test_of_two_gpus_the_first_is_taken_unless_one_is_named(monkeypatch):
     found = {name: resolve_device(name) for name in ("auto", "cuda", "cuda:1")}
     assert found == {"auto": "cuda:0", "cuda": "cuda:0", "cuda:1": "cuda:1"}
     assert not torch.backends.cudnn.allow_tf32
-    with pytest.raises(InvalidInput, match="the device is cuda:2; torch finds cuda:0 to cuda:1"):
+    with pytest.raises(InvalidInput, match="the device is cuda:2, but torch finds cuda:0 to cuda:1"):
         resolve_device("cuda:2")

@@ -1,4 +1,4 @@
-"""What `take` owes to those who wait, whatever they ask for."""
+"""The laws of `next_batch`, whatever waits."""
 
 import math
 from itertools import pairwise
@@ -13,7 +13,7 @@ COSTS = st.sampled_from([1e-7, 0.001, 0.3, 1.0, 7.0, 1e300])
 
 
 def ticket(rows, key="key", row_cost=1.0):
-    return Ticket(None, key, rows, row_cost, math.inf, on_part=lambda part: None, on_end=lambda error: None)
+    return Ticket(None, key, rows, row_cost, math.inf, on_result=lambda result: None, on_end=lambda error: None)
 
 
 TICKETS = st.lists(st.builds(ticket, st.integers(0, 40), st.sampled_from("ab"), COSTS), min_size=1, max_size=12)

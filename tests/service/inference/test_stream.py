@@ -88,7 +88,7 @@ def test_an_answer_whose_reader_leaves_closes_its_parts_at_once(gone):
     call = streamed(two_parts(closed), Sending(gone))
 
     assert closed == [True]
-    assert [str(end) for end in call.ends] == ["the caller left before the whole answer was sent."]
+    assert [str(end) for end in call.ends] == ["the client left before the whole response was sent."]
 
 
 def test_a_failure_before_the_first_part_is_raised_and_not_sent():

@@ -104,9 +104,9 @@ def test_what_only_pickle_could_write_is_not_written():
 
 
 HOSTILE = {
-    "nothing": (b"", "no .npy file"),
-    "a word": (b"hello, world", "no .npy file"),
-    "only the magic word": (b"\x93NUMPY", "no .npy file"),
+    "nothing": (b"", "not a .npy file"),
+    "a word": (b"hello, world", "not a .npy file"),
+    "only the magic word": (b"\x93NUMPY", "not a .npy file"),
     "a version to come": (with_header(described(), b"", 4), "version 4"),
     "no length": (b"\x93NUMPY\1\0", "beyond the file"),
     "a header beyond the file": (with_header(described(), length=4000), "beyond the file"),
@@ -115,7 +115,7 @@ HOSTILE = {
     "no literal": (with_header(b"import os"), "cannot be read"),
     "a call": (with_header(described(descr="exit()")), "cannot be read"),
     "a deep header": (with_header(b"[" * 4000), "cannot be read"),
-    "a list": (with_header(b"[1, 2]"), "must have descr, fortran_order, shape"),
+    "a list": (with_header(b"[1, 2]"), "must have the fields descr, fortran_order, shape"),
     "a field too few": (with_header(b"{'descr': '<f4', 'shape': (2, 3)}"), "must have"),
     "a field too many": (with_header(described(shape="(2, 3), 'x': 1")), "must have"),
     "an order of 1": (with_header(described(order="1"), SMALL.tobytes()), "must have"),
@@ -160,20 +160,20 @@ BOMB_BYTES = 4_000_000
 BOMB = zipped([("x.npy", bytes(BOMB_BYTES))], zipfile.ZIP_DEFLATED)
 HOSTILE_ZIPS = {
     "nothing": (b"", "too short"),
-    "a word": (b"hello, world" * 9, "does not end as a zip does"),
-    "an array": (saved(SMALL), "does not end as a zip does"),
-    "cut off": (GOOD[:-1], "does not end as a zip does"),
-    "a comment": (GOOD[:-2] + b"\1\0x", "does not end as a zip does"),
-    "a long list of members": (zipped([(f"{i}.npy", b"") for i in range(1500)]), "lists its members"),
-    "another list": (GOOD[:-22] + b"PK\6\7" + bytes(16) + GOOD[-22:], "lists its members"),
-    "a member twice": (zipped([("x.npy", saved(SMALL))] * 2), "two members of one name"),
+    "a word": (b"hello, world" * 9, "does not end as a zip archive does"),
+    "an array": (saved(SMALL), "does not end as a zip archive does"),
+    "cut off": (GOOD[:-1], "does not end as a zip archive does"),
+    "a comment": (GOOD[:-2] + b"\1\0x", "does not end as a zip archive does"),
+    "a long list of members": (zipped([(f"{i}.npy", b"") for i in range(1500)]), "the directory of the .npz file"),
+    "another list": (GOOD[:-22] + b"PK\6\7" + bytes(16) + GOOD[-22:], "the directory of the .npz file"),
+    "a member twice": (zipped([("x.npy", saved(SMALL))] * 2), "two members of the same name"),
     "a member of another kind": (zipped([("x.txt", b"hello")]), "'x.txt'"),
-    "another compression": (zipped([("x.npy", saved(SMALL))], zipfile.ZIP_LZMA), "compressed in another way"),
+    "another compression": (zipped([("x.npy", saved(SMALL))], zipfile.ZIP_LZMA), "compressed in a way that numpy"),
     "an encrypted member": (
         patched(GOOD, b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"), "encrypted",
     ),
     "other numbers than were summed": (patched(GOOD, SMALL.tobytes(), bytes(24)), "Bad CRC-32"),
-    "a list elsewhere": (GOOD[:-6] + struct.pack("<IH", 2**31, 0), "no .npz file"),
+    "a list elsewhere": (GOOD[:-6] + struct.pack("<IH", 2**31, 0), "not a .npz file"),
     "another name inside": (patched(GOOD, b"x.npy", b"y.npy", 1), "differ"),
 }  # fmt: skip
 
@@ -198,7 +198,7 @@ def test_no_more_is_inflated_than_a_member_says():
     """It says 128 bytes, and its compressed ones make four million."""
     body = patched(BOMB, struct.pack("<I", BOMB_BYTES), struct.pack("<I", 128))
     tracemalloc.start()
-    with pytest.raises(InvalidRequest, match=r"is no [.]npz file"):
+    with pytest.raises(InvalidRequest, match=r"is not a [.]npz file"):
         read_npz(body, LIMIT)
     assert tracemalloc.get_traced_memory()[1] < BOMB_BYTES / 10
     tracemalloc.stop()

@@ -40,10 +40,10 @@ def test_tensors_are_cut_without_gap_or_overlap_or_refused(tail, sizes):
     frame = Frame.of(b"{}" + tail, "2")
     if sum(size or 0 for size in sizes) != len(tail):
         with pytest.raises(InvalidRequest, match=f"{len(tail)} bytes follow the JSON"):
-            frame.cut(sizes)
+            frame.split(sizes)
         return
 
-    parts = frame.cut(sizes)
+    parts = frame.split(sizes)
 
     assert [None if part is None else len(part) for part in parts] == sizes
     assert b"".join(bytes(part) for part in parts if part is not None) == tail
@@ -53,7 +53,7 @@ def test_tensors_are_cut_without_gap_or_overlap_or_refused(tail, sizes):
 def test_whatever_is_claimed_ends_in_a_refusal_or_in_bytes_that_are_there(body, length, sizes):
     try:
         frame = Frame.of(body, length)
-        parts = frame.cut(sizes)
+        parts = frame.split(sizes)
     except InvalidRequest:
         return
     assert frame.json + b"".join(bytes(part) for part in parts if part is not None) == body
@@ -66,7 +66,7 @@ def test_an_answer_is_cut_as_it_was_written():
     frame = Frame.of(answer.content, str(answer.json_length))
 
     assert json.loads(frame.json) == {"said": [1.5], "number": 2.0}
-    assert [bytes(part) for part in frame.cut([48, 0, 8])] == [tensor.tobytes() for tensor in tensors]
+    assert [bytes(part) for part in frame.split([48, 0, 8])] == [tensor.tobytes() for tensor in tensors]
 
 
 def test_an_answer_without_tensors_has_no_length():

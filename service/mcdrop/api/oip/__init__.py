@@ -1,1 +1,1 @@
-"""The Open Inference Protocol, version 2: how its requests become queries, and how it is told what there is."""
+"""The Open Inference Protocol, version 2: inference, metadata and model management."""

@@ -1,4 +1,4 @@
-"""The datatypes of the Open Inference Protocol, and numbers of them as JSON and as bytes."""
+"""The datatypes of the Open Inference Protocol, and tensors of them from JSON and from bytes."""
 
 import math
 from itertools import chain
@@ -25,81 +25,113 @@ _NUMPY = {
     "FP64": "<f8",
 }
 _BF16 = "BF16"
-# These have no form in JSON, as the protocol says.
+# By the protocol, these cannot be sent as JSON.
 _BINARY_ONLY = {"FP16", _BF16}
-# What orjson makes of the values that a kind of numpy's types may come from.
+# The Python types that a kind of numpy dtypes may be read from.
 _JSON_TYPES: dict[str, set[type]] = {"b": {bool, int}, "u": {int}, "i": {int}, "f": {int, float}}
-# The same for what came as an array.
+# The kinds of arrays that it may be read from.
 _ARRAY_KINDS = {"b": "biu", "u": "iu", "i": "iu", "f": "iuf"}
 OF_NUMPY = {np.dtype(code).name: name for name, code in _NUMPY.items()}
 
 
 def from_bytes(name: str, datatype: str, shape: list[int], raw: memoryview) -> Array:
-    """A tensor from its bytes, rows first, in memory of its own. Raises InvalidInput, naming the tensor."""
-    wanted = math.prod(shape) * _itemsize(name, datatype)
-    if len(raw) != wanted:
-        raise InvalidInput(f"{name} has {len(raw)} bytes; {datatype} of shape {shape} has {wanted}.")
+    """Return a tensor from its bytes, in memory of its own.
+
+    Args:
+        name: The name of the tensor, for errors.
+        datatype: Its datatype.
+        shape: Its shape, rows first.
+        raw: Its bytes.
+
+    Raises:
+        InvalidInput: The bytes are not those of such a tensor.
+    """
+    expected = math.prod(shape) * _itemsize(name, datatype)
+    if len(raw) != expected:
+        raise InvalidInput(
+            f"{name} has {len(raw)} bytes, but {datatype} of shape {shape} has {expected}. Send all of them."
+        )
     if datatype == _BF16:  # the upper half of a float32
         return _shaped(name, (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32), shape)
     if datatype == "BOOL" and (np.frombuffer(raw, np.uint8) > 1).any():
-        raise InvalidInput(f"{name} has bytes other than 0 and 1; BOOL has one such byte for each number.")
-    # Copied once: torch wants aligned memory that it may write, and a body is neither.
+        raise InvalidInput(f"{name} has bytes other than 0 and 1; a BOOL is one such byte.")
+    # Copied, because torch needs aligned and writable memory, and a body is neither.
     return _shaped(name, np.frombuffer(raw, _NUMPY[datatype]).copy(), shape)
 
 
 def from_json(name: str, datatype: str, shape: list[int], data: Any) -> Array:
-    """A tensor from JSON values, flat or nested as its shape, rows first; or from an array of them.
+    """Return a tensor from JSON values, or from an array of them.
 
-    Raises InvalidInput, naming the tensor.
+    Args:
+        name: The name of the tensor, for errors.
+        datatype: Its datatype.
+        shape: Its shape, rows first.
+        data: A list of numbers, flat or nested as the shape, or an array.
+
+    Raises:
+        InvalidInput: The numbers are not those of such a tensor.
     """
     _itemsize(name, datatype)
     if datatype in _BINARY_ONLY:
-        raise InvalidInput(f"{name} is {datatype}, which JSON has no form for; send it as binary data.")
+        raise InvalidInput(f"{name} is {datatype}, which JSON cannot hold; send it as binary data.")
     dtype = np.dtype(_NUMPY[datatype])
     values = (
         _of_array(name, dtype, shape, data) if isinstance(data, np.ndarray) else _of_lists(name, dtype, shape, data)
     )
     if dtype.kind == "b":
         if values.size and not 0 <= values.min() <= values.max() <= 1:
-            raise InvalidInput(f"{name} has numbers other than 0 and 1; BOOL is true or false, or 1 or 0.")
+            raise InvalidInput(f"{name} has numbers other than 0 and 1; a BOOL is true or false, or 1 or 0.")
         values = values.astype(dtype)
     return _shaped(name, values, shape)
 
 
 def _of_array(name: str, dtype: "np.dtype[Any]", shape: list[int], data: Array) -> Array:
-    """The numbers of an array, BOOL still as whole ones. Raises InvalidInput where their type does not hold them."""
+    """Return an array with the dtype of a tensor, BOOL as int64. Raises InvalidInput if a number does not fit."""
     datatype = OF_NUMPY[dtype.name]
     if data.dtype.kind not in _ARRAY_KINDS[dtype.kind]:
-        raise InvalidInput(f"{name} holds {data.dtype} numbers, which are no {datatype}.")
+        raise InvalidInput(f"{name} holds {data.dtype} numbers, which cannot become {datatype}.")
     if data.shape not in {(math.prod(shape),), tuple(shape)}:
-        raise InvalidInput(f"{name} has numbers of shape {list(data.shape)}; {shape} was said.")
+        raise InvalidInput(
+            f"{name} has numbers of shape {list(data.shape)}, but its shape is {shape}. Send a flat list, or one of "
+            f"this shape."
+        )
     with np.errstate(over="ignore"):
         values = data.astype(np.int64 if dtype.kind == "b" else dtype)
     if dtype.kind in "iu" and (values != data).any():
-        raise InvalidInput(f"{name} has a number that no {datatype} holds.")
+        raise InvalidInput(f"{name} has a number that does not fit {datatype}.")
     return values
 
 
 def _of_lists(name: str, dtype: "np.dtype[Any]", shape: list[int], data: Any) -> Array:
-    """As `_of_array`, of lists."""
+    """As `_of_array`, for lists."""
     datatype = OF_NUMPY[dtype.name]
     flat = _flat(name, shape, data)
     strange = set(map(type, flat)) - _JSON_TYPES[dtype.kind]
     if strange:
         place = next(index for index, value in enumerate(flat) if type(value) in strange)
-        raise InvalidInput(f"number {place} of {name} is {str(flat[place])[:20]!r}, which is no {datatype}.")
+        raise InvalidInput(f"number {place} of {name} is {str(flat[place])[:20]!r}, which does not fit {datatype}.")
     try:
-        with np.errstate(over="ignore"):  # a number no float32 holds becomes infinite, and the model refuses it
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and the model refuses it
             return np.array(flat, np.int64 if dtype.kind == "b" else dtype)
     except OverflowError as error:
-        raise InvalidInput(f"{name} has a number that no {datatype} holds: {error}.") from error
+        raise InvalidInput(f"{name} has a number that does not fit {datatype}: {error}.") from error
 
 
 def raw_rows(name: str, dtype: str, sizes: list[int], raw: memoryview) -> Array:
-    """As many rows of an input as there are bytes for. Raises InvalidInput where there is none, or a part of one."""
+    """Return the rows of an input from bytes alone.
+
+    Args:
+        name: The name of the input.
+        dtype: Its dtype.
+        sizes: The shape of a row.
+        raw: The bytes of the rows.
+
+    Raises:
+        InvalidInput: The bytes are not a whole number of rows, or there are none.
+    """
     row = math.prod(sizes) * np.dtype(dtype).itemsize
     if row == 0 or not len(raw) or len(raw) % row:
-        raise InvalidInput(f"the body has {len(raw)} bytes; each row of {name} has {row}. Send whole rows.")
+        raise InvalidInput(f"the body has {len(raw)} bytes, and each row of {name} has {row}. Send whole rows.")
     return from_bytes(name, OF_NUMPY[dtype], [len(raw) // row, *sizes], raw)
 
 
@@ -108,19 +140,19 @@ def _itemsize(name: str, datatype: str) -> int:
         return 2
     if datatype not in _NUMPY:
         raise InvalidInput(
-            f"{name} is {datatype[:20]!r}; this server takes {', '.join([*_NUMPY, _BF16])}, and no BYTES: a model "
-            "takes numbers."
+            f"{name} is {datatype[:20]!r}; this server takes {', '.join([*_NUMPY, _BF16])}, but not BYTES, because a "
+            "model takes numbers."
         )
     return np.dtype(_NUMPY[datatype]).itemsize
 
 
 def _flat(name: str, shape: list[int], data: Any) -> list[Any]:
-    """The numbers of a tensor one after the other; nested lists must have its shape."""
+    """Return the numbers of a tensor as a flat list. Nested lists must have its shape."""
     if not isinstance(data, list):
-        raise InvalidInput(f"the data of {name} is no list; send its numbers as one.")
+        raise InvalidInput(f"the data of {name} is not a list; send its numbers as one.")
     if not (data and isinstance(data[0], list)):
         if len(data) != math.prod(shape):
-            raise InvalidInput(f"{name} has {len(data)} numbers; the shape {shape} has {math.prod(shape)}.")
+            raise InvalidInput(f"{name} has {len(data)} numbers, but its shape {shape} has {math.prod(shape)}.")
         return data
     level = [data]
     for depth, size in enumerate(shape):

@@ -1,8 +1,8 @@
-"""An inference request as a checked query, and how its answer is wanted."""
+"""Decoding inference requests of the Open Inference Protocol into queries."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from dropout_core.errors import InvalidInput, UnknownMeasure
 from dropout_core.measures.precision import PRECISION
@@ -10,80 +10,101 @@ from mcdrop.api.oip.datatypes import from_bytes, from_json, raw_rows
 from mcdrop.api.oip.metadata import output_names
 from mcdrop.api.oip.requests import InferRequest, InputTensor, Parameters, RequestedOutput, parse_oip_body
 from mcdrop.errors import InvalidRequest
-from mcdrop.inference.inputs import arrays_to_inputs
-from mcdrop.inference.query import Query, RequestLimits, make_query, pass_overrides
-from mcdrop.wire.json import parse_json
+from mcdrop.inference.call import Call
+from mcdrop.inference.inputs import to_inputs
+from mcdrop.inference.query import Query, RequestLimits, pass_overrides
+from mcdrop.wire.json import JsonParser
 from mcdrop.wire.npy import Array
+from mcdrop.wire.offload import offload
 from mcdrop.wire.oip_frame import LENGTH_HEADER, Frame
 from mcdrop_models.loading.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class InferQuery:
-    """A query, and how its answer is wanted. binary: whether outputs come as bytes; others are by default."""
+class ResponseOptions:
+    """How a client wants the response.
 
-    query: Query
+    Attributes:
+        id: Repeated in the response; None for none.
+        timeout_s: The most seconds until the response; None for the server's own limit.
+        binary: For outputs by name, whether they are sent as bytes.
+        binary_by_default: Whether the other outputs are.
+    """
+
     id: str | None = None
     timeout_s: float | None = None
     binary: Mapping[str, bool] = field(default_factory=dict)
     binary_by_default: bool = False
 
     def is_binary(self, output: str) -> bool:
-        """Whether an output is wanted as bytes."""
+        """Return whether an output is sent as bytes.
+
+        Args:
+            output: The name of the output.
+        """
         return self.binary.get(output, self.binary_by_default)
 
 
-def question_of(
-    predictor: Predictor, frame: Frame, limits: RequestLimits, parse_json: Callable[[bytes], Any] = parse_json
-) -> InferQuery:
-    """What a body asks. parse_json: how its JSON is read; inputs may come as arrays.
+async def read_query(call: Call) -> tuple[Query, ResponseOptions]:
+    """Read and decode the body of an inference request.
 
-    Raises MalformedJson, InvalidRequest, InvalidInput or UnknownMeasure.
+    Args:
+        call: The call.
+
+    Raises:
+        RequestError: The body cannot be read.
+        InvalidInput: The query does not fit the model.
+        UnknownMeasure: The model does not have one of the outputs.
+    """
+    with call.phase("decode"):
+        frame = Frame.of(await call.body(), call.request.headers.get(LENGTH_HEADER))
+        work = partial(decode, frame, call.model.predictor, call.state.limits, call.state.json)
+        return await offload(work, frame.decoding_cost)
+
+
+def decode(
+    frame: Frame, predictor: Predictor, limits: RequestLimits, parser: JsonParser
+) -> tuple[Query, ResponseOptions]:
+    """Return the query that a body describes, and how the client wants the response.
+
+    Args:
+        frame: The body.
+        predictor: The model.
+        limits: The limits of one request.
+        parser: Parses the JSON.
     """
     if frame.raw:
-        return _raw_question(predictor, frame.tensors, limits)
-    request = parse_oip_body(InferRequest, parse_json(frame.json))
-    asked = request.parameters or Parameters()
-    arrays = tensor_arrays(request.inputs, frame.cut([tensor.binary_size for tensor in request.inputs]))
-    query = make_query(
+        return _decode_raw(frame.tensors, predictor, limits)
+    request = parse_oip_body(InferRequest, parser.parse(frame.json))
+    parameters = request.parameters or Parameters()
+    arrays = tensor_arrays(request.inputs, frame.split([tensor.binary_size for tensor in request.inputs]))
+    query = Query.of(
         predictor,
-        arrays_to_inputs(arrays, predictor.manifest),
+        to_inputs(arrays, predictor.manifest),
         limits,
-        overrides=pass_overrides(asked),
-        outputs=_outputs(predictor, request.outputs or [], asked),
-        quantiles=asked.quantiles,
-        samples=asked.samples,
+        overrides=pass_overrides(parameters),
+        outputs=_outputs(predictor, request.outputs or [], parameters),
+        quantiles=parameters.quantiles,
+        samples=parameters.samples,
     )
-    return InferQuery(
-        query,
+    return query, ResponseOptions(
         request.id,
-        None if asked.timeout is None else asked.timeout / 1e6,
+        None if parameters.timeout is None else parameters.timeout / 1e6,
         {output.name: binary for output in request.outputs or [] if (binary := output.binary) is not None},
-        asked.binary_data_output,
+        parameters.binary_data_output,
     )
-
-
-def _raw_question(predictor: Predictor, raw: memoryview, limits: RequestLimits) -> InferQuery:
-    """A body without JSON is the only input of a model, and its answer has no numbers in JSON either."""
-    inputs = predictor.manifest.inputs
-    sizes = [size for size in inputs[0].shape if isinstance(size, int)]
-    if len(inputs) != 1 or len(sizes) != len(inputs[0].shape):
-        raise InvalidRequest(
-            f"{LENGTH_HEADER} is 0, and {predictor.manifest.name} has several inputs, or one whose rows have no fixed "
-            "size; send JSON that says what the bytes are."
-        )
-    rows = raw_rows(inputs[0].name, inputs[0].dtype, sizes, raw)
-    query = make_query(
-        predictor,
-        arrays_to_inputs({inputs[0].name: rows}, predictor.manifest),
-        limits,
-        outputs=list(output_names(predictor)),
-    )
-    return InferQuery(query, binary_by_default=True)
 
 
 def tensor_arrays(tensors: Sequence[InputTensor], parts: Sequence[memoryview | None]) -> dict[str, Array]:
-    """The inputs by name. Raises InvalidInput."""
+    """Return the arrays of tensors by name.
+
+    Args:
+        tensors: The tensors, as the JSON describes them.
+        parts: The bytes of each; None for a tensor in the JSON.
+
+    Raises:
+        InvalidInput: A tensor is sent twice, or its numbers are not those it describes.
+    """
     arrays: dict[str, Array] = {}
     for tensor, part in zip(tensors, parts, strict=True):
         if tensor.name in arrays:
@@ -97,12 +118,28 @@ def tensor_arrays(tensors: Sequence[InputTensor], parts: Sequence[memoryview | N
     return arrays
 
 
-def _outputs(predictor: Predictor, outputs: Sequence[RequestedOutput], asked: Parameters) -> list[str] | None:
-    """The measures to answer, by the very names that were asked for; None: those that go with a tolerance."""
+def _decode_raw(raw: memoryview, predictor: Predictor, limits: RequestLimits) -> tuple[Query, ResponseOptions]:
+    """Decode a body without JSON: the only input of a model. Its response has no numbers in JSON either."""
+    inputs = predictor.manifest.inputs
+    sizes = [size for size in inputs[0].shape if isinstance(size, int)]
+    if len(inputs) != 1 or len(sizes) != len(inputs[0].shape):
+        raise InvalidRequest(
+            f"{LENGTH_HEADER} is 0, but {predictor.manifest.name} has several inputs, or one whose rows have no fixed "
+            "size. Send JSON that describes the bytes."
+        )
+    rows = raw_rows(inputs[0].name, inputs[0].dtype, sizes, raw)
+    tensors = to_inputs({inputs[0].name: rows}, predictor.manifest)
+    query = Query.of(predictor, tensors, limits, outputs=list(output_names(predictor)))
+    return query, ResponseOptions(binary_by_default=True)
+
+
+def _outputs(predictor: Predictor, outputs: Sequence[RequestedOutput], parameters: Parameters) -> list[str] | None:
+    """Return the names of the requested measures; None for those that come with a tolerance."""
     if not outputs:
-        return None if asked.tolerance is not None else list(output_names(predictor))
+        return None if parameters.tolerance is not None else list(output_names(predictor))
     known = {*output_names(predictor), *PRECISION}
-    added = {name for name, wanted in (("quantiles", bool(asked.quantiles)), ("samples", asked.samples)) if wanted}
+    extras = (("quantiles", bool(parameters.quantiles)), ("samples", parameters.samples))
+    added = {name for name, present in extras if present}
     names = [output.name for output in outputs]
     for name in names:
         if name not in known | added:

@@ -1,4 +1,4 @@
-"""A model as the protocol's clients want to know it."""
+"""Metadata of the server and of models, as the Open Inference Protocol describes them."""
 
 from functools import cache
 from importlib.metadata import version
@@ -17,22 +17,29 @@ PLATFORM = "mcdrop"
 PASSES_USED = "passes_used"
 _EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "parameters"]
 _ANY = -1
-# One number for each output of the network; other measures are one number for each row, or each of its positions.
-_OF_COLUMNS = {"mean", "variance", "std", "epistemic_variance", "aleatoric_variance"}
 
 
 def server_metadata() -> ServerMetadata:
-    """What this server is, and which extensions it speaks."""
+    """Return the metadata of the server."""
     return ServerMetadata(name=PLATFORM, version=version("mcdrop"), extensions=_EXTENSIONS)
 
 
 def output_names(predictor: Predictor) -> tuple[str, ...]:
-    """The outputs that a model always has: its measures, and how many passes each row took."""
+    """Return the outputs that a model always has: its measures and the passes that each row took.
+
+    Args:
+        predictor: The model.
+    """
     return (*model_measures(predictor), PASSES_USED)
 
 
 def model_metadata(predictor: Predictor, versions: list[int]) -> ModelMetadata:
-    """Names, datatypes and shapes, rows first. versions: those there are, newest first."""
+    """Return the names, datatypes and shapes of the inputs and outputs of a model, rows first.
+
+    Args:
+        predictor: The model.
+        versions: Its versions, the newest first.
+    """
     inputs, outputs = _tensors(predictor)
     return ModelMetadata(
         name=predictor.manifest.name,
@@ -44,7 +51,11 @@ def model_metadata(predictor: Predictor, versions: list[int]) -> ModelMetadata:
 
 
 def model_config(predictor: Predictor) -> ModelConfig:
-    """The same as a configuration of Triton's, whose rows are the first dimension: it has no batch of its own."""
+    """Return the metadata as a Triton configuration without a batch dimension: the rows are the first dimension.
+
+    Args:
+        predictor: The model.
+    """
     inputs, outputs = _tensors(predictor)
     return ModelConfig(
         name=predictor.manifest.name,
@@ -57,7 +68,7 @@ def model_config(predictor: Predictor) -> ModelConfig:
 
 
 def _tensors(predictor: Predictor) -> tuple[list[Tensor], list[Tensor]]:
-    """The inputs and the outputs."""
+    """Return the inputs and the outputs of a model."""
     manifest = predictor.manifest
     inputs = [
         Tensor(name=spec.name, datatype=OF_NUMPY[spec.dtype], shape=[_ANY, *map(_size, spec.shape)])
@@ -73,7 +84,7 @@ def _tensors(predictor: Predictor) -> tuple[list[Tensor], list[Tensor]]:
 
 @cache
 def _by_column(output: OutputKind) -> frozenset[str]:
-    """The measures that are one number for each output of the network, and not one for all of them."""
+    """Return the measures that have one number for each output of the network."""
     estimate = fold_passes([Chunk(0, torch.zeros(2, 1, 2))], output, 2, 0, "two passes of a row")
     return frozenset(name for name in estimate.measures if estimate.measure(name).dim() > 1)
 

@@ -1,4 +1,4 @@
-"""/v2/repository, for operators: which versions there are, and which models are in service."""
+"""/v2/repository: operators list versions, and load and unload models."""
 
 from typing import Any, Literal, TypeVar
 
@@ -29,41 +29,41 @@ _OF_LOADING = oip_error_docs(*BODY_ERRORS, *MODEL_ERRORS)
 
 
 def _documented(kind: type[StrictBody]) -> dict[str, Any]:
-    """What OpenAPI says of a body that may be missing."""
+    """Return the OpenAPI description of a body that may be missing."""
     return {"requestBody": {"content": {"application/json": {"schema": inline_definitions(kind.model_json_schema())}}}}
 
 
 @router.post("/index", response_model=list[IndexEntry], responses=_OF_INDEX, openapi_extra=_documented(IndexRequest))
-async def index(request: Request, shared: State) -> list[IndexEntry]:
-    """Every version of every model, newest first, with the reason where one is not in memory."""
-    asked = await _asked(IndexRequest, request, shared)
-    states = await anyio.to_thread.run_sync(shared.catalogue.states)
-    return [_entry(state) for state in states if state.state == "ready" or not asked.ready]
+async def index(request: Request, state: State) -> list[IndexEntry]:
+    """List every version of every model, newest first, with the reason if one is not in memory."""
+    index_request = await _read(IndexRequest, request, state)
+    states = await anyio.to_thread.run_sync(state.catalogue.states)
+    return [_entry(one) for one in states if one.state == "ready" or not index_request.ready]
 
 
 @router.post(
     "/models/{name}/load", response_class=Response, responses=_OF_LOADING, openapi_extra=_documented(LoadRequest)
 )
-async def load(name: ModelName, request: Request, shared: State) -> Response:
-    """Bring a model into service, or its newest good version in the place of the one that is."""
-    await _asked(LoadRequest, request, shared)
-    await shared.loading(shared.catalogue.load, name)
+async def load(name: ModelName, request: Request, state: State) -> Response:
+    """Load a model: its newest valid version becomes current."""
+    await _read(LoadRequest, request, state)
+    await state.on_loader(state.catalogue.load, name)
     return Response()
 
 
 @router.post(
     "/models/{name}/unload", response_class=Response, responses=_OF_LOADING, openapi_extra=_documented(LoadRequest)
 )
-async def unload(name: ModelName, request: Request, shared: State) -> Response:
-    """Take a model out of service, when the requests that hold it have ended."""
-    await _asked(LoadRequest, request, shared)
-    await shared.loading(shared.catalogue.unload, name, shared.settings.drain_ms / 1000)
+async def unload(name: ModelName, request: Request, state: State) -> Response:
+    """Unload a model, and wait for the requests that hold it."""
+    await _read(LoadRequest, request, state)
+    await state.on_loader(state.catalogue.unload, name, state.settings.drain_ms / 1000)
     return Response()
 
 
-async def _asked(kind: type[B], request: Request, shared: ServerState) -> B:
-    """What a body asks; none asks for nothing."""
-    settings = shared.settings
+async def _read(kind: type[B], request: Request, state: ServerState) -> B:
+    """Read and parse a body; a missing one counts as {}."""
+    settings = state.settings
     body = await read_body(request, settings.max_body_bytes, settings.max_timeout_ms / 1000)
     return parse_oip_body(kind, parse_json(body) if body else {})
 

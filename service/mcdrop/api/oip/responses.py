@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol answers, /v2."""
+"""The responses of the Open Inference Protocol, /v2."""
 
 from typing import Literal
 
@@ -6,13 +6,13 @@ from pydantic import BaseModel
 
 
 class Failure(BaseModel):
-    """Every answer that is no success."""
+    """An error."""
 
     error: str
 
 
 class ServerMetadata(BaseModel):
-    """What a server is."""
+    """The metadata of the server."""
 
     name: str
     version: str
@@ -20,13 +20,13 @@ class ServerMetadata(BaseModel):
 
 
 class Live(BaseModel):
-    """The process runs."""
+    """Whether the process runs."""
 
     live: bool
 
 
 class Ready(BaseModel):
-    """At least one model can be asked."""
+    """At least one model can answer."""
 
     ready: bool
 
@@ -39,26 +39,26 @@ class ModelReady(BaseModel):
 
 
 class NotReady(BaseModel):
-    """No model can be asked now."""
+    """No model can answer now."""
 
     ready: bool
     error: str
 
 
 class ModelNotReady(NotReady):
-    """A model cannot be asked now."""
+    """The model cannot answer now."""
 
     name: str
 
 
 class ModelNames(BaseModel):
-    """The models there are."""
+    """The names of the models."""
 
     models: list[str]
 
 
 class Tensor(BaseModel):
-    """An input or an output; -1 is any size."""
+    """The description of an input or an output; -1 is any size."""
 
     name: str
     datatype: str
@@ -66,7 +66,7 @@ class Tensor(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """What goes into a model and what comes out."""
+    """The inputs and outputs of a model."""
 
     name: str
     versions: list[str]
@@ -76,7 +76,7 @@ class ModelMetadata(BaseModel):
 
 
 class ConfigTensor(BaseModel):
-    """An input or an output, as Triton's configurations have it."""
+    """An input or an output in a Triton configuration."""
 
     name: str
     data_type: str
@@ -84,7 +84,7 @@ class ConfigTensor(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """A model as Triton describes one. max_batch_size 0: the rows are the first of dims."""
+    """A Triton configuration. With max_batch_size 0, the rows are the first of dims."""
 
     name: str
     platform: str
@@ -95,7 +95,7 @@ class ModelConfig(BaseModel):
 
 
 class OutputTensor(BaseModel):
-    """A measure of all rows. data: flat, rows first; absent where it follows as bytes."""
+    """A measure of all rows. `data` is flat, rows first; it is absent if the tensor follows as bytes."""
 
     name: str
     datatype: str
@@ -105,7 +105,7 @@ class OutputTensor(BaseModel):
 
 
 class InferResponse(BaseModel):
-    """The measures. parameters: the run, enough to repeat it."""
+    """The measures. `parameters` are enough to repeat the request."""
 
     model_name: str
     model_version: str
@@ -115,7 +115,7 @@ class InferResponse(BaseModel):
 
 
 class IndexEntry(BaseModel):
-    """One version of a model."""
+    """The state of one version of a model."""
 
     name: str
     version: str
@@ -124,14 +124,14 @@ class IndexEntry(BaseModel):
 
 
 class Duration(BaseModel):
-    """So many, which took so long together."""
+    """A count, and the time that all of them took together."""
 
     count: int
     ns: int
 
 
 class InferStatistics(BaseModel):
-    """Requests since the start of the server, by what they spent their time with."""
+    """The requests since the server started, and the time they spent in each phase."""
 
     success: Duration
     fail: Duration
@@ -144,7 +144,7 @@ class InferStatistics(BaseModel):
 
 
 class BatchStatistics(BaseModel):
-    """Batches of up to batch_size rows, and of more than half as many."""
+    """The batches of up to batch_size rows, and of more than half of that."""
 
     batch_size: int
     compute_input: Duration
@@ -153,7 +153,7 @@ class BatchStatistics(BaseModel):
 
 
 class VersionStatistics(BaseModel):
-    """Of one version. last_inference: milliseconds since 1970. inference_count: rows; execution_count: batches."""
+    """The statistics of a version: last_inference in milliseconds since 1970, rows and batches (execution_count)."""
 
     name: str
     version: str
@@ -165,6 +165,6 @@ class VersionStatistics(BaseModel):
 
 
 class ModelStatistics(BaseModel):
-    """Of the versions that are in memory."""
+    """The statistics of the versions in memory."""
 
     model_stats: list[VersionStatistics]

@@ -1,4 +1,4 @@
-"""What was counted of a version, as the protocol's clients read it."""
+"""The statistics of a version, as the Open Inference Protocol reports them."""
 
 from mcdrop.api.oip.responses import BatchStatistics, Duration, InferStatistics, VersionStatistics
 from mcdrop.inference.catalogue import ModelKey
@@ -8,7 +8,12 @@ _NONE = Duration(count=0, ns=0)
 
 
 def statistics_response(key: ModelKey, counted: Statistics) -> VersionStatistics:
-    """The statistics of a version."""
+    """Return the statistics of a version.
+
+    Args:
+        key: The name and the version of the model.
+        counted: What the metrics counted.
+    """
     return VersionStatistics(
         name=key[0],
         version=str(key[1]),

@@ -1,1 +1,1 @@
-"""The names on the wire."""
+"""The endpoints of /v1."""

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of bodies and answers that are read and written by hand."""
+"""The OpenAPI description of bodies and responses that FastAPI does not parse itself."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ from mcdrop.http.error_docs import COMPUTE_ERRORS, Responses, problem_docs
 from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ
 from mcdrop.http.openapi import BYTES, COMPRESSED, TIMEOUT, inline_definitions
 
-# Fields of bodies alone; and those that may be objects, which are JSON in an address too.
+# Fields of the body only; and fields that may be objects, which the query string holds as JSON.
 _ROWS, _OBJECTS = {"inputs", "labelled", "targets"}, {"tolerance", "defer_above", "quotas"}
 _PROBLEMS = problem_docs(*COMPUTE_ERRORS, "not-acceptable")
 PREDICT_RESPONSES: Responses = {
     200: {
-        "description": "The measures. .npz has each as a member, and the run: model, version, passes, seed, sampling, "
-        "masks, branches, noise, labels, quantile_levels. Lines of JSON, one for each row as it is computed, have the "
-        "run in headers named Mcdrop-; a last line with an error says that there are no more.",
+        "description": "The measures. A .npz file has each as a member, beside the provenance: model, version, passes, "
+        "seed, sampling, masks, branches, noise, labels, quantile_levels. Lines of JSON are sent row by row as they "
+        "are "
+        "computed, with the provenance in Mcdrop- headers; if the computation fails, the last line has an error.",
         "content": {NPZ: {"schema": BYTES}, NDJSON: {"schema": {"type": "string"}}},
     },
     **_PROBLEMS,
@@ -23,28 +24,35 @@ PREDICT_RESPONSES: Responses = {
 RANK_RESPONSES: Responses = {
     **PREDICT_RESPONSES,
     200: {
-        "description": "Rows in the order they were picked; .npz has each field as a member, and each of the parts.",
+        "description": "Rows in the order they were picked. A .npz file has each field, and each of the parts, as a "
+        "member.",
         "content": {NPZ: {"schema": BYTES}},
     },
 }
 
 
-_FORMS = {
-    PredictRequest: ".npz with a member for each.",
-    RankRequest: ".npz with members inputs, labelled and targets, or one for each input behind a dot, as labelled.x, "
-    "and costs, groups, exclude, ids. Or the frame of the Open Inference Protocol, known by its header "
-    "Inference-Header-Content-Length: tensors named as the members, and the other fields as parameters.",
+_NPZ_MEMBERS = {
+    PredictRequest: ".npz with a member for each input of a model of several.",
+    RankRequest: ".npz with the members inputs, labelled and targets (labelled.x for the input x of a model of "
+    "several), "
+    "costs, groups, exclude and ids. The frame of the Open Inference Protocol, marked by the header "
+    "Inference-Header-Content-Length, is read too: tensors are named as the members, and the other fields are "
+    "parameters.",
 }
 
 
 def request_docs(body: type[PredictRequest] | type[RankRequest]) -> dict[str, Any]:
-    """The forms of a body, and its fields as they may stand in the query of the address."""
+    """Return the media types of a body, and its fields as parameters of the query string.
+
+    Args:
+        body: The schema of the JSON body.
+    """
     schema = inline_definitions(body.model_json_schema())
     return {
         "requestBody": {
             "required": True,
-            "description": "JSON; or the rows alone, as numpy writes them, with all else in the query of the address: "
-            f".npy for a model of one input, {_FORMS[body]} {COMPRESSED}",
+            "description": "JSON; or only the rows, in a file of numpy, with the other fields in the query string: "
+            f".npy for a model of one input, {_NPZ_MEMBERS[body]} {COMPRESSED}",
             "content": {JSON: {"schema": schema}, NPY: {"schema": BYTES}, NPZ: {"schema": BYTES}},
         },
         "parameters": [
@@ -55,7 +63,7 @@ def request_docs(body: type[PredictRequest] | type[RankRequest]) -> dict[str, An
 
 
 def _parameter(name: str, field: dict[str, Any]) -> dict[str, Any]:
-    """A field of a body as a parameter of the query: there, or in the body, and not in both."""
+    """Return a field of a body as a parameter of the query string. It may be in either, but not in both."""
     described = {"name": name, "in": "query", "description": field["description"]}
     if name in _OBJECTS:
         return {**described, "content": {JSON: {"schema": field}}}

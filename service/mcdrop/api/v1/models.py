@@ -1,4 +1,4 @@
-"""GET /v1/models and what a caller needs to know of one."""
+"""GET /v1/models: the models, and the description of one."""
 
 from dataclasses import asdict
 
@@ -17,33 +17,33 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("", responses=problem_docs("internal"))
-async def list_models(shared: State) -> ModelList:
-    """Every version of every model, newest first, with the reason where one is refused."""
-    return await anyio.to_thread.run_sync(_list, shared)
+async def list_models(state: State) -> ModelList:
+    """List every version of every model, newest first, with the reason if one is refused."""
+    return await anyio.to_thread.run_sync(_list, state)
 
 
 @router.get("/{name}", responses=problem_docs(*MODEL_ERRORS))
-async def describe_model(name: ModelName, shared: State) -> ModelDescription:
-    """The newest version of a model that can be served."""
-    return _describe((await shared.model(name, None)).predictor, shared)
+async def describe_model(name: ModelName, state: State) -> ModelDescription:
+    """Describe the newest version of a model that can be served."""
+    return _describe((await state.model(name, None)).predictor, state)
 
 
 @router.get("/{name}/versions/{version}", responses=problem_docs(*MODEL_ERRORS))
-async def describe_version(name: ModelName, version: ModelVersion, shared: State) -> ModelDescription:
-    """One version of a model."""
-    return _describe((await shared.model(name, version)).predictor, shared)
+async def describe_version(name: ModelName, version: ModelVersion, state: State) -> ModelDescription:
+    """Describe one version of a model."""
+    return _describe((await state.model(name, version)).predictor, state)
 
 
-def _list(shared: ServerState) -> ModelList:
-    return ModelList(models=[ModelSummary.model_validate(asdict(state)) for state in shared.catalogue.states()])
+def _list(state: ServerState) -> ModelList:
+    return ModelList(models=[ModelSummary.model_validate(asdict(one)) for one in state.catalogue.states()])
 
 
-def _describe(predictor: Predictor, shared: ServerState) -> ModelDescription:
+def _describe(predictor: Predictor, state: ServerState) -> ModelDescription:
     manifest, measures = predictor.manifest, model_measures(predictor)
     return ModelDescription(
         name=manifest.name,
         version=predictor.version,
-        versions=shared.catalogue.repository.versions(manifest.name),
+        versions=state.catalogue.repository.versions(manifest.name),
         task=manifest.task,
         output=manifest.output,
         labels=list(manifest.labels) if manifest.labels else None,

@@ -63,12 +63,12 @@ def test_odd_addresses_are_no_matter():
 @pytest.mark.parametrize(
     ("datatype", "shape", "size", "said"),
     [
-        ("FP32", [2, 3], 23, "x has 23 bytes; FP32 of shape [2, 3] has 24"),
+        ("FP32", [2, 3], 23, "x has 23 bytes, but FP32 of shape [2, 3] has 24"),
         ("FP32", [2, 3], 25, "x has 25 bytes"),
         ("INT8", [2**40, 2**40], 8, f"has {2**80}"),
         ("FP64", [0, 2**62], 0, "cannot have the shape"),
         ("BF16", [3], 5, "has 6"),
-        ("BYTES", [1], 8, "no BYTES"),
+        ("BYTES", [1], 8, "not BYTES"),
         ("fp32", [1], 4, "is 'fp32'"),
     ],
 )
@@ -85,24 +85,24 @@ def test_a_truth_is_one_of_two_bytes():
 @pytest.mark.parametrize(
     ("datatype", "shape", "data", "said"),
     [
-        ("FP32", [2], [1.0], "x has 1 numbers; the shape [2] has 2"),
+        ("FP32", [2], [1.0], "x has 1 numbers, but its shape [2] has 2"),
         ("FP32", [2, 2], [[1, 2], [3]], "not 2 long at depth 1"),
         ("FP32", [2, 2], [[1, 2], 3], "not 2 long at depth 1"),
         ("FP32", [2, 2], [[1, 2]], "not 2 long at depth 0"),
         ("FP32", [2], [[1], [2]], "number 0 of x is '[1]'"),
-        ("FP32", [1], ["1"], "number 0 of x is '1', which is no FP32"),
+        ("FP32", [1], ["1"], "number 0 of x is '1', which does not fit FP32"),
         ("FP32", [2], [1, None], "number 1 of x is 'None'"),
         ("FP32", [2], [1.5, True], "number 1 of x is 'True'"),
-        ("FP32", [1], None, "is no list"),
-        ("FP32", [1], {"0": 1}, "is no list"),
-        ("INT64", [1], [1.0], "number 0 of x is '1.0', which is no INT64"),
-        ("INT8", [1], [128], "no INT8 holds"),
-        ("UINT64", [1], [-1], "no UINT64 holds"),
+        ("FP32", [1], None, "is not a list"),
+        ("FP32", [1], {"0": 1}, "is not a list"),
+        ("INT64", [1], [1.0], "number 0 of x is '1.0', which does not fit INT64"),
+        ("INT8", [1], [128], "does not fit INT8"),
+        ("UINT64", [1], [-1], "does not fit UINT64"),
         ("BOOL", [1], [2], "other than 0 and 1"),
         ("BOOL", [1], [0.0], "number 0 of x is '0.0'"),
         ("FP16", [1], [1.0], "send it as binary data"),
         ("BF16", [1], [1.0], "send it as binary data"),
-        ("BYTES", [1], ["a"], "no BYTES"),
+        ("BYTES", [1], ["a"], "not BYTES"),
     ],
 )
 def test_json_that_is_not_the_tensor_is_refused(datatype, shape, data, said):
@@ -145,9 +145,9 @@ def test_rows_of_a_body_are_counted_by_its_length():
     rows = np.arange(12, dtype=np.int64).reshape(3, 2, 2)
 
     same(raw_rows("x", "int64", [2, 2], memoryview(rows.tobytes())), rows)
-    with pytest.raises(InvalidInput, match="95 bytes; each row of x has 32"):
+    with pytest.raises(InvalidInput, match="95 bytes, and each row of x has 32"):
         raw_rows("x", "int64", [2, 2], memoryview(rows.tobytes())[:-1])
-    with pytest.raises(InvalidInput, match="0 bytes; each row of x has 32"):
+    with pytest.raises(InvalidInput, match="0 bytes, and each row of x has 32"):
         raw_rows("x", "int64", [2, 2], memoryview(b""))
     with pytest.raises(InvalidInput, match="each row of x has 0"):
         raw_rows("x", "int64", [0], memoryview(b""))

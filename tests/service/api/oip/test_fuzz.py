@@ -1,4 +1,4 @@
-"""Whatever is sent to the Open Inference Protocol ends in a question that can be computed, or in a refusal."""
+"""Whatever is sent to the Open Inference Protocol ends in a query that can be computed, or in a refusal."""
 
 import json
 
@@ -6,13 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropout_core.errors import InvalidInput, UnknownMeasure
-from mcdrop.api.oip.decode import InferQuery, question_of
+from mcdrop.api.oip.decode import ResponseOptions, decode
 from mcdrop.errors import RequestError
 from mcdrop.inference.query import RequestLimits
+from mcdrop.wire.json import JsonParser
 from mcdrop.wire.oip_frame import Frame
 from tests.support import service_nets as nets
 
 LIMITS = RequestLimits(max_passes=100, max_samples=10_000, max_length=100)
+PARSER = JsonParser()
 ROWS = nets.images(2, seed=3).numpy()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -50,10 +52,10 @@ def with_part(document, place, part):
     return changed
 
 
-def asked(predictor, body, length):
-    """The question, or None for one that is refused by an error that blames the caller."""
+def decoded(predictor, body, length):
+    """Return the query and its response options; None if it is refused by an error that blames the client."""
     try:
-        return question_of(predictor, Frame.of(body, length), LIMITS)
+        return decode(Frame.of(body, length), predictor, LIMITS, PARSER)
     except (InvalidInput, RequestError, UnknownMeasure):
         return None
 
@@ -63,17 +65,17 @@ def framed(document):
     return head + ROWS.tobytes(), str(len(head))
 
 
-def test_the_document_itself_is_a_question(digits):
-    question = asked(digits, *framed(DOCUMENT))
+def test_the_document_itself_is_a_query(digits):
+    query, options = decoded(digits, *framed(DOCUMENT))
 
-    assert (question.query.num_rows, question.timeout_s, question.id) == (2, 1.0, "a")
+    assert (query.num_rows, options.timeout_s, options.id) == (2, 1.0, "a")
 
 
 @given(place=st.sampled_from(PLACES), part=JSON)
 def test_any_part_may_be_any_json(digits, place, part):
-    question = asked(digits, *framed(with_part(DOCUMENT, place, part)))
+    found = decoded(digits, *framed(with_part(DOCUMENT, place, part)))
 
-    assert question is None or isinstance(question, InferQuery)
+    assert found is None or isinstance(found[1], ResponseOptions)
 
 
 @given(data=st.data())
@@ -83,12 +85,12 @@ def test_any_byte_may_be_another(digits, data):
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, int(length) + 8))] = data.draw(st.integers(0, 255))
 
-    asked(digits, bytes(damaged), length)
+    decoded(digits, bytes(damaged), length)
 
 
 @given(cut=st.integers(0, 600), length=st.integers(-1, 1200).map(str) | st.text(max_size=3))
-def test_lengths_may_lie(digits, cut, length):
+def test_wrong_lengths_are_refused(digits, cut, length):
     body, _ = framed(DOCUMENT)
 
-    asked(digits, body[:cut], length)
-    asked(digits, body, length)
+    decoded(digits, body[:cut], length)
+    decoded(digits, body, length)

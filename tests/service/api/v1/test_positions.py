@@ -10,7 +10,7 @@ from torch import nn
 from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.errors import InvalidInput
 from mcdrop.api.oip.metadata import model_metadata
-from mcdrop.inference.query import RequestLimits, make_query
+from mcdrop.inference.query import Query, RequestLimits
 from mcdrop.settings import Settings
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
@@ -72,9 +72,9 @@ def test_a_description_says_the_positions(server, predictor):
 def test_numbers_of_all_positions_count_to_the_most_that_are_kept(predictor):
     """16 passes of 2 rows of 5 positions of 3 outputs."""
     x, asked = torch.zeros(2, 5, 2), PassOverrides(passes=16)
-    make_query(predictor, x, RequestLimits(100, 480, 10), overrides=asked, samples=True)
-    with pytest.raises(InvalidInput, match=r"rows · positions · outputs = 480 numbers; this server keeps up to 479"):
-        make_query(predictor, x, RequestLimits(100, 479, 10), overrides=asked, samples=True)
+    Query.of(predictor, x, RequestLimits(100, 480, 10), overrides=asked, samples=True)
+    with pytest.raises(InvalidInput, match=r"would keep 480 numbers"):
+        Query.of(predictor, x, RequestLimits(100, 479, 10), overrides=asked, samples=True)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.errors import InvalidInput
 from dropout_core.predict import predict
 from mcdrop.client import Client
-from mcdrop.inference.query import RequestLimits, make_query
+from mcdrop.inference.query import Query, RequestLimits
 from mcdrop.server.app import create_app
 from mcdrop.settings import Settings
 from mcdrop_models.bundle.repository import Repository
@@ -166,12 +166,12 @@ def test_what_does_not_fit_is_422_by_the_name_of_its_input(client, name, inputs,
 
 def test_a_server_bounds_free_lengths(root):
     texts, limits = loaded(root, "tags"), RequestLimits(max_passes=10, max_samples=100, max_length=8)
-    assert make_query(texts, Attention.inputs(2, 8), limits, overrides=PassOverrides(passes=1)).num_rows == 2
+    assert Query.of(texts, Attention.inputs(2, 8), limits, overrides=PassOverrides(passes=1)).num_rows == 2
     with pytest.raises(InvalidInput, match="the length is 9; this server takes up to 8"):
-        make_query(texts, Attention.inputs(2, 9), limits, overrides=PassOverrides(passes=1))
+        Query.of(texts, Attention.inputs(2, 9), limits, overrides=PassOverrides(passes=1))
     pairs = loaded(root, "pairs")  # nothing of it is free
     assert (
-        make_query(
+        Query.of(
             pairs, {"x": torch.zeros(9, 2), "weight": torch.zeros(9, 1)}, limits, overrides=PassOverrides(passes=1)
         ).num_rows
         == 9

@@ -1,4 +1,4 @@
-"""Answers of /v1 in each form: the measures, and what run they are of."""
+"""Encoding the results of /v1: the measures and their provenance."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,22 +9,25 @@ from mcdrop.inference.provenance import DEFER, Provenance
 from mcdrop.inference.query import Query
 from mcdrop.wire.json import dump_json
 from mcdrop.wire.npy import Array, write_npz
-from mcdrop_models.loading.predictor import Predictor
 
 _LINE = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
-def provenance_of(predictor: Predictor, query: Query) -> Provenance:
-    """The run that a query makes of a model."""
-    manifest, plan = predictor.manifest, query.plan
+def provenance_of(query: Query) -> Provenance:
+    """Return the provenance of a query's result.
+
+    Args:
+        query: The query.
+    """
+    manifest, options = query.predictor.manifest, query.options
     return Provenance(
         model=manifest.name,
-        version=predictor.version,
-        passes=plan.passes,
-        seed=plan.seed,
-        sampling=plan.sampling,
-        masks=plan.masks,
-        branches=plan.branches,
+        version=query.predictor.version,
+        passes=options.passes,
+        seed=options.seed,
+        sampling=options.sampling,
+        masks=options.masks,
+        branches=options.branches,
         noise=manifest.noise,
         labels=tuple(manifest.labels or ()),
         quantiles=query.quantiles,
@@ -32,19 +35,30 @@ def provenance_of(predictor: Predictor, query: Query) -> Provenance:
     )
 
 
-def prediction(run: Provenance, measures: Mapping[str, Array], form: str) -> bytes:
-    """An answer to a predict request as JSON or .npz."""
-    if form == NPZ:
-        return write_npz({**measures, **run.members})
+def encode(provenance: Provenance, measures: Mapping[str, Array], media_type: str) -> bytes:
+    """Return the response to a predict request as JSON or .npz.
+
+    Args:
+        provenance: What produced the measures.
+        measures: Arrays by measure, rows first.
+        media_type: The media type of the response.
+    """
+    if media_type == NPZ:
+        return write_npz({**measures, **provenance.members})
     outputs = dict(measures)
-    deferred = {"defer_above": run.defer_above, DEFER: outputs.pop(DEFER)} if run.defer_above else {}
-    labels = {"labels": run.labels} if run.labels else {}
-    levels = {"quantiles": run.quantiles} if run.quantiles else {}
-    return dump_json({**run.facts, **labels, **levels, **deferred, "outputs": outputs})
+    deferred = {"defer_above": provenance.defer_above, DEFER: outputs.pop(DEFER)} if provenance.defer_above else {}
+    labels = {"labels": provenance.labels} if provenance.labels else {}
+    levels = {"quantiles": provenance.quantiles} if provenance.quantiles else {}
+    return dump_json({**provenance.facts, **labels, **levels, **deferred, "outputs": outputs})
 
 
-def lines(start: int, measures: Mapping[str, Array]) -> bytes:
-    """Rows as lines of JSON: {"row": its number, and every measure of it by name}. start: the number of the first."""
+def encode_lines(start: int, measures: Mapping[str, Array]) -> bytes:
+    """Return rows as lines of JSON: an object with the number of the row and each of its measures.
+
+    Args:
+        start: The number of the first row.
+        measures: Arrays by measure, rows first.
+    """
     return b"".join(_lines(start, measures))
 
 

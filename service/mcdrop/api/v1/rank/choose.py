@@ -17,8 +17,8 @@ _FEW_NUMBERS = 2048
 
 
 async def ranking_of(call: Call, question: RankQuery) -> Ranking:
-    """The choice. Raises InvalidInput, and as `Call.parts` and `Call.choose`."""
-    call.about(question.asked.num_rows, question.plan.passes if question.runs else 0)
+    """The choice. Raises InvalidInput, and as `Call.stream` and `Call.choose`."""
+    call.set_size(question.asked.num_rows, question.plan.passes if question.runs else 0)
     choice = choose(question.asked)
     step = await call.choose(advance, choice, None)
     while isinstance(step, Need):
@@ -38,10 +38,10 @@ async def _kept(call: Call, question: RankQuery, need: Need) -> list[Arrays]:
     kept: list[Arrays] = []
     for query in question.queries(need):
         if need.embeddings:
-            whole = dict(await call.compute(query)) if need.estimates else {}
-            kept.append(need.kept(_tensors({**whole, **await call.compute(embedding_of(query))})))
+            whole = dict((await call.compute(query)).measures) if need.estimates else {}
+            kept.append(need.kept(_tensors({**whole, **(await call.compute(embedding_of(query))).measures})))
             continue
-        async with aclosing(call.parts(query, watched=need.of == "pool")) as parts:
+        async with aclosing(call.stream(query, monitored=need.of == "pool")) as parts:
             kept += [await _kept_of(call, need, _tensors(part.result.measures)) async for part in parts]
     return kept
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any, cast
 
@@ -15,15 +16,17 @@ from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.inputs import select_rows, sizes_of
 from mcdrop.api.oip.decode import tensor_arrays
-from mcdrop.api.v1.predict.request import Sent, merged, query_fields, value_of
+from mcdrop.api.v1.payload import Payload, field_value, merge_fields
 from mcdrop.api.v1.rank.limits import chosen_groups, excluded_rows, refuse_too_many
 from mcdrop.api.v1.rank.members import fields_of
 from mcdrop.api.v1.rank.schemas import RankFrame, RankRequest
 from mcdrop.api.v1.schemas import parse_body
-from mcdrop.http.media_types import JSON, NPY, OIP
+from mcdrop.http.media_types import JSON
+from mcdrop.inference.call import Call
 from mcdrop.inference.inputs import to_inputs
-from mcdrop.inference.query import EmbeddingQuery, Query, RequestLimits, make_query, pass_overrides
-from mcdrop.wire.npy import read_npy, read_npz
+from mcdrop.inference.query import EmbeddingQuery, Query, RequestLimits, pass_overrides
+from mcdrop.wire.json import JsonParser
+from mcdrop.wire.offload import offload
 from mcdrop.wire.oip_frame import Frame
 from mcdrop_models.loading.predictor import Predictor
 
@@ -61,7 +64,7 @@ class RankQuery:
                 whole,
                 inputs=select_rows(whole.inputs, some),
                 num_rows=len(some),
-                plan=plan,
+                options=plan,
                 measures=need.measures,
                 samples=need.samples,
                 places=some,
@@ -70,12 +73,36 @@ class RankQuery:
 
 def embedding_of(query: Query) -> EmbeddingQuery:
     """Where the network puts the rows of a query."""
-    return EmbeddingQuery(query.inputs, query.num_rows, query.places)
+    return EmbeddingQuery(query.predictor, query.inputs, query.num_rows, query.places)
 
 
-def question_of(predictor: Predictor, sent: Sent, limits: RequestLimits) -> RankQuery:
-    """What a body asks. Raises InvalidRequest, InvalidInput or UnknownMeasure."""
-    request = _request(predictor, sent)
+async def read_rank_query(call: Call) -> RankQuery:
+    """Read and decode the body of a rank request.
+
+    Args:
+        call: The call.
+
+    Raises:
+        RequestError: The body cannot be read.
+        InvalidInput: The query does not fit the model.
+        UnknownMeasure: The model does not have one of the measures.
+    """
+    with call.phase("decode"):
+        payload = await Payload.read(call, framed=True)
+        work = partial(decode, payload, call.model.predictor, call.state.limits, call.state.json)
+        return await offload(work, payload.decoding_cost)
+
+
+def decode(payload: Payload, predictor: Predictor, limits: RequestLimits, parser: JsonParser) -> RankQuery:
+    """Return the query that a payload describes.
+
+    Args:
+        payload: The body, and the fields of the query string.
+        predictor: The model.
+        limits: The limits of one request.
+        parser: Parses the JSON.
+    """
+    request = _request(predictor, payload, parser)
     overrides = pass_overrides(request)
     pool = _rows(predictor, request.inputs, limits, overrides)
     sides = {"labelled": request.labelled, "targets": request.targets}
@@ -91,7 +118,7 @@ def question_of(predictor: Predictor, sent: Sent, limits: RequestLimits) -> Rank
         request.k,
         request.score,
         request.selector,
-        pool.plan.seed,
+        pool.options.seed,
         beta=request.beta,
         deviations=request.deviations,
         candidates=request.candidates,
@@ -104,41 +131,42 @@ def question_of(predictor: Predictor, sent: Sent, limits: RequestLimits) -> Rank
         quotas=quotas,
         num_labelled=rows["labelled"].num_rows if "labelled" in rows else 0,
         num_targets=rows["targets"].num_rows if "targets" in rows else 0,
-        masks=pool.plan.masks,
+        masks=pool.options.masks,
     )
-    numbers = pool.plan.passes * predictor.manifest.num_outputs * prod(_positions(predictor, pool))
-    question = RankQuery(asked, pool.plan, rows, request.ids, max(1, limits.max_samples // max(1, numbers)))
+    numbers = pool.options.passes * predictor.manifest.num_outputs * prod(_positions(predictor, pool))
+    question = RankQuery(asked, pool.options, rows, request.ids, max(1, limits.max_samples // max(1, numbers)))
     _refuse_unanswerable(predictor, question)
-    refuse_too_many(asked, pool.plan.passes, numbers, limits.max_samples)
+    refuse_too_many(asked, pool.options.passes, numbers, limits.max_samples)
     return question
 
 
-def _request(predictor: Predictor, sent: Sent) -> RankRequest:
+def _request(predictor: Predictor, payload: Payload, parser: JsonParser) -> RankRequest:
     """The fields of a request, wherever they stand; rows as arrays or as nested lists."""
-    beside, names = query_fields(sent.query), [spec.name for spec in predictor.manifest.inputs]
-    if sent.form == JSON:
-        return parse_body(RankRequest, merged(sent.parse_json(sent.body), beside))
-    if sent.form == OIP:
-        return parse_body(RankRequest, merged(_framed(sent, names), beside))
-    arrays = {"inputs": read_npy(sent.body)} if sent.form == NPY else read_npz(sent.body, sent.max_bytes)
-    if sent.form == NPY and len(names) > 1:
-        raise InvalidInput(f"the model takes {', '.join(names)}; send a .npz of them.")
-    return parse_body(RankRequest, merged(fields_of(arrays, names), beside))
+    names = [spec.name for spec in predictor.manifest.inputs]
+    if payload.media_type == JSON:
+        return parse_body(RankRequest, payload.json(parser))
+    if payload.frame is not None:
+        return parse_body(RankRequest, merge_fields(_framed(payload.frame, names, parser), payload.fields))
+    arrays = payload.arrays()
+    if not isinstance(arrays, dict):
+        if len(names) > 1:
+            raise InvalidInput(f"the model takes {', '.join(names)}; send a .npz of them.")
+        arrays = {"inputs": arrays}
+    return parse_body(RankRequest, merge_fields(fields_of(arrays, names), payload.fields))
 
 
-def _framed(sent: Sent, names: Sequence[str]) -> dict[str, Any]:
+def _framed(frame: Frame, names: Sequence[str], parser: JsonParser) -> dict[str, Any]:
     """The fields of a frame: its tensors as members, its parameters as they are or as texts, as in an address."""
-    frame = Frame.of(sent.body, sent.json_length)
-    framed = parse_body(RankFrame, sent.parse_json(frame.json))
+    framed = parse_body(RankFrame, parser.parse(frame.json))
     said = {
-        name: value_of(name, value) if isinstance(value, str) else value for name, value in framed.parameters.items()
+        name: field_value(name, value) if isinstance(value, str) else value for name, value in framed.parameters.items()
     }
-    members = tensor_arrays(framed.inputs, frame.cut([tensor.binary_size for tensor in framed.inputs]))
-    return cast("dict[str, Any]", merged(fields_of(members, names), said))
+    members = tensor_arrays(framed.inputs, frame.split([tensor.binary_size for tensor in framed.inputs]))
+    return cast("dict[str, Any]", merge_fields(fields_of(members, names), said))
 
 
 def _rows(predictor: Predictor, inputs: Any, limits: RequestLimits, overrides: PassOverrides) -> Query:
-    return make_query(predictor, to_inputs(inputs, predictor.manifest), limits, overrides=overrides, outputs=[])
+    return Query.of(predictor, to_inputs(inputs, predictor.manifest), limits, overrides=overrides, outputs=[])
 
 
 def _positions(predictor: Predictor, pool: Query) -> Sequence[int]:

@@ -27,7 +27,7 @@ def _fields(predictor: Predictor, question: RankQuery, found: Ranking) -> dict[s
     """What there is to say, by its names on the wire."""
     indices, ids, joint = found.indices.numpy(), question.ids, found.shares is not None
     fields = {
-        **provenance_of(predictor, question.rows["pool"]).facts,
+        **provenance_of(question.rows["pool"]).facts,
         "digest": predictor.manifest.digest,
         "selector": question.asked.selector,
         "score": found.score,

@@ -8,7 +8,8 @@ import pytest
 from dropout_core.engine.options import PassOverrides
 from mcdrop.client import Client
 from mcdrop.http.media_types import NDJSON, NPZ
-from mcdrop.inference.query import RequestLimits, make_query, run_query
+from mcdrop.inference.query import Query, RequestLimits
+from mcdrop.inference.result import run_query
 from tests.support import service_nets as nets
 from tests.support.asgi import good, refused, strict
 
@@ -91,8 +92,8 @@ def test_no_rows_are_deferred_where_there_are_none(server, above):
     [
         ({"uncertainty": 0.1}, "unknown-measure", "digits has no measure 'uncertainty'"),
         ({"epistemic_variance": 0.1}, "unknown-measure", "digits has no measure 'epistemic_variance'"),
-        ({"standard_error": 1e999}, "invalid-input", "defer_above has inf for standard_error"),
-        ({"margin": 0.1}, "invalid-input", "a small margin is the uncertain one"),
+        ({"standard_error": 1e999}, "invalid-input", "the defer_above of standard_error is inf"),
+        ({"margin": 0.1}, "invalid-input", "a small margin means high uncertainty"),
         ({"entropy": 0.1, "predictive_entropy": 0.2}, "invalid-input", "names predictive_entropy twice"),
         ({"variance": "0.1"}, "invalid-request", "defer_above.variance: "),
     ],
@@ -116,10 +117,10 @@ def test_the_client_tells_which_rows_are_for_a_human(url, server, above):
 
 
 def test_a_query_in_the_same_process_defers_as_well(digits, server, above):
-    query = make_query(
+    query = Query.of(
         digits, X, RequestLimits(100, 10**6, 100), overrides=PassOverrides(), outputs=["mean"], defer_above=above
     )
 
-    answer = run_query(digits, query)
+    answer = run_query(query)
 
     assert answer["defer"].tolist() == server.predict("digits", ROWS, defer_above=above)["defer"]

@@ -9,7 +9,7 @@ import pytest
 from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.predict import predict
 from mcdrop.client import Client
-from mcdrop.inference.query import RequestLimits, make_query, model_measures
+from mcdrop.inference.query import Query, RequestLimits, model_measures
 from tests.service.conftest import assert_refused
 from tests.support import service_nets as nets
 from tests.support.asgi import refused
@@ -31,12 +31,12 @@ def live():
 def test_a_bundles_scheme_is_used_where_a_request_says_nothing(digits):
     manifest = digits.manifest.model_copy(update={"sampling": "iid", "masks": "independent", "branches": 4})
     other = replace(digits, manifest=manifest)
-    assert make_query(other, X, LIMITS).plan == PassOptions(sampling="iid", masks="independent", branches=4)
+    assert Query.of(other, X, LIMITS).options == PassOptions(sampling="iid", masks="independent", branches=4)
     asked = PassOverrides(sampling="balanced", branches=2)
-    assert make_query(other, X, LIMITS, overrides=asked).plan == PassOptions(
+    assert Query.of(other, X, LIMITS, overrides=asked).options == PassOptions(
         sampling="balanced", masks="independent", branches=2
     )
-    assert make_query(digits, X, LIMITS).plan == PassOptions(sampling="balanced", masks="shared", branches=1)
+    assert Query.of(digits, X, LIMITS).options == PassOptions(sampling="balanced", masks="shared", branches=1)
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,17 @@ def test_errors_may_be_asked_for_without_a_tolerance(server, digits):
 
 
 def test_where_no_most_is_said_the_server_has_one(digits):
-    assert make_query(digits, X, LIMITS, overrides=PassOverrides(tolerance=0.1)).plan.passes == 200
+    assert Query.of(digits, X, LIMITS, overrides=PassOverrides(tolerance=0.1)).options.passes == 200
     many = replace(LIMITS, max_passes=5000)
-    assert make_query(digits, X, many, overrides=PassOverrides(tolerance=0.1)).plan.passes == 1024
+    assert Query.of(digits, X, many, overrides=PassOverrides(tolerance=0.1)).options.passes == 1024
 
 
 REFUSED = {
     "no tolerance at all": ({"tolerance": 0}, "invalid-input", "must be finite and above 0"),
     "a tolerance of nothing": ({"tolerance": {}}, "invalid-input", "there is a tolerance for nothing"),
     "of the variance": ({"tolerance": {"variance": 1}}, "invalid-input", "for variance; there can be one for mean, "),
-    "with samples": ({"tolerance": 0.1, "samples": True}, "invalid-input", "ask for them without a tolerance"),
-    "with quantiles": ({"tolerance": 0.1, "quantiles": [0.5]}, "invalid-input", "ask for them without a tolerance"),
+    "with samples": ({"tolerance": 0.1, "samples": True}, "invalid-input", "cannot be combined with a tolerance"),
+    "with quantiles": ({"tolerance": 0.1, "quantiles": [0.5]}, "invalid-input", "cannot be combined with a tolerance"),
     "a least without a tolerance": ({"min_passes": 16}, "invalid-input", "min_passes belongs to a tolerance"),
     "a least above the most": (
         {"tolerance": 0.1, "passes": 20, "min_passes": 21}, "invalid-input", "min_passes is 21 and passes 20",
