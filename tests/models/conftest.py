@@ -1,4 +1,4 @@
-"""Bundles that were published honestly, made once; tests work on copies."""
+"""Valid bundles, published once; tests work on copies."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.support.tamper import Bundle
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory) -> Path:
-    """The root of a repository with one MLP classifier, net/1. Read only."""
+    """The root of a repository with one MLP classifier, net/1. Do not change it."""
     root = tmp_path_factory.mktemp("published")
     net = seeded(Mlp)
     publish(net, rows_for(net, (4,), 8), name="net", task="classification", root=root)
@@ -24,7 +24,7 @@ def published(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def honest(published, tmp_path_factory) -> Bundle:
-    """The MLP taken apart, once all that a load and a refusal import is imported."""
+    """The MLP as a Bundle, after everything that a load or a refusal imports was imported."""
     bundle = Bundle.of(published / "net" / "1")
     Predictor.load(Repository(published), "net", 1)
     spoilt = bundle.copy()
@@ -49,11 +49,11 @@ def _taken_apart(make, shape, root) -> Bundle:
 
 @pytest.fixture(scope="session")
 def convolutional(tmp_path_factory) -> Bundle:
-    """A CNN with batch norm, taken apart. Read only."""
+    """A CNN with batch norm as a Bundle. Do not change it."""
     return _taken_apart(ConvNet, (1, 6, 6), tmp_path_factory.mktemp("convolutional"))
 
 
 @pytest.fixture(scope="session")
 def recurrent(tmp_path_factory) -> Bundle:
-    """An LSTM, taken apart. Read only."""
+    """An LSTM as a Bundle. Do not change it."""
     return _taken_apart(Recurrent, (5, 4), tmp_path_factory.mktemp("recurrent"))

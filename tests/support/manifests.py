@@ -1,4 +1,4 @@
-"""A manifest that is right, and the two files it speaks of."""
+"""A valid manifest, and the two files that it has digests of."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ PROGRAM_BYTES, WEIGHTS_BYTES = b'{"schema": 1}', b"weights"
 
 
 def sample_fields(**changes: Any) -> dict[str, Any]:
-    """The fields of a right manifest, without its digest."""
+    """Return the fields of a valid manifest, without its digest."""
     return {
         "name": "net",
         "task": "regression",
@@ -31,10 +31,10 @@ def sample_fields(**changes: Any) -> dict[str, Any]:
 
 
 def sample_manifest(**changes: Any) -> Manifest:
-    """A right manifest, sealed."""
+    """Return a valid manifest with its digest."""
     return seal_manifest(sample_fields(**changes))
 
 
 def put(root: Path, **changes: Any) -> int:
-    """Publish a sample, returning its version. Its files are whole; its program says nothing."""
+    """Publish a sample and return its version. Its files match their digests; its program is empty."""
     return Repository(root).publish(sample_manifest(**changes), PROGRAM_BYTES, WEIGHTS_BYTES)

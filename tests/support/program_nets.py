@@ -1,4 +1,4 @@
-"""Small networks, one for each thing that a program.json must be able to say."""
+"""Small networks, one for each feature that program.json must represent."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Mlp(nn.Sequential):
 
 
 class ConvNet(nn.Module):
-    """[B, 1, 6, 6] → [B, 3], with batch norm that has seen data and two kinds of dropout."""
+    """[B, 1, 6, 6] → [B, 3], with a trained batch norm and two kinds of dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ConvNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """Noise on one of two branches."""
+    """Drops on one of two branches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Probabilities(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the shape of one of its rows. `holds`: a text that its program.json must hold."""
+    """A network, the shape of one of its rows, and a text that its program.json must contain."""
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -189,14 +189,14 @@ CASES = {
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 11) -> nn.Module:
-    """A network whose weights depend on the seed alone, in eval mode."""
+    """Return a network in eval mode whose weights depend on the seed alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return make().eval()
 
 
 def rows_for(net: nn.Module, shape: tuple[int, ...], num_rows: int, seed: int = 5) -> Tensor:
-    """Random rows that a network takes: tokens where it embeds, standard normal otherwise."""
+    """Return random rows for a network: tokens if it has an embedding, else standard normal numbers."""
     generator = torch.Generator().manual_seed(seed)
     if any(isinstance(module, nn.Embedding) for module in net.modules()):
         return torch.randint(0, 10, (num_rows, *shape), generator=generator)
@@ -204,7 +204,7 @@ def rows_for(net: nn.Module, shape: tuple[int, ...], num_rows: int, seed: int = 
 
 
 class Coupled(nn.Module):
-    """Each row is centred on its batch."""
+    """Subtracts the mean of the batch from each row."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class Coupled(nn.Module):
 
 
 class Silent(nn.Module):
-    """Dropout is there and switched off."""
+    """Has dropout that is switched off."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class Silent(nn.Module):
 
 
 class Doubled(nn.Module):
-    """Is another network in training mode."""
+    """Computes something else in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Doubled(nn.Module):
 
 
 class Bessel(nn.Module):
-    """Uses an operator that bundles may not."""
+    """Uses an operator that bundles may not use."""
 
     def __init__(self) -> None:
         super().__init__()

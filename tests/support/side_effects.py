@@ -1,4 +1,4 @@
-"""What Python does while a block runs: every file opened, folder listed, program started, code compiled or run."""
+"""Records what Python does in a block: files opened, folders listed, programs started, code compiled or run."""
 
 import contextlib
 import sys
@@ -26,12 +26,12 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         _recorded.append((event, args))
 
 
-sys.addaudithook(_hook)  # it cannot be taken away again, and is idle outside of watched()
+sys.addaudithook(_hook)  # a hook cannot be removed; this one is idle outside of watched()
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
-    """The audit events of a block, as they come."""
+    """Record the audit events of a block."""
     global _recorded  # noqa: PLW0603 - an audit hook has no other way to know
     _recorded = events = []
     try:
@@ -41,7 +41,7 @@ def watched() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
 
 
 def outside_of(folder: Path, events: list[tuple[str, tuple[Any, ...]]]) -> list[tuple[str, str]]:
-    """The events that are more than reading a bundle's three files and listing the folders above them."""
+    """Return the events other than reading a bundle's three files and listing the folders above them."""
     allowed = {("open", str(folder / file)) for file in (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE)}
     allowed |= {(look, str(folder.parent)) for look in ("os.listdir", "os.scandir")}
     seen = [(event, str(args[0]) if args else "") for event, args in events]
@@ -49,7 +49,7 @@ def outside_of(folder: Path, events: list[tuple[str, tuple[Any, ...]]]) -> list[
 
 
 def refused(root: Path) -> str:
-    """Why net/1 is refused. Fails if it loads, raises anything else, or opens or runs anything meanwhile."""
+    """Return why net/1 is refused. Fail if it loads, raises another error, or opens or runs anything."""
     with watched() as events, pytest.raises(InvalidBundle) as caught:
         Predictor.load(Repository(root), "net", 1)
     assert outside_of(root / "net" / "1", events) == []

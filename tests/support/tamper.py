@@ -1,4 +1,4 @@
-"""What somebody who may write into a repository can do: change anything, and make every digest fit again."""
+"""What an attacker with write access to a repository can do: change anything, and update every digest."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS
 
 @dataclass
 class Bundle:
-    """A bundle taken apart: its manifest and program as JSON, its tensors by name."""
+    """The parts of a bundle: its manifest and program as JSON, its tensors by name."""
 
     manifest: dict[str, Any]
     program: dict[str, Any]
@@ -33,7 +33,7 @@ class Bundle:
         return Bundle(copy.deepcopy(self.manifest), copy.deepcopy(self.program), dict(self.tensors))
 
     def prepend(self, *nodes: dict[str, Any]) -> None:
-        """Let nodes run before all others, with the input passing through the last of them."""
+        """Insert nodes before all others; the input passes through the last of them."""
         original = self.program["inputs"][0]["name"]
         for node in self.program["nodes"]:
             text = json.dumps(node).replace(json.dumps({"ref": original}), json.dumps({"ref": nodes[-1]["name"]}))
@@ -41,12 +41,12 @@ class Bundle:
         self.program["nodes"][:0] = nodes
 
     def append(self, *nodes: dict[str, Any]) -> None:
-        """Let nodes run after all others; the last of them is the output."""
+        """Append nodes after all others; the last of them is the output."""
         self.program["nodes"] += nodes
         self.program["output"] = nodes[-1]["name"]
 
     def write(self, root: Path, program: bytes | None = None, weights: bytes | None = None) -> Path:
-        """Write it as version 1 of its name, with the digests of what is written. Other bytes may be put in place."""
+        """Write it as version 1 of its name with matching digests. `program` and `weights` replace these files."""
         program = json.dumps(self.program).encode() if program is None else program
         weights = safetensors.torch.save(self.tensors) if weights is None else weights
         fields = {**self.manifest, "program": sha256(program), "weights": sha256(weights)}
@@ -60,10 +60,10 @@ class Bundle:
 
 
 def operation(name: str, target: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """A node of program.json."""
+    """Return an operation of program.json."""
     return {"name": name, "target": target, "args": list(args), "kwargs": kwargs}
 
 
 def ref(name: str) -> dict[str, str]:
-    """An argument that reads another node."""
+    """Return an argument that reads another node."""
     return {"ref": name}

@@ -1,4 +1,4 @@
-"""The list of operators is a boundary: what is on it is pure, and what is not on it cannot be named."""
+"""The list of operators is a boundary: operators on it are pure, and no others can be named."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A manifest says what decides an answer, and its digest covers all of that and nothing else."""
+"""The digest of a manifest covers every field that decides an answer, and no other."""
 
 import hashlib
 import json
@@ -89,14 +89,14 @@ def test_metrics_and_provenance_are_not_under_the_digest():
 
 
 def test_digest_is_sha256_of_canonical_json():
-    """Pinned: published bundles carry it."""
+    """Pinned, because published bundles have it."""
     wanted = hashlib.sha256(b'{"a":[1.5,null,"\\u00e9"],"b":{"c":1,"d":true}}').hexdigest()
     fields = {"b": {"d": True, "c": 1}, "a": [1.5, None, "é"], "metrics": {"x": 1}, "digest": "old", "provenance": {}}
     assert manifest_digest(fields) == f"sha256:{wanted}"
 
 
 def test_later_fields_at_their_defaults_do_not_change_the_digest():
-    """Bundles of before they were have digests without them."""
+    """Bundles published before these fields existed have digests without them."""
     fields = _fields()
     later = {"free": None, "result": None, "positions": None, "branches": 1}
     assert {name: fields[name] for name in later} == later
@@ -183,7 +183,7 @@ def test_nan_and_infinity_are_refused(constant):
 
 
 def test_a_right_manifest_resealed_is_accepted():
-    """The helper that the refusals above rely on makes manifests that are otherwise right."""
+    """The helper of the tests above makes manifests that are otherwise valid."""
     assert Manifest.model_validate_json(_resealed()) == sample_manifest()
     assert Manifest.model_validate_json(_resealed(passes=31)).passes == 31
 

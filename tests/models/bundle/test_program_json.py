@@ -1,4 +1,4 @@
-"""program.json says all of a Program: written and read again it is the same one, and it answers the same."""
+"""program.json holds a whole Program: writing and reading it gives an equal one with the same answers."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def captured(request):
 def test_round_trip_gives_an_equal_graph_and_equal_bytes(captured):
     case, program, _ = captured
     content = graph_to_json(program.graph)
-    assert case.holds in content.decode()  # the case is what it says
+    assert case.holds in content.decode()  # the case tests what its name says
     again = program_from_json(content, program.weights)
     assert again.graph == program.graph
     assert graph_to_json(again.graph) == content
@@ -45,7 +45,7 @@ def test_round_trip_gives_identical_outputs(captured):
         for p in (program, again)
     )
     assert first.shape[:2] == (5, 7)
-    assert not torch.equal(first[0], first[1])  # the passes differ, so there is something to get wrong
+    assert not torch.equal(first[0], first[1])  # the passes differ, so that the comparison can fail
     assert torch.equal(first, second)
 
 
@@ -127,7 +127,7 @@ def test_an_argument_that_json_cannot_represent_is_named(argument):
 def test_a_malformed_argument_is_refused(item):
     node = {"name": "a", "target": "aten.relu.default", "args": [{"ref": "x"}], "kwargs": {}}
     document = {**_document(), "nodes": [node]}
-    program_from_json(json.dumps(document).encode(), {})  # it is the argument that is refused
+    program_from_json(json.dumps(document).encode(), {})  # valid but for the argument
     node["args"] = [item]
     with pytest.raises(InvalidBundle, match=r"program\.json"):
         program_from_json(json.dumps(document).encode(), {})
@@ -156,7 +156,7 @@ def test_a_site_index_is_its_place_among_the_sites():
 
 
 def test_rows_of_sites_and_boundary_are_kept():
-    """Axis and both folds, each with a number of its own."""
+    """The axis and both folds have different values."""
     rows = RowAxis(2, before=3, after=5)
     site = Site("drop", 0, "feature_dropout", Ref("wide"), 0.25, rows, "trunk.2")
     wide = Operation("wide", _aten.relu.default, (Ref("x"),), {})

@@ -1,4 +1,4 @@
-"""Versions on disk: counted up, listed newest first, whole or refused, and never outside of the root."""
+"""Versions on disk count up, are listed newest first, are whole or refused, and never lie outside of the root."""
 
 import os
 import stat
@@ -26,7 +26,7 @@ def test_versions_count_up_for_each_name_and_newest_comes_first(tmp_path):
     assert put(tmp_path, name="another") == 1
     repository = Repository(tmp_path)
     assert repository.names() == ["another", "net"]
-    assert repository.versions("net") == list(range(11, 0, -1))  # by number: 11, 10, 9
+    assert repository.versions("net") == list(range(11, 0, -1))  # by number, not by text
     assert [(e.name, e.version) for e in repository.entries()] == [
         ("another", 1),
         *(("net", version) for version in range(11, 0, -1)),
@@ -43,7 +43,7 @@ def test_what_was_published_is_what_is_read(tmp_path):
 
 
 def test_the_version_after_a_removed_one_is_new(tmp_path):
-    """A version's number is not used twice while a later one is there."""
+    """A number is not used again while a later version exists."""
     for _ in range(3):
         put(tmp_path)
     for file in (MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE):
@@ -84,7 +84,7 @@ def test_files_beside_the_names_are_not_listed(tmp_path):
     (tmp_path / "net" / "2").write_text("a file where a version might be")
     assert Repository(tmp_path).names() == ["net"]
     assert Repository(tmp_path).versions("net") == [1]
-    assert put(tmp_path) == 3  # the name 2 is taken, by whatever it is
+    assert put(tmp_path) == 3  # the name 2 is taken by the link
 
 
 def test_a_dangling_link_occupies_its_version(tmp_path):
@@ -95,26 +95,26 @@ def test_a_dangling_link_occupies_its_version(tmp_path):
 
 @pytest.mark.parametrize("name", _BAD_NAMES, ids=repr)
 def test_no_name_reaches_outside_of_the_root(tmp_path, name):
-    put(tmp_path, name="x")  # what "../x" would reach
+    put(tmp_path, name="x")  # the bundle that "../x" would reach
     repository = Repository(tmp_path / "bundles")
     put(repository.root)
     net, rows = seeded(Mlp), torch.ones(2, 4)
-    asked = [
+    calls = [
         lambda: repository.versions(name),
         lambda: repository.read(name, 1),
         lambda: repository.entry(name, 1),
         lambda: Predictor.load(repository, name, 1),
         lambda: publish(net, rows, name=name, task="classification", root=repository.root),
     ]
-    for ask in asked:
+    for call in calls:
         with watched() as events, pytest.raises(UnknownModel, match="is not a model name"):
-            ask()
+            call()
         assert events == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundles", "x"]
 
 
 def test_the_bad_names_would_reach_something(tmp_path):
-    """The names above are refused for what they are, not for want of a bundle: a good name is found."""
+    """The names above are refused as names, not because there is no bundle: a good name is found."""
     put(tmp_path, name="x" * 64)
     assert Repository(tmp_path).read("x" * 64, 1).manifest.name == "x" * 64
 
@@ -134,10 +134,10 @@ def _spoil(folder, file, how):
         path.mkdir()
     elif how == "a link":
         elsewhere = folder.parent.parent / "elsewhere"
-        elsewhere.write_bytes(content)  # what it points to is right
+        elsewhere.write_bytes(content)  # the target of the link is a valid file
         path.symlink_to(elsewhere)
     elif how == "a pipe":
-        os.mkfifo(path)  # reading one would wait for ever
+        os.mkfifo(path)  # reading a pipe would wait for ever
 
 
 @pytest.mark.parametrize("file", [MANIFEST_FILE, PROGRAM_FILE, WEIGHTS_FILE])
@@ -178,7 +178,7 @@ def test_a_bundle_under_another_name_is_refused(tmp_path):
 def test_a_file_is_bounded_before_it_is_read(tmp_path, file, bound):
     put(tmp_path)
     path = tmp_path / "net" / "1" / file
-    os.truncate(path, bound + 1)  # sparse: it takes no space, unless it is read
+    os.truncate(path, bound + 1)  # a sparse file takes no space until it is read
     with pytest.raises(InvalidBundle, match=f"{bound + 1} bytes; at most {bound} are allowed"):
         Repository(tmp_path).read("net", 1)
 

@@ -1,4 +1,4 @@
-"""A publish that ends in the middle leaves nothing that a reader could take for a version."""
+"""A publisher that stops in the middle leaves nothing that a reader takes for a version."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from mcdrop_models.bundle.repository import MANIFEST_FILE, PROGRAM_FILE, WEIGHTS
 from mcdrop_models.loading.predictor import Predictor
 from tests.support.manifests import PROGRAM_BYTES, WEIGHTS_BYTES, put, sample_manifest
 
-# Publishes the bundle of one folder into a root, and stops for good with half of one file written.
+# Publishes the bundle of one folder into a root, and hangs with half of one file written.
 _PUBLISHER = """
 import os, sys, time
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_kill_9_in_the_middle_leaves_the_repository_as_it_was(published, tmp_pat
     assert publisher.returncode == -signal.SIGKILL
 
     (left,) = (path.name for path in (tmp_path / "net").iterdir() if path.name != "1")
-    assert left.startswith(".publish-")  # the kill did come in the middle
+    assert left.startswith(".publish-")  # the kill came in the middle
     assert during == repository.versions("net") == [1]
     assert [(entry.version, entry.reason) for entry in repository.entries()] == [(1, "")]
     assert Predictor.load(repository, "net", 1).version == 1

@@ -1,4 +1,4 @@
-"""Our own operator in a bundle: named, kept, and as closed to what does not fit as torch's."""
+"""Our own recurrent operator in a bundle is stored by name and checks its arguments like those of torch."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ _KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Sequences(nn.Module):
-    """[B, 5, 4] → [B, 3], with lengths that the network reads off its input."""
+    """[B, 5, 4] → [B, 3], with lengths that the network computes from its input."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ def test_the_operator_is_found_again_by_its_name():
 
 
 def test_reading_bundles_registers_the_operator():
-    """In a process that imported nothing else."""
+    """In a process that imports nothing else."""
     code = f"from mcdrop_models.bundle.allowed_operators import allowed_operator; print(allowed_operator({_NAME!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == _NAME
@@ -67,7 +67,7 @@ def test_a_bundle_holds_one_operator_for_each_layer(honest):
 
 
 def test_loading_one_runs_no_code_and_imports_nothing(honest, tmp_path):
-    """Not even torch's compiler, which torch's own way to make an operator would load."""
+    """Not even torch's compiler, which torch.library.custom_op would load."""
     honest.write(tmp_path)
     code = (
         "import sys; from mcdrop_models.loading.predictor import Predictor; from "

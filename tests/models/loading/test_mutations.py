@@ -1,4 +1,4 @@
-"""Bundles changed at random, digests made to fit: they load, or they are refused; nothing else ever comes out."""
+"""Bundles that are changed at random, with matching digests, load or are refused; nothing else ever happens."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ from mcdrop_models.loading.predictor import Predictor
 
 _settings = settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-# Whole numbers stay small or absurd: between them lie sizes that are merely large, and slow.
+# Integers are small or absurd: sizes between them are merely large, and slow.
 _numbers = st.one_of(st.integers(-3, 8), st.sampled_from([2**31, 2**62, -(2**63), 10**30]), st.floats(width=32))
 _texts = st.sampled_from(
     ["", "input", "relu", "linear_1", "getitem", "rows", "aten.relu.default", "os.system", "\ud800"]
@@ -32,7 +32,7 @@ _json = st.recursive(
 
 
 def _places(item, path=()):
-    """The path of every value inside some JSON."""
+    """Yield the path of every value of a JSON document."""
     yield path
     if isinstance(item, dict | list):
         for key, inner in item.items() if isinstance(item, dict) else enumerate(item):
@@ -40,7 +40,7 @@ def _places(item, path=()):
 
 
 def _changed(document, path, how, value):
-    """A copy with one value replaced, removed, or doubled."""
+    """Return a copy with one value replaced, removed or doubled."""
     document = copy.deepcopy(document)
     *above, key = path
     parent = document
@@ -56,7 +56,7 @@ def _changed(document, path, how, value):
 
 
 def _outcome(bundle, **files):
-    """Whether a tampered bundle loads; InvalidBundle with a reason is the only other way out."""
+    """Return whether a tampered bundle loads; the only other outcome is InvalidBundle with a reason."""
     with tempfile.TemporaryDirectory() as folder:
         bundle.write(Path(folder), **files)
         return _loads(Path(folder))
@@ -99,7 +99,7 @@ def test_a_changed_value_of_the_program_loads_or_is_refused(taken_apart, data):
 @_settings
 @given(data=st.data())
 def test_two_values_exchanged_load_or_are_refused(taken_apart, data):
-    """Names, shapes and operators in each other's places: all of them are plausible."""
+    """Names, shapes and operators change places, so that each value is plausible."""
     program = copy.deepcopy(taken_apart.program)
     paths = [path for path in _places(program["nodes"]) if path]
     value = program["nodes"]
@@ -118,7 +118,7 @@ def test_a_changed_value_of_the_manifest_loads_or_is_refused(honest, data):
         written = honest.write(Path(folder))
         sealed = json.loads((written / MANIFEST_FILE).read_bytes())
         fields = {**fields, "program": sealed["program"], "weights": sealed["weights"]}
-        with contextlib.suppress(ValueError):  # NaN has no digest, and is refused before that matters
+        with contextlib.suppress(ValueError):  # NaN has no digest; it is refused earlier
             fields["digest"] = manifest_digest(fields)
         (written / MANIFEST_FILE).write_text(json.dumps(fields))
         _loads(Path(folder))
@@ -145,7 +145,7 @@ def test_changed_bytes_load_or_are_refused(published, honest, file, place, new, 
 @_settings
 @given(place=st.integers(0, 2**12), new=st.binary(max_size=3), removed=st.integers(0, 3))
 def test_changed_bytes_of_a_manifest_never_change_what_it_says(published, place, new, removed):
-    """Its digest covers all that decides: what is still accepted says the same, or differs in facts of the run."""
+    """A manifest that is still accepted differs in metrics or provenance only: the digest covers the rest."""
     content = (published / "net" / "1" / MANIFEST_FILE).read_bytes()
     try:
         changed = Manifest.model_validate_json(_with_changed_bytes(content, place, new, removed))

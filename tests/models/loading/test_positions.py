@@ -1,4 +1,4 @@
-"""Bundles that answer at positions, as of pixels or tokens, say so, and answer as the live network does."""
+"""Bundles that answer at positions, such as pixels or tokens, declare them and answer as the live network does."""
 
 import json
 
@@ -133,7 +133,7 @@ def test_positions_of_another_network_are_refused(root, tmp_path, in_program, in
 
 
 def test_a_bundle_without_positions_keeps_its_digest(honest):
-    """No other bytes, so no other digest."""
+    """The field is absent from the digest where there are no positions."""
     assert "positions" not in honest.program
     older = {name: value for name, value in honest.manifest.items() if name != "positions"}
     assert honest.manifest["positions"] is None

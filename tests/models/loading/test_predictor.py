@@ -1,4 +1,4 @@
-"""A published network answers as the live one does, in the caller's unit, and refuses what has no answer."""
+"""A published network answers as the live one does, in the caller's unit, and refuses rows without an answer."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +22,13 @@ from tests.support.program_nets import CASES, Mlp, Probabilities, Tokens, rows_f
 _SCALE, _SHIFT = (2.5, 40.0), (-3.0, 150.0)
 
 
-def _served(net, root, shape=(4,), **said):
-    version = publish(net, rows_for(net, shape, 8), name="net", root=root, **said).version
+def _served(net, root, shape=(4,), **fields):
+    version = publish(net, rows_for(net, shape, 8), name="net", root=root, **fields).version
     return Predictor.load(Repository(root), "net", version)
 
 
 @pytest.mark.parametrize(
-    ("make", "shape", "said"),
+    ("make", "shape", "fields"),
     [
         (Mlp, (4,), {"task": "classification", "output": "logits", "labels": ["a", "b", "c"]}),
         (lambda: Mlp(1), (4,), {"task": "classification", "output": "logits", "labels": ["no", "yes"]}),
@@ -50,9 +50,9 @@ def _served(net, root, shape=(4,), **said):
         "dropout on weights",
     ],
 )
-def test_a_published_network_answers_exactly_as_the_live_one(tmp_path, make, shape, said):
+def test_a_published_network_answers_exactly_as_the_live_one(tmp_path, make, shape, fields):
     net = seeded(make)
-    predictor = _served(net, tmp_path, shape, **said)
+    predictor = _served(net, tmp_path, shape, **fields)
     output = predictor.manifest.output
     for num_rows, passes, seed in ((1, 3, 0), (40, 33, 9)):
         rows = rows_for(net, shape, num_rows, seed=21)
@@ -64,7 +64,7 @@ def test_a_published_network_answers_exactly_as_the_live_one(tmp_path, make, sha
         assert torch.equal(published.samples, live.samples)
         assert torch.equal(published.quantiles([0.05, 0.5]), live.quantiles([0.05, 0.5]))
         assert (published.passes, published.seed) == (passes, seed)
-    assert bool((published.variance > 0).all())  # there was something to get wrong
+    assert bool((published.variance > 0).all())  # so that the comparison can fail
     assert published.mean.shape == (40, predictor.manifest.num_outputs)
 
 
@@ -143,22 +143,22 @@ def test_the_first_passes_do_not_depend_on_the_number_of_passes(published):
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory):
-    """A network of two means and two log variances, served with output scaling, and its live answer in its own unit."""
+    """The scaled estimate of a network of two means and two log variances, and the live one in the network's unit."""
     net = seeded(lambda: Mlp(4))
     rows = rows_for(net, (4,), 6, seed=3)
-    said = {"task": "regression", "output": "mean_and_log_variance", "output_scaling": (_SCALE, _SHIFT)}
-    predictor = _served(net, tmp_path_factory.mktemp("scaled"), **said)
+    fields = {"task": "regression", "output": "mean_and_log_variance", "output_scaling": (_SCALE, _SHIFT)}
+    predictor = _served(net, tmp_path_factory.mktemp("scaled"), **fields)
     live = predict(net, rows, passes=24, seed=5, output="mean_and_log_variance", keep_draws=True)
     return predictor.predict(rows, PassOptions(24, 5), keep_draws=True), live
 
 
 def _close(a, b):
-    """Equal to a few roundings of float64 at the scale of the numbers."""
+    """Return whether values are equal up to a few roundings of float64 at their scale."""
     return torch.allclose(a, b, rtol=0.0, atol=64 * torch.finfo(torch.float64).eps * float(b.abs().max()))
 
 
 def test_scaled_moments_are_those_of_the_scaled_passes(scaled):
-    """The oracle: each pass scaled by hand, then its moments."""
+    """The oracle scales each pass by hand and takes the moments."""
     ours, live = scaled
     scale, shift = torch.tensor(_SCALE, dtype=torch.float64), torch.tensor(_SHIFT, dtype=torch.float64)
     means, variances = live.draws["value"] * scale + shift, live.draws["aleatoric"] * scale**2
@@ -168,7 +168,7 @@ def test_scaled_moments_are_those_of_the_scaled_passes(scaled):
     assert _close(ours.variance, means.var(0, correction=0) + variances.mean(0))
     assert _close(ours.std, (means.var(0, correction=0) + variances.mean(0)).sqrt())
     assert _close(ours.samples, means)
-    # in nats, so that a unit does not change it
+    # in nats, which a unit does not change
     assert _close(ours.gaussian_mutual_information, live.gaussian_mutual_information)
     assert _close(ours.gaussian_mutual_information, gaussian_mutual_information(means, variances))
 
@@ -199,7 +199,7 @@ def test_quantiles_of_means_alone_are_scaled_too(tmp_path):
 
 
 def test_the_stored_probe_is_in_the_networks_unit(tmp_path):
-    """So that the known answer checks the network, and the manifest's digest its scaling."""
+    """The known answer checks the network; the digest of the manifest covers its scaling."""
     net = seeded(lambda: Mlp(2))
     predictor = _served(net, tmp_path, task="regression", output_scaling=(_SCALE, _SHIFT))
     again = predictor.predict(predictor.probe, PassOptions(64, 0)).mean
@@ -233,7 +233,7 @@ def test_rows_of_several_requests_are_estimated_together(published):
     estimate = predictor.estimate(inputs, plan, places=torch.tensor([0, 1, 2, 0, 1]))
     assert finite_rows(estimate).tolist() == [True] * 4 + [False]
     alone = torch.cat([predictor.predict(first, plan).mean, predictor.predict(second[:1], plan).mean])
-    # other batch sizes round otherwise: 1e-5 of the scale is promised
+    # other batch sizes round differently; 1e-5 of the scale is promised
     assert torch.allclose(estimate.mean[:4], alone, rtol=0.0, atol=1e-5 * float(alone.abs().max()))
 
 
@@ -241,7 +241,7 @@ def test_rows_of_several_requests_are_estimated_together(published):
     "scheme", [PassOptions(sampling="iid"), PassOptions(sampling="balanced", masks="independent")], ids=str
 )
 def test_a_published_network_draws_as_the_live_one(published, scheme):
-    """Bit for bit; and each scheme says something of its own."""
+    """Bit for bit; and each scheme gives another answer than the default."""
     predictor, rows = Predictor.load(Repository(published), "net", 1), rows_for(Mlp(), (4,), 6)
     fields = {"sampling": scheme.sampling, "masks": scheme.masks, "branches": scheme.branches}
     ours = predictor.predict(rows, replace(scheme, passes=20, seed=3)).mean
@@ -282,7 +282,7 @@ def test_one_predictor_serves_many_threads(published):
 
 
 def test_large_batches_answer_as_single_rows_do(tmp_path):
-    """More rows than one chunk of the prefix holds, so that boundaries are joined. To 1e-5 of the output's scale."""
+    """The prefix runs in several chunks, whose boundaries are concatenated. Equal to 1e-5 of the output's scale."""
     net = seeded(CASES["folded rows"].make)
     predictor = _served(net, tmp_path, (3, 4), task="regression")
     rows = rows_for(net, (3, 4), 2**16)

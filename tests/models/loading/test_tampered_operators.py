@@ -1,4 +1,4 @@
-"""Programs that ask for what no network needs: files, code, memory, random numbers. None of it happens."""
+"""Programs that try to reach files, code, memory or random numbers are refused before they do."""
 
 import json
 
@@ -10,7 +10,7 @@ from mcdrop_models.loading.predictor import Predictor
 from tests.support.side_effects import refused
 from tests.support.tamper import operation, ref
 
-_SENTINEL = "SENTINEL"  # stands for a path that must not come into being
+_SENTINEL = "SENTINEL"  # replaced by a path that must not appear
 
 
 def _placed(item, path):
@@ -18,7 +18,7 @@ def _placed(item, path):
 
 
 def test_from_file_would_open_its_file(tmp_path):
-    """So that its absence means something below."""
+    """So that the absence of the file below proves something."""
     torch.ops.aten.from_file.default(str(tmp_path / "opened"), True, 16)
     assert (tmp_path / "opened").exists()
 
@@ -165,7 +165,7 @@ def test_an_allowed_operator_with_dangerous_arguments_is_refused(bundle, tmp_pat
 
 
 def test_weights_are_not_written_by_a_load(bundle, tmp_path):
-    """The refused statistics above would have been written: batch norm says that it is functional, and is not."""
+    """Batch norm declares that it is functional, but would write the statistics that are refused above."""
     running = torch.zeros(3)
     torch.ops.aten.batch_norm.default(torch.ones(4, 3), None, None, running, torch.ones(3), True, 0.5, 1e-5, False)
     assert bool((running != 0).all())

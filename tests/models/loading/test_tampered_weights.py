@@ -1,4 +1,4 @@
-"""A weights.safetensors that is something else, or that lies about its sizes: refused, and never run or read beyond."""
+"""A weights.safetensors of another format or with wrong sizes is refused; it is never run or read past its end."""
 
 import io
 import json
@@ -25,7 +25,7 @@ _NOT_SAFETENSORS = "weights.safetensors of net/1 is not a safetensors file"
 
 
 class _Touches:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -69,7 +69,7 @@ def test_unpickling_would_have_run_the_payload(tmp_path):
 
 
 def _file(header, body=b"", length=None):
-    """A safetensors file of any header, with any length before it."""
+    """Return a safetensors file with any header and any length."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
@@ -191,7 +191,7 @@ _SHORT = {
 
 @pytest.mark.parametrize(("which", "name", "change"), _SHORT.values(), ids=_SHORT)
 def test_sizes_that_a_kernel_does_not_check_are_refused_before_it(request, tmp_path, which, name, change):
-    """torch reads beyond the end of these, and answers."""
+    """torch reads past the end of these, and answers."""
     bundle = request.getfixturevalue(which).copy()
     bundle.tensors[name] = change(bundle.tensors[name]).contiguous()
     bundle.write(tmp_path)
@@ -199,7 +199,7 @@ def test_sizes_that_a_kernel_does_not_check_are_refused_before_it(request, tmp_p
 
 
 def test_a_state_of_fewer_rows_is_refused_before_the_kernel(recurrent, tmp_path):
-    """torch writes beyond the end of it."""
+    """torch writes past the end of it."""
     bundle = recurrent.copy()
     for node in bundle.program["nodes"]:
         if node.get("target") == "aten.zeros.default":

@@ -1,6 +1,6 @@
-"""A program or a manifest that was changed, with every digest made to fit again: refused, whatever it says.
+"""A changed program or manifest is refused, even with matching digests.
 
-`refused` loads net/1 and fails on anything but InvalidBundle, and on any file opened or code run meanwhile.
+`refused` loads net/1 and fails on anything but InvalidBundle, and if a file is opened or code is run meanwhile.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.support.tamper import operation, ref
 
 
 def test_an_untampered_copy_loads_and_opens_its_three_files_only(bundle, tmp_path):
-    """What the other tests build on: the attacker's own copy, digests and all, is accepted."""
+    """The other tests rely on it: the attacker's copy with matching digests is accepted."""
     folder = bundle.write(tmp_path)
     with watched() as events:
         Predictor.load(Repository(tmp_path), "net", 1)
@@ -142,7 +142,7 @@ _PROGRAM_CHANGES = {
     ),
     "an input with a taken name": (lambda p: p["inputs"].append(dict(p["inputs"][0])), "uses a name twice"),
     "a free dimension of its own": (lambda p: p["inputs"][0].update(shape=["length"]), "has sizes of ['length']"),
-    "a free dimension nobody asked for": (lambda p: p.update(free=[["length", 1, None]]), "the manifest says"),
+    "a free dimension that no input has": (lambda p: p.update(free=[["length", 1, None]]), "the manifest says"),
     "a free dimension of rows": (lambda p: p.update(free=[["rows", 1, None]]), "uses a name twice"),
     "a free dimension from 0 on": (lambda p: p.update(free=[["length", 0, None]]), "lets length be 0 and more"),
     "a free dimension that is empty": (lambda p: p.update(free=[["length", 3, 2]]), "lets length be 3 … 2"),
@@ -208,7 +208,7 @@ def test_an_inconsistent_program_is_refused(bundle, tmp_path, change, reason):
 
 
 def test_a_site_and_a_boundary_changed_together_are_refused(bundle, tmp_path):
-    """Both say that rows lie on the axis of the units, in two folds: the masks drawn so are others."""
+    """Both place the rows on the axis of the units, in two folds, which would draw other masks."""
     for rows in ([1, 1, 1], [0, 2, 1], None):
         changed = bundle.copy()
         _site(changed.program)["rows"] = changed.program["boundary"]["relu"] = rows
@@ -265,7 +265,7 @@ def test_a_network_that_couples_rows_is_refused(bundle, tmp_path):
 
 
 def test_a_network_whose_noise_is_cut_off_is_refused(bundle, tmp_path):
-    """Every pass would agree."""
+    """All passes would agree."""
     bundle.append(operation("none", "aten.mul.Tensor", ref("linear_1"), 0.0), _add("none", "weights/3.bias"))
     known = bundle.tensors["weights/3.bias"].double().softmax(0).expand(8, 3)
     bundle.tensors |= {"probe/mean": known.contiguous(), "probe/variance": torch.zeros(8, 3, dtype=torch.float64)}
@@ -293,7 +293,7 @@ def _add(left, right):
 
 
 def test_every_refusal_keeps_its_cause(bundle, tmp_path):
-    """For whoever has to find out: the error that torch or Python raised stands behind the reason."""
+    """The error that torch or Python raised is the cause, for debugging."""
     bundle.append(operation("odd", "aten.mul.Tensor", ref("linear_1"), {"size": ["floordiv", "rows", 0]}))
     bundle.write(tmp_path)
     with pytest.raises(InvalidBundle, match="ZeroDivisionError") as caught:

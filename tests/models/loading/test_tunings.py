@@ -1,4 +1,4 @@
-"""Measured choices are kept for a bundle, a machine and a torch, and change no answer."""
+"""Measured choices are kept by bundle, machine and torch, and do not change answers."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ _UNUSUAL = Tuning(thin_rows=1, thin_rows_cold=1, chunk_bytes=2**10)
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What was measured: the number of rows of each example. The choices are unusual ones."""
+    """The number of rows of each measurement. The measured choices are unusual ones."""
     seen = []
 
     def counted(program, example):

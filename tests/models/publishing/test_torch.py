@@ -1,4 +1,4 @@
-"""Publishing writes three files that say all of a network and nothing of the machine, or refuses with the reason."""
+"""Publishing writes three files that hold the whole network and nothing of the machine, or refuses with a reason."""
 
 import importlib.util
 import itertools
@@ -37,9 +37,9 @@ class Net(nn.Module):
 """
 
 
-def _publish(net, root, shape=(4,), **said):
-    said = {"name": "net", "task": "classification", **said}
-    return publish(net, rows_for(net, shape, 10), root=root, **said)
+def _publish(net, root, shape=(4,), **fields):
+    fields = {"name": "net", "task": "classification", **fields}
+    return publish(net, rows_for(net, shape, 10), root=root, **fields)
 
 
 def test_a_bundle_is_three_files_in_the_folder_of_its_version(tmp_path):
@@ -85,7 +85,7 @@ class _Mirror(nn.Module):
 
 
 def test_weights_that_share_memory_are_published_too(tmp_path):
-    """safetensors takes neither views nor tensors that share memory."""
+    """safetensors accepts neither views nor tensors that share memory."""
     net = seeded(_Mirror)
     rows = rows_for(net, (4,), 10)
     predictor = Predictor.load(Repository(tmp_path), "net", _publish(net, tmp_path).version)
@@ -165,7 +165,7 @@ def test_the_network_and_the_random_numbers_are_left_as_they_were(tmp_path):
 
 @pytest.fixture
 def local_source(tmp_path, monkeypatch):
-    """A network defined in a file of the publisher's machine."""
+    """A network that is defined in a file on the publisher's machine."""
     path = tmp_path / "private_folder" / "private_source.py"
     path.parent.mkdir()
     path.write_text(_SOURCE)
@@ -199,7 +199,7 @@ def test_a_bundle_needs_no_code_of_the_publisher(local_source, tmp_path):
 
 
 def test_weights_are_safetensors(published):
-    """Eight bytes of length, JSON of so many bytes, then numbers and nothing else."""
+    """Eight bytes of length, JSON of that length, then numbers and nothing else."""
     content = (published / "net" / "1" / WEIGHTS_FILE).read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
@@ -211,7 +211,7 @@ def test_weights_are_safetensors(published):
 
 
 @pytest.mark.parametrize(
-    ("make", "said", "error", "reason"),
+    ("make", "fields", "error", "reason"),
     [
         (Coupled, {}, CoupledRows, "must not depend"),
         (Silent, {}, NoSite, "every pass would agree"),
@@ -274,9 +274,9 @@ def test_weights_are_safetensors(published):
         "an infinite metric",
     ],
 )
-def test_what_cannot_be_served_is_refused_and_leaves_nothing(tmp_path, make, said, error, reason):
+def test_what_cannot_be_served_is_refused_and_leaves_nothing(tmp_path, make, fields, error, reason):
     with pytest.raises(error, match=reason):
-        _publish(seeded(make), tmp_path / "bundles", **said)
+        _publish(seeded(make), tmp_path / "bundles", **fields)
     assert not (tmp_path / "bundles").exists()
 
 

@@ -64,12 +64,12 @@ def texts(tmp_path):
 
 
 def test_a_free_dimension_needs_a_size(mcdrop, here, texts):
-    asked = ("export", "texts", "--onnx", "texts.onnx", "--bundles", texts)
+    command = ("export", "texts", "--onnx", "texts.onnx", "--bundles", texts)
 
-    code, _, err = mcdrop(*asked)
+    code, _, err = mcdrop(*command)
     assert (code, "give length=64" in err) == (1, True), err
     for sizes in (["length="], ["length=-1"], ["length=8", "length=9"]):
-        code, _, err = mcdrop(*asked, *(word for size in sizes for word in ("--size", size)))
+        code, _, err = mcdrop(*command, *(word for size in sizes for word in ("--size", size)))
         refused = f"the size is {sizes[-1]!r}; give each free dimension once, as in --size length=64." in err
         assert (code, refused) == (1, True), err
     assert not (here / "texts.onnx").exists()

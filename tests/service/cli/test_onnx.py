@@ -1,4 +1,4 @@
-"""Networks that come and go as ONNX files, by the command and over HTTP."""
+"""ONNX files are published, served and exported, by the command and over HTTP."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ OPTIONS = ("--name", "net", "--task", "classification", "--bundles", "bundles")
 
 
 def network(rate):
-    """ReLU(x W) V, with a dropout between where there is a rate."""
+    """ReLU(x W) V, with dropout before V if there is a rate."""
     nodes = [helper.make_node("MatMul", ["x", "W"], ["a"]), helper.make_node("Relu", ["a"], ["h"])]
     constants = [numpy_helper.from_array(HIDDEN, "W"), numpy_helper.from_array(HEAD, "V")]
     if rate is not None:
@@ -40,7 +40,7 @@ def network(rate):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A folder with two networks in it: net.onnx drops, still.onnx does not."""
+    """A folder with two networks: net.onnx has dropout, still.onnx has none."""
     monkeypatch.chdir(tmp_path)
     onnx.save(network(0.5), "net.onnx")
     onnx.save(network(None), "still.onnx")
@@ -48,7 +48,7 @@ def files(tmp_path, monkeypatch):
 
 
 def mean(x, seed, rate=0.5, passes=32):
-    """Of the class probabilities, by the masks of the one site: numpy's own arithmetic."""
+    """Compute the class probabilities in numpy from the masks of the only site."""
     predictor = Predictor.load(Repository("bundles"), "net", 1)
     (site,) = predictor.program.graph.sites
     assert (site.kind, site.rate) == ("dropout", pytest.approx(rate))
@@ -113,7 +113,7 @@ def test_passes_of_onnx_do_not_branch(files, mcdrop):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         (("--weights", "net.onnx"), "holds its weights"),
         (("--backend", "torch"), "holds its weights"),
@@ -123,8 +123,8 @@ def test_passes_of_onnx_do_not_branch(files, mcdrop):
         (("--task", "ranking"), "the task is 'ranking'"),
     ],
 )
-def test_what_does_not_fit_a_file_is_refused(options, said, files, mcdrop):
-    assert_refused(mcdrop("publish", "net.onnx", *OPTIONS, *options), said)
+def test_what_does_not_fit_a_file_is_refused(options, reason, files, mcdrop):
+    assert_refused(mcdrop("publish", "net.onnx", *OPTIONS, *options), reason)
 
 
 def test_the_function_publishes_as_the_command_does(files, mcdrop):
@@ -162,7 +162,7 @@ def test_a_factory_is_published_for_both_backends(tmp_path, monkeypatch, mcdrop)
 def test_an_imported_network_is_exported_with_its_passes(opset, files, mcdrop):
     model = network(0.5)
     model.opset_import[0].version = opset
-    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))  # as converters declare it, used or not
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))  # converters declare it, whether it is used or not
     model.ir_version = 10
     onnx.save(model, "net.onnx")
     assert mcdrop("publish", "net.onnx", *OPTIONS)[0] == 0

@@ -48,7 +48,7 @@ OPTIONS = ("--name", "net", "--task", "classification", "--example-shape", "4", 
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch, mcdrop):
-    """Publishes from a folder with own_net.py and its weights in it. Options given later win."""
+    """Return a function that publishes from a folder with own_net.py and its weights. Later options win."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     (tmp_path / "own_net.py").write_text(CODE)
@@ -165,9 +165,9 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize(("args", "said"), REFUSALS.values(), ids=REFUSALS)
-def test_what_cannot_be_published_is_refused_in_one_line(publish, args, said):
-    assert_refused(publish(*args), said)
+@pytest.mark.parametrize(("args", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_what_cannot_be_published_is_refused_in_one_line(publish, args, reason):
+    assert_refused(publish(*args), reason)
 
     assert Repository("bundles").entries() == []
 
@@ -193,7 +193,7 @@ def test_training_an_example_publishes_it_with_its_metrics(mcdrop, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("environment", "args", "said"),
+    ("environment", "args", "reason"),
     [
         ({}, ["--host", "0.0.0.0"], "listening on 0.0.0.0 lets others in: set MCDROP_API_KEY .*MCDROP_ALLOW_ANONYMOUS"),
         ({"MCDROP_HOST": "::", "MCDROP_API_KEY": ""}, [], "listening on :: lets others in"),
@@ -204,7 +204,7 @@ def test_training_an_example_publishes_it_with_its_metrics(mcdrop, tmp_path, mon
     ],
     ids=["open", "open by the environment", "port too large", "port a word", "no passes", "no threads"],
 )
-def test_a_server_that_must_not_start_names_the_setting(mcdrop, monkeypatch, environment, args, said):
+def test_a_server_that_must_not_start_names_the_setting(mcdrop, monkeypatch, environment, args, reason):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
@@ -213,4 +213,4 @@ def test_a_server_that_must_not_start_names_the_setting(mcdrop, monkeypatch, env
 
     monkeypatch.setattr("uvicorn.run", run)
 
-    assert_refused(mcdrop("serve", *args), said, code=2)
+    assert_refused(mcdrop("serve", *args), reason, code=2)
