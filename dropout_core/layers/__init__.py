@@ -1,4 +1,4 @@
-"""Every dropout there is: one family a file, a pure function and a thin module for each variant."""
+"""All dropout layers: one family per file, with a pure function and a thin module for each variant."""
 
 from dropout_core.layers.adaptive import AdaptiveDropout as AdaptiveDropout
 from dropout_core.layers.attention import AttentionDropout as AttentionDropout

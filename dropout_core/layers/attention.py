@@ -1,27 +1,29 @@
-"""Dropout of attention weights: each alike, or guided by how much a connection weighs.
+"""Dropout of attention weights: uniform, or guided by the weights.
 
 Guided dropout drops light connections more often and heavy ones less. Of the n keys of a query whose weights w are
-above 0, with w̄ their mean (1 / n where they add up to 1), key j is dropped with probability
+above 0, with w̄ their mean (1 / n if they sum to 1), key j is dropped with probability
 
     q_j = p · (1 − t + t · s_j / s̄),    s_j = w̄ / (w̄ + w_j),    t = min(1, 7 (1 − p) / (8 p)),
 
-with s̄ the mean of s over these keys, and kept otherwise, divided by its own keep = 1 − q_j. What follows:
+where s̄ is the mean of s over these keys. Kept keys are divided by their own keep probability 1 − q_j. It follows that
 
-* the mean of q is p in every row, so that p is the drop probability of a query's connections, and the expectation of
-  each weight is the weight;
-* a heavier weight is never dropped more often; one that carries all, with p · (1 − t + t / n): p / n where t is 1;
-* equal weights are all dropped with probability p, as without guidance; so is a key that stands alone;
+* the mean of q is p in every row, so p is the drop probability of a query's connections, and the expectation of each
+  weight is the weight;
+* a heavier weight is never dropped more often; a weight that carries everything is dropped with
+  p · (1 − t + t / n), which is p / n if t is 1;
+* equal weights are all dropped with probability p, as without guidance; so is a single key;
 * masked keys (weight 0) stay 0 and change nothing;
-* s̄ is at least 1/2, as s is convex in w, so that q is at most p · (1 + t): 2p for p up to 7/15, where t is 1. Above, t
-  weakens the guidance just so far that keep is at least (1 − p) / 8: a weight grows at most eight times as much as by
-  plain dropout;
-* the variance it adds to the output, for values of equal size, is never above that of plain dropout.
+* s̄ is at least 1/2, because s is convex in w, so q is at most p · (1 + t): 2p for p up to 7/15, where t is 1. Above
+that,
+  t weakens the guidance so that the keep probability is at least (1 − p) / 8: a weight grows at most eight times as
+  much as under plain dropout;
+* for values of equal size, the variance added to the output never exceeds that of plain dropout.
 
-The rule is ours. It is milder than keep = min(1, c · w), which adds the least variance of all rules of one mean (Wangni
-et al. 2018, arXiv 1710.09854): of the noise of a row with a few heavy keys that one leaves next to nothing.
+The rule is ours. It is milder than keep = min(1, c · w), which adds the least variance of all rules with one mean
+(Wangni et al. 2018, arXiv 1710.09854) and leaves almost no noise in a row with a few heavy keys.
 
-Gradients take the mask and keep as constants: those of w · m / keep, whose expectation is 1. Through keep they would
-pay for weights that make their own noise.
+Gradients treat mask and keep probability as constants: they are those of w · m / keep, whose expectation is 1. Through
+the keep probability they would reward weights that produce their own noise.
 """
 
 import math
@@ -40,9 +42,16 @@ _TINY = 2.0**-100
 
 
 def attention_dropout(weights: Tensor, p: float, training: bool = True, guided: bool = False) -> Tensor:
-    """w · m / keep with m ~ Bernoulli(keep) for each weight; keep is 1 − p, or that of `guided_keep`.
+    """Return w · m / keep with m ~ Bernoulli(keep) for each weight. Rows are not normalised again.
 
-    weights: [B, *, K], at least 0, over the K keys of each query. Rows are not normalised again.
+    Args:
+        weights: Attention weights [B, *, K] over the K keys of each query, at least 0.
+        p: Mean drop probability of a query's connections.
+        training: Whether to drop; otherwise the weights are returned.
+        guided: Whether keep is that of `guided_keep`; otherwise it is 1 − p.
+
+    Returns:
+        A tensor of the same shape.
     """
     if not training or p == 0:
         return weights
@@ -54,10 +63,15 @@ def attention_dropout(weights: Tensor, p: float, training: bool = True, guided: 
 
 
 def guided_keep(weights: Tensor, p: float) -> Tensor:
-    """The keep probability of each attention weight by the rule of this module; p above 0 and below 1.
+    """Return the keep probability of each attention weight by the rule of this module.
 
-    weights: [B, *, K], at least 0. Returns the same shape in float32, or in float64 for such weights, without gradient.
-    The mean over the keys above 0 is 1 − p.
+    Args:
+        weights: Attention weights [B, *, K], at least 0.
+        p: Mean drop probability, above 0 and below 1.
+
+    Returns:
+        The same shape in float32, or float64 for such weights, without gradient. The mean over the keys above 0 is 1 −
+        p.
     """
     wide = weights.detach().to(torch.promote_types(weights.dtype, torch.float32))
     present = wide > 0
@@ -71,12 +85,22 @@ def guided_keep(weights: Tensor, p: float) -> Tensor:
 
 
 class AttentionDropout(RateLayer):
-    """Drops attention weights, after the softmax.
+    """Drops attention weights after the softmax.
 
-    Shape: [B, *, K], such as [B, H, Q, K], unchanged; in eval mode the weights. guided: connections that weigh much
-    are dropped less often, at the same mean rate p; see the module for the rule. Place it between the softmax and the
-    product with the values, at 0.1. Rows of kept weights add up to 1 in expectation only.
-    Source: Vaswani et al. 2017, arXiv 1706.03762, whose reference code drops the attention weights; guided: the module.
+    The input has the shape [B, *, K], such as [B, H, Q, K], which is kept. Place the layer between the softmax and the
+    product with the values, at p = 0.1. Rows of kept weights sum to 1 in expectation only. Eval mode returns the
+    weights.
+
+    Args:
+        p: Mean drop probability of a query's connections, between 0 and 1.
+        guided: Whether heavy connections are dropped less often at the same mean rate, by the rule of the module.
+
+    Raises:
+        InvalidInput: p is out of range.
+
+    References:
+        Vaswani et al. 2017, arXiv 1706.03762, whose reference code drops the attention weights. The guided rule is
+        ours.
     """
 
     def __init__(self, p: float, guided: bool = False) -> None:
@@ -90,19 +114,31 @@ class AttentionDropout(RateLayer):
         return attention_dropout(weights, self.p, self.training, self.guided)
 
     def extra_repr(self) -> str:
-        """The drop probability, and whether it is guided."""
+        """Return the drop probability, and whether it is guided."""
         return f"p={self.p}, guided={self.guided}"
 
 
 class MultiheadAttention(nn.MultiheadAttention):
-    """Attention with several heads that drops attention weights; takes the weights of an nn.MultiheadAttention.
+    """Multi-head attention that drops attention weights. It accepts the weights of an nn.MultiheadAttention.
 
-    Shape: query [B, Q, E], key and value [B, K, E] → [B, Q, E]; rows come first, always. It may stand in the place of
-    an nn.MultiheadAttention(batch_first=True), in nn.TransformerEncoderLayer too. p, guided: of the dropout, as in
-    AttentionDropout. bias: whether the projections have one.
-    A query whose keys are all masked attends to nothing: its output is the bias of the last projection, not NaN.
-    Raises InvalidInput unless num_heads divides embed_dim.
-    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.2.
+    The first axis is always the row: query [B, Q, E], key and value [B, K, E], output [B, Q, E]. It can replace an
+    nn.MultiheadAttention(batch_first=True), in nn.TransformerEncoderLayer too. A query whose keys are all masked
+    attends to
+    nothing: its output is the bias of the last projection and not NaN.
+
+    Args:
+        embed_dim: Size E of the embeddings.
+        num_heads: Number of heads H; it must divide embed_dim.
+        p: Mean drop probability of a query's connections.
+        guided: Whether heavy connections are dropped less often, as in AttentionDropout.
+        bias: Whether the projections have a bias.
+        **factory: dtype and device, as in nn.MultiheadAttention.
+
+    Raises:
+        InvalidInput: num_heads does not divide embed_dim, or p is out of range.
+
+    References:
+        Vaswani et al. 2017, arXiv 1706.03762, section 3.2.2.
     """
 
     def __init__(
@@ -133,13 +169,22 @@ class MultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend: (output [B, Q, E], weights or None).
+        """Attend to the keys.
 
-        key: the query itself where it is None. value: the key itself, likewise. key_padding_mask: [B, K]; attn_mask:
-        [Q, K] or [B, H, Q, K], where B and H may be 1; each either bool, True where a key is ignored, or float, added
-        to the scores. is_causal: queries see keys up to their own place. need_weights: return the weights too, as they
-        were used, dropout included: their mean over heads [B, Q, K], or all [B, H, Q, K] where average_attn_weights is
-        False. nn.MultiheadAttention returns them unless told not to, this one when asked to: it is faster without.
+        Args:
+            query: Queries [B, Q, E].
+            key: Keys [B, K, E]; the query by default.
+            value: Values [B, K, E]; the key by default.
+            key_padding_mask: [B, K], bool (True where a key is ignored) or float (added to the scores).
+            need_weights: Whether to return the attention weights after dropout. nn.MultiheadAttention returns them by
+                default; this layer does not, because it is faster without.
+            attn_mask: [Q, K] or [B, H, Q, K], where B and H may be 1, bool or float as above.
+            average_attn_weights: Whether the returned weights are the mean over heads [B, Q, K]; otherwise [B, H, Q,
+                K].
+            is_causal: Whether a query sees only the keys up to its own position.
+
+        Returns:
+            The output [B, Q, E], and the weights or None.
         """
         key = query if key is None else key
         value = key if value is None else value
@@ -155,7 +200,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         return output, weights.mean(1) if average_attn_weights else weights
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """One batch, and as many values as keys."""
+        """Check that there is one batch and as many values as keys."""
         for x in (query, key, value):
             if x.dim() != 3 or x.shape[2] != self.embed_dim:
                 raise InvalidInput(f"the input has shape {list(x.shape)}; [B, L, {self.embed_dim}] is wanted.")
@@ -164,7 +209,7 @@ class MultiheadAttention(nn.MultiheadAttention):
             raise InvalidInput(f"query, key and value have shapes {shapes}; [B, Q, E] and twice [B, K, E] is wanted.")
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """Queries [B, H, Q, D], keys and values [B, H, K, D]."""
+        """Return queries [B, H, Q, D], keys and values [B, H, K, D]."""
         if query is key and key is value:
             parts = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
@@ -174,14 +219,14 @@ class MultiheadAttention(nn.MultiheadAttention):
         return tuple(part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in parts)
 
     def _merged(self, attended: Tensor) -> Tensor:
-        """[B, H, Q, D] → [B, Q, E], through the last projection."""
+        """Merge the heads [B, H, Q, D] and apply the last projection, [B, Q, E]."""
         output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return output
 
     def _mask(
         self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None, is_causal: bool
     ) -> Tensor | None:
-        """What is added to the scores: broadcasts to [B, H, Q, K]; −inf where a key is ignored."""
+        """Return what is added to the scores, broadcast to [B, H, Q, K]: −inf where a key is ignored."""
         rows, queries, keys = q.shape[0], q.shape[2], k.shape[2]
         masks = []
         if key_padding_mask is not None:
@@ -202,24 +247,24 @@ class MultiheadAttention(nn.MultiheadAttention):
         return sum(masks[1:], masks[0]) if masks else None
 
     def extra_repr(self) -> str:
-        """The sizes and the dropout."""
+        """Return the sizes and the dropout."""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, p={self.p}, guided={self.guided}"
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as what is added to the scores."""
+    """Return a mask as a number that is added to the scores."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf)
 
 
 def _none_left(mask: Tensor) -> Tensor:
-    """The queries all of whose keys are masked."""
+    """Return which queries have only masked keys."""
     return (mask == -torch.inf).all(-1, keepdim=True)
 
 
 def _weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """The attention weights [B, H, Q, K]; 0 for a query that has no key left."""
+    """Return the attention weights [B, H, Q, K]; 0 for a query without keys."""
     scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)
     # What float16 rounds to 0 would count as masked.
     dtype = torch.promote_types(q.dtype, torch.float32)
@@ -230,7 +275,7 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Weights times values, without dropout."""
+    """Return weights times values, without dropout."""
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v)
     none_left = _none_left(mask)

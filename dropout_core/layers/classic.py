@@ -1,4 +1,4 @@
-"""Dropout in its first scale, unscaled in training and × (1 − p) at test, and weights that take that factor up."""
+"""Dropout in its original scale (no factor in training, 1 − p at test), and weights that absorb that factor."""
 
 import copy
 import operator
@@ -13,7 +13,16 @@ from dropout_core.layers.weight_readers import TracedNetwork, has_readable_weigh
 
 
 def classic_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """x · m with m ~ Bernoulli(1 − p) for each unit, or x · (1 − p) when not training. Any shape."""
+    """Return x · m with m ~ Bernoulli(1 − p) for each unit, or x · (1 − p) when not training.
+
+    Args:
+        x: Input of any shape.
+        p: Drop probability.
+        training: Whether to drop.
+
+    Returns:
+        A tensor of the same shape.
+    """
     if p == 0:
         return x
     if not training:
@@ -22,13 +31,21 @@ def classic_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 
 class ClassicDropout(RateLayer):
-    """Dropout as it was first written: in training a unit is 0 or itself, in eval mode it is × (1 − p).
+    """Dropout as first published: in training a unit is 0 or itself; in eval mode it is multiplied by 1 − p.
 
-    Shape: any, unchanged. E y = (1 − p) · x in both modes, and in Monte Carlo passes. Place it where Dropout would
-    stand, at 0.5 for hidden units and 0.2 for inputs, when weights are to be those of the paper: fold_keep_rate moves
-    the factor into the next weights. From Dropout a network differs by the scale of those weights, and so by their
-    initial values, learning rate and decay.
-    Source: Srivastava et al. 2014, JMLR 15, section 4 and figure 2; Hinton et al. 2012, arXiv 1207.0580.
+    The input may have any shape, which is kept. E y = (1 − p) · x in both modes and in Monte Carlo passes. Place it
+    where Dropout would stand, at 0.5 for hidden units and 0.2 for inputs, to reproduce weights of the paper;
+    `fold_keep_rate` moves the factor into the next weights. A network with Dropout differs by the scale of those
+    weights, and so by their initial values, learning rate and decay.
+
+    Args:
+        p: Drop probability, between 0 and 1.
+
+    Raises:
+        InvalidInput: p is out of range.
+
+    References:
+        Srivastava et al. 2014, JMLR 15, section 4 and figure 2. Hinton et al. 2012, arXiv 1207.0580.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,17 +54,27 @@ class ClassicDropout(RateLayer):
 
 
 def fold_keep_rate(model: nn.Module) -> nn.Module:
-    """The network at test: W ← (1 − p) · W for every weight that reads a ClassicDropout, which becomes nn.Identity.
+    """Return the network at test, without its ClassicDropouts.
 
-    Returns a copy in eval mode whose outputs are those of model.eval(), to rounding; the model itself stays as it is.
+    W ← (1 − p) · W for every weight that reads a ClassicDropout, which becomes nn.Identity.
     Biases stay, and the factors of several dropouts before one weight are multiplied. The network is traced with
-    torch.fx. From a dropout its value may go through whatever commutes with a positive factor (ReLU, LeakyReLU and
-    PReLU, max and mean pooling, sums and means, changes of shape, other dropouts) to any number of nn.Linear and
-    convolutions, transposed ones too.
-    Raises InvalidInput, naming the dropout and what stands in the way, when the value reaches anything else, such as a
-    sum with another value, a normalisation or the output, or a weight that is used more than once or computed from
-    others; and for a network that cannot be traced.
-    Source: Srivastava et al. 2014, JMLR 15, figure 2.
+    torch.fx. From a dropout, its value may pass through everything that commutes with a positive factor (ReLU,
+    LeakyReLU and PReLU, max and mean pooling, sums and means, changes of shape, other dropouts) to any number of
+    nn.Linear and convolutions, transposed ones too.
+
+    Args:
+        model: The network; it is not changed.
+
+    Returns:
+        A copy in eval mode whose outputs equal those of model.eval() up to rounding.
+
+    Raises:
+        InvalidInput: The value of a dropout reaches something else, such as a sum with another value, a normalisation
+            or the output; a weight is used more than once or computed from others; or the network cannot be traced. The
+            message names the dropout and the obstacle.
+
+    References:
+        Srivastava et al. 2014, JMLR 15, figure 2.
     """
     folded = copy.deepcopy(model).eval()
     for module, keep in _keep_rates(folded).items():
@@ -61,7 +88,7 @@ def fold_keep_rate(model: nn.Module) -> nn.Module:
 
 
 def _keep_rates(model: nn.Module) -> dict[nn.Module, float]:
-    """The factor of each module whose weights read a ClassicDropout."""
+    """Return the factor of each module whose weights read a ClassicDropout."""
     if isinstance(model, ClassicDropout):
         _refuse("", "its value is the network's output")
     network = trace_network(model, ClassicDropout)
@@ -76,7 +103,7 @@ def _keep_rates(model: nn.Module) -> dict[nn.Module, float]:
 
 
 def _readers(network: TracedNetwork, dropout: fx.Node) -> Iterator[nn.Module]:
-    """The modules whose weights read the value of a dropout, and nothing else."""
+    """Yield the modules whose weights read the value of a dropout, if nothing else does."""
     path = str(dropout.target)
     try:
         reached = list(network.reached(dropout, (ClassicDropout,)))

@@ -13,30 +13,55 @@ _EDGE = 2.0**-24
 
 
 def concrete_mask(noise: Tensor, p: Tensor, temperature: float) -> Tensor:
-    """A relaxed keep mask 1 − z, with z = σ((log p − log(1 − p) + log u − log(1 − u)) / t).
+    """Return a relaxed keep mask 1 − z with z = σ((log p − log(1 − p) + log u − log(1 − u)) / t).
 
-    noise: u, uniform on (0, 1). p: the drop probability, a scalar. Source: Gal, Hron, Kendall 2017, eq. 5.
+    Args:
+        noise: u, uniform on (0, 1), of any shape.
+        p: Drop probability, a scalar.
+        temperature: t.
+
+    Returns:
+        The mask, in the shape of the noise.
+
+    References:
+        Gal, Hron, Kendall 2017, eq. 5.
     """
     kept: Tensor = torch.sigmoid((torch.logit(noise) + torch.logit(p)) / -temperature)
     return kept
 
 
 def entropy(p: Tensor) -> Tensor:
-    """−p·log p − (1 − p)·log(1 − p), in nats; 0 at p = 0 and 1."""
+    """Return −p·log p − (1 − p)·log(1 − p) in nats; 0 at p = 0 and 1.
+
+    Args:
+        p: Probabilities of any shape.
+
+    Returns:
+        Entropies of the same shape.
+    """
     nats: Tensor = torch.special.entr(p) + torch.special.entr(1.0 - p)
     return nats
 
 
 class ConcreteDropout(nn.Module):
-    """Dropout of single units at a rate that is learned by gradient descent.
+    """Dropout of single units at a rate that gradient descent learns.
 
-    Shape: any with rows first, unchanged. In training a unit is multiplied by 1 − z, a concrete (soft) draw at the
-    temperature, and divided by 1 − p; Monte Carlo passes draw exact Bernoulli masks at the learned p; in eval mode x.
-    p: where the rate begins, above 0 and below 1. limit: the rate stays below it; 0.5 keeps it where more dropout
-    means more uncertainty. Add `regularization(...)` to the loss: without it p falls to 0. Place it before every layer
-    with weights, the first one too, one for each.
-    The expectation of a concrete draw is near 1 − p, not it: at a temperature of 0.1 and p = 0.2 it is 0.0016 less.
-    Source: Gal, Hron, Kendall 2017, arXiv 1705.07832.
+    The input has rows first and any shape, which is kept. In training a unit is multiplied by 1 − z, a concrete (soft)
+    draw at the temperature, and divided by 1 − p. Monte Carlo passes draw exact Bernoulli masks at the learned p. Eval
+    mode returns the input. Add `regularization(...)` to the loss: without it p falls to 0. Place one before every
+    layer with weights, the first one too. The expectation of a concrete draw is close to 1 − p: at a temperature of
+    0.1 and p = 0.2 it is 0.0016 less.
+
+    Args:
+        p: Initial rate, above 0 and below 1.
+        temperature: Temperature of the concrete distribution.
+        limit: The rate stays below it; 0.5 keeps it where more dropout means more uncertainty.
+
+    Raises:
+        InvalidInput: A value is out of range.
+
+    References:
+        Gal, Hron, Kendall 2017, arXiv 1705.07832.
     """
 
     def __init__(self, p: float = 0.1, temperature: float = 0.1, limit: float = 1.0) -> None:
@@ -51,7 +76,7 @@ class ConcreteDropout(nn.Module):
 
     @property
     def p(self) -> Tensor:
-        """The drop probability as it stands, a scalar that gradients flow through; above 0 and below 1."""
+        """The current drop probability, a scalar between 0 and 1 through which gradients flow."""
         return (self.limit * torch.sigmoid(self.logit)).clamp(_EDGE, 1.0 - _EDGE)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,13 +99,24 @@ class ConcreteDropout(nn.Module):
         lengthscale: float = 1e-2,
         tau: float | None = None,
     ) -> Tensor:
-        """What to add to the mean loss of an example: a scalar.
+        """Return the penalty to add to the mean loss of an example.
 
-        weights: of the layer that reads what is dropped here. features: how many units are drawn for, the input
-        features of that layer, or its input channels after ConcreteSpatialDropout. num_examples: N, of the training
-        set. lengthscale: l, of the weights' prior. With L = l² Σ W² / (2 (1 − p)) − features · H(p), this is L / N for
-        a loss that is a negative log likelihood in nats, and 2 L / (τ N) for a squared error and model precision τ.
-        Source: Gal et al. 2017, eq. 3 and 4; the weights here are those of the inverted form, W = (1 − p) M.
+        With L = l² Σ W² / (2 (1 − p)) − features · H(p), the penalty is L / N for a loss that is a negative log
+        likelihood in nats, and 2 L / (τ N) for a squared error with model precision τ.
+
+        Args:
+            weights: Weights of the layer that reads the dropped units.
+            features: Number of units that are drawn for: the input features of that layer, or its input channels after
+                ConcreteSpatialDropout.
+            num_examples: Size N of the training set.
+            lengthscale: Length scale l of the prior of the weights.
+            tau: Model precision τ for a squared error; None for a likelihood.
+
+        Returns:
+            A scalar.
+
+        References:
+            Gal, Hron, Kendall 2017, eq. 3 and 4. The weights here are those of the inverted form, W = (1 − p) M.
         """
         squares = sum((weight.square().sum() for weight in weights), start=self.logit.new_zeros(()))
         p = self.p
@@ -91,16 +127,23 @@ class ConcreteDropout(nn.Module):
         return tuple(x.shape)
 
     def extra_repr(self) -> str:
-        """The rate as it stands and the options."""
+        """Return the current rate and the options."""
         p = "?" if self.logit.is_meta else f"{self.p.item():.4f}"
         return f"p={p}, temperature={self.temperature}, limit={self.limit}"
 
 
 class ConcreteSpatialDropout(ConcreteDropout):
-    """Dropout of whole channels of [B, C, *] at a rate that is learned; otherwise as ConcreteDropout.
+    """Dropout of whole channels of [B, C, *] at a learned rate; otherwise like ConcreteDropout.
 
-    Shape: [B, C, L], [B, C, H, W] or [B, C, D, H, W], unchanged. Place it before convolutions.
-    Source: Gal, Hron, Kendall 2017, arXiv 1705.07832.
+    The input is [B, C, L], [B, C, H, W] or [B, C, D, H, W], and keeps its shape. Place the layer before convolutions.
+
+    Args:
+        p: Initial rate, above 0 and below 1.
+        temperature: Temperature of the concrete distribution.
+        limit: The rate stays below it.
+
+    References:
+        Gal, Hron, Kendall 2017, arXiv 1705.07832.
     """
 
     def _shape(self, x: Tensor) -> tuple[int, ...]:

@@ -15,10 +15,18 @@ Per = Literal["row", "batch"]
 def embedding_dropout(
     vectors: Tensor, tokens: Tensor, num_types: int, p: float, training: bool = True, per: Per = "row"
 ) -> Tensor:
-    """v · m[token] / (1 − p), with one m ~ Bernoulli(1 − p) for each type of the vocabulary.
+    """Return v · m[token] / (1 − p) with one m ~ Bernoulli(1 − p) for each type of the vocabulary.
 
-    vectors: [B, *, E], those of the tokens, int [B, *] of 0 … num_types − 1. per: whether each row has its own m, or
-    the batch one. Returns [B, *, E].
+    Args:
+        vectors: Embeddings of the tokens, [B, *, E].
+        tokens: int [B, *], each 0 … num_types − 1.
+        num_types: Size of the vocabulary.
+        p: Drop probability of a type.
+        training: Whether to drop; otherwise the vectors are returned.
+        per: "row" draws m for each row, "batch" once.
+
+    Returns:
+        [B, *, E].
     """
     if not training or p == 0:
         return vectors
@@ -30,13 +38,26 @@ def embedding_dropout(
 
 
 class EmbeddingDropout(nn.Embedding):
-    """An embedding that drops whole types: a word is gone wherever it stands; takes the weights of an nn.Embedding.
+    """An embedding that drops whole types: a word disappears wherever it stands.
 
-    Shape: int [B, *] → [B, *, embedding_dim]. per: "row" draws a mask over the vocabulary for each sequence (Gal), in
-    B · V numbers; "batch" one for all (Merity). In Monte Carlo passes a pass has one mask. Place it at the input of a
-    recurrent net or transformer, at 0.1 … 0.2. Its other arguments are those of nn.Embedding; max_norm, which changes
-    weights while it reads them, is refused.
-    Source: Gal, Ghahramani 2016, arXiv 1512.05287; Merity et al. 2018, arXiv 1708.02182.
+    It accepts the weights of an nn.Embedding.
+    The shape changes from int [B, *] to [B, *, embedding_dim]. A Monte Carlo pass has one mask. Place it at the input
+    of a recurrent network or transformer, at p = 0.1 … 0.2.
+
+    Args:
+        num_embeddings: Size V of the vocabulary.
+        embedding_dim: Size of a vector.
+        p: Drop probability of a type, between 0 and 1.
+        per: "row" draws a mask over the vocabulary for each sequence (Gal), in B · V numbers; "batch" draws one
+            (Merity).
+        **arguments: Other arguments of nn.Embedding. max_norm is refused, because it changes weights while reading
+            them.
+
+    Raises:
+        InvalidInput: An argument is not allowed, or the tokens are not integers.
+
+    References:
+        Gal, Ghahramani 2016, arXiv 1512.05287. Merity et al. 2018, arXiv 1708.02182.
     """
 
     p = Rate()
@@ -56,12 +77,23 @@ class EmbeddingDropout(nn.Embedding):
         return embedding_dropout(vectors, tokens, self.num_embeddings, self.p, self.training, self.per)
 
     def extra_repr(self) -> str:
-        """The embedding's own arguments and those of the dropout."""
+        """Return the embedding's own arguments and those of the dropout."""
         return f"{super().extra_repr()}, p={self.p}, per={self.per}"
 
 
 def word_dropout(tokens: Tensor, p: float, unknown: int, spared: tuple[int, ...] = (), training: bool = True) -> Tensor:
-    """Tokens, each replaced by `unknown` with probability p; those in `spared` never. tokens: int [B, *]."""
+    """Return tokens, each replaced by `unknown` with probability p.
+
+    Args:
+        tokens: int [B, *].
+        p: Probability of a replacement.
+        unknown: Token that stands for a dropped one.
+        spared: Tokens that are never replaced.
+        training: Whether to replace.
+
+    Returns:
+        int [B, *].
+    """
     if not training or p == 0:
         return tokens
     stays = kept(tokens, tokens.shape, p)
@@ -71,12 +103,21 @@ def word_dropout(tokens: Tensor, p: float, unknown: int, spared: tuple[int, ...]
 
 
 class WordDropout(RateLayer):
-    """Replaces tokens by the unknown one: the model learns to do without any single word.
+    """Replaces tokens by the unknown token, so that the network learns to do without any single word.
 
-    Shape: int [B, *], unchanged. unknown: the number of the token that stands for a dropped one. spared: numbers of
-    tokens that stay, such as padding and separators. Place it before the embedding, at 0.05 … 0.2. In eval mode the
-    tokens themselves.
-    Source: Bowman et al. 2016, arXiv 1511.06349 (tokens → unk); Gal, Ghahramani 2016, arXiv 1512.05287 (whole types).
+    The input is int [B, *] and keeps its shape. Place the layer before the embedding, at p = 0.05 … 0.2. Eval mode
+    returns the tokens.
+
+    Args:
+        p: Probability of a replacement, between 0 and 1.
+        unknown: Number of the token that stands for a dropped one.
+        spared: Numbers of tokens that stay, such as padding and separators.
+
+    Raises:
+        InvalidInput: p is out of range, or the tokens are not integers.
+
+    References:
+        Bowman et al. 2016, arXiv 1511.06349 (tokens → unk). Gal, Ghahramani 2016, arXiv 1512.05287 (whole types).
     """
 
     def __init__(self, p: float, unknown: int, spared: tuple[int, ...] = ()) -> None:
@@ -89,11 +130,18 @@ class WordDropout(RateLayer):
         return word_dropout(tokens, self.p, self.unknown, self.spared, self.training)
 
     def extra_repr(self) -> str:
-        """The drop probability and the tokens that are special."""
+        """Return the drop probability and the special tokens."""
         return f"p={self.p}, unknown={self.unknown}, spared={self.spared}"
 
 
 def checked_tokens(tokens: Tensor) -> None:
-    """Raise InvalidInput unless these are whole numbers, rows first."""
+    """Check that tokens are integers with rows first.
+
+    Args:
+        tokens: The tokens.
+
+    Raises:
+        InvalidInput: They are not.
+    """
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dim() < 2:
         raise InvalidInput(f"the input has shape {list(tokens.shape)} and type {tokens.dtype}; int [B, *] is wanted.")

@@ -9,10 +9,11 @@ unit, and V = W_hh diag(z_h), the same in all gates:
   h_t = (1 − u) ⊙ n + u ⊙ h_{t−1}; the state carried over is not masked;
 * RNN: h_t = tanh(W_ih (z_x ⊙ x_t) + V h_{t−1} + b), or ReLU in place of tanh.
 
-A layer answers z_y ⊙ h_t; the states it returns are not masked. In eval mode nothing is.
+A layer returns z_y ⊙ h_t; the states it returns are not masked. Eval mode masks nothing.
 
-Source: Gal, Ghahramani 2016, arXiv 1512.05287, section 4.1, in the form with tied weights: there for an LSTM, its
-masks on the inputs and the hidden state.
+References:
+    Gal, Ghahramani 2016, arXiv 1512.05287, section 4.1, in the form with tied weights: there for an LSTM, with masks on
+    the inputs and the hidden state.
 """
 
 from collections.abc import Sequence
@@ -33,16 +34,33 @@ State = Tensor | tuple[Tensor, Tensor]
 
 
 def locked_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """x · m / (1 − p), with one m ~ Bernoulli(1 − p) for each row and feature of x [B, L, C], the same at all steps."""
+    """Return x · m / (1 − p) with one m ~ Bernoulli(1 − p) for each row and feature, the same at all steps.
+
+    Args:
+        x: Sequences [B, L, C].
+        p: Drop probability of a feature.
+        training: Whether to drop; otherwise x is returned.
+
+    Returns:
+        A tensor of the same shape.
+    """
     return x * mask(x, (x.shape[0], 1, x.shape[2]), p) if training and p > 0 else x
 
 
 class LockedDropout(RateLayer):
     """Drops features of a whole sequence: one mask for all its steps.
 
-    Shape: [B, L, C], unchanged. Place it before, between and after recurrent layers, at 0.1 … 0.5: noise that is new
-    at each step would add up in their state.
-    Source: Gal, Ghahramani 2016, arXiv 1512.05287; by this name in Merity et al. 2018, arXiv 1708.02182.
+    The input is [B, L, C] and keeps its shape. Place the layer before, between and after recurrent layers, at p = 0.1
+    … 0.5: noise that is new at each step would accumulate in their state. Eval mode returns the input.
+
+    Args:
+        p: Drop probability of a feature, between 0 and 1.
+
+    Raises:
+        InvalidInput: p is out of range, or the input has other axes.
+
+    References:
+        Gal, Ghahramani 2016, arXiv 1512.05287; by this name in Merity et al. 2018, arXiv 1708.02182.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,8 +73,10 @@ class LockedDropout(RateLayer):
 class RecurrentMasks:
     """The masks of one call, each 0 or 1 / (1 − p), or None where nothing is dropped.
 
-    input: [B, 1, F], on the input of the first layer. recurrent: [B, D, H] for each layer, with D directions. output:
-    [B, 1, D · H] for each layer.
+    Attributes:
+        input: [B, 1, F], on the input of the first layer.
+        recurrent: [B, D, H] for each layer, with D directions.
+        output: [B, 1, D · H] for each layer.
     """
 
     input: Tensor | None
@@ -74,12 +94,21 @@ def variational_rnn(
     state: tuple[Tensor | None, Tensor | None] = (None, None),
     training: bool = True,
 ) -> Outcome:
-    """Recurrent layers under given masks, by the module's equations.
+    """Compute recurrent layers under given masks, by the module's equations.
 
-    x: [B, L, F]. weights: of all layers, in the order of nn.LSTM. cell: lstm, gru, rnn_tanh or rnn_relu. lengths: int64
-    [B], each 0 … L; None: all L. state: h_0 and c_0, [layers · D, B, H] each; None: zeros. training: whether a gradient
-    may be asked for; masks apply either way. Returns the output [B, L, D · H], 0 beyond a row's length, and h_n and c_n
-    after each row's last step; c_n is empty for a cell that has none.
+    Args:
+        x: Sequences [B, L, F].
+        weights: Weights of all layers, in the order of nn.LSTM.
+        masks: The masks.
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu".
+        bidirectional: Whether there are two directions.
+        lengths: int64 [B], each 0 … L; all L by default.
+        state: h_0 and c_0, [layers · D, B, H] each; zeros by default.
+        training: Whether a gradient may be needed; masks apply in both cases.
+
+    Returns:
+        The output [B, L, D · H], which is 0 beyond a row's length, and h_n and c_n after each row's last step. c_n is
+        empty for a cell that has none.
     """
     x, (h0, c0) = _times(x, masks.input), state
     if not capturing() and all(drawn is None for drawn in (*masks.recurrent, *masks.output[:-1])):
@@ -105,13 +134,13 @@ def _times(x: Tensor, drawn: Tensor | None) -> Tensor:
 
 
 def _parts(whole: Any, count: int) -> list[Any]:
-    """A list or a tensor in so many parts of equal length."""
+    """Split a list or a tensor into parts of equal length."""
     each = len(whole) // count
     return [whole[part * each : (part + 1) * each] for part in range(count)]
 
 
 class _VariationalRNN(nn.RNNBase):
-    """What the layers below share: the weights of torch's layers, three rates, and the way to an answer."""
+    """What the layers below share: the weights of torch's layers, three rates, and the computation."""
 
     p_input, p_recurrent, p_output = Rate(), Rate(), Rate()
     _mode: str
@@ -138,9 +167,15 @@ class _VariationalRNN(nn.RNNBase):
     def forward(
         self, x: Tensor | PackedSequence, lengths: Tensor | None = None, state: State | None = None
     ) -> tuple[Any, Any]:
-        """The output and the final state of x [B, L, F], or of a PackedSequence.
+        """Return the output and the final state.
 
-        lengths: int64 [B], each 0 … L. state: the state before the first step, as nn.LSTM, nn.GRU and nn.RNN take it.
+        Args:
+            x: Sequences [B, L, F], or a PackedSequence.
+            lengths: int64 [B], each 0 … L; all L by default.
+            state: State before the first step, as nn.LSTM, nn.GRU and nn.RNN take it.
+
+        Returns:
+            The output, in the form of x, and the final state.
         """
         if isinstance(x, PackedSequence):
             return self._packed(x, lengths, state)
@@ -159,7 +194,7 @@ class _VariationalRNN(nn.RNNBase):
         return output, (h_n, c_n) if self.mode == "LSTM" else h_n
 
     def extra_repr(self) -> str:
-        """The arguments of torch's layer, and the rates."""
+        """Return the arguments of torch's layer, and the rates."""
         rates = f"p_input={self.p_input}, p_recurrent={self.p_recurrent}, p_output={self.p_output}"
         return f"{super().extra_repr()}, {rates}"
 
@@ -186,7 +221,7 @@ class _VariationalRNN(nn.RNNBase):
             check_lengths(lengths, x.shape[0], None if capturing() else x.shape[1])
 
     def _states(self, x: Tensor, state: State | None) -> list[Tensor]:
-        """h_0 and, in an LSTM, c_0; nothing where they are zeros."""
+        """Return h_0 and, in an LSTM, c_0; an empty list if they are zeros."""
         if state is None:
             return []
         parts = list(state) if isinstance(state, tuple) else [state]
@@ -211,39 +246,64 @@ class _VariationalRNN(nn.RNNBase):
 
 
 class VariationalLSTM(_VariationalRNN):
-    """An LSTM with one mask for a whole sequence on its inputs, its hidden state and its outputs.
+    """An LSTM with one mask per sequence on its inputs, its hidden state and its outputs.
 
-    Takes the weights of an nn.LSTM. Shape: rows first, [B, L, input_size] → [B, L, D · hidden_size] with D directions,
-    and (h_n, c_n), each [layers · D, B, hidden_size]; or a PackedSequence in and out, which cannot be captured.
-    lengths: int64 [B], each 0 … L: the answer is 0 beyond a row's length, h_n and c_n are those of its last step, the
-    reverse direction begins there, and what stands in the padding has no say.
+    It accepts the weights of an nn.LSTM. Rows come first: [B, L, input_size] becomes [B, L, D · hidden_size] with D
+    directions, and (h_n, c_n) are [layers · D, B, hidden_size] each. A PackedSequence is accepted and returned too,
+    but cannot be captured. With `lengths`, the output is 0 beyond a row's length, h_n and c_n belong to its last step,
+    the reverse direction starts there, and the padding has no effect.
 
-    p_input: on the input of the first layer. p_recurrent: on the hidden state where it enters W_hh, for each layer and
-    direction. p_output: on the output of each layer, the last one too. Each rate may be set at any time. Rates of 0.1
-    … 0.3 are usual for the input and the output, 0.1 … 0.5 for the state. With p_recurrent at 0 training runs torch's
-    fused kernel; otherwise it goes step by step. A sequence fed in parts has masks of its own in each part.
-    Raises InvalidInput for a rate outside 0 … 1, and for inputs, lengths or states of another shape or type.
-    Source: Gal, Ghahramani 2016, arXiv 1512.05287; the module has the equations.
+    Usual rates are 0.1 … 0.3 for the input and the output and 0.1 … 0.5 for the state. Each rate may be set at any
+    time. With p_recurrent = 0, training runs torch's fused kernel; otherwise it goes step by step. A sequence fed in
+    parts has new masks in each part.
+
+    Args:
+        input_size: Number of input features.
+        hidden_size: Number of hidden features H.
+        num_layers: Number of layers.
+        bias: Whether the layers have biases.
+        bidirectional: Whether there are two directions.
+        p_input: Drop probability of the features of the first layer's input.
+        p_recurrent: Drop probability of the hidden state where it enters W_hh, for each layer and direction.
+        p_output: Drop probability of the output of each layer, the last one too.
+        device: Device of the weights.
+        dtype: dtype of the weights.
+
+    Raises:
+        InvalidInput: A rate is outside 0 … 1, or inputs, lengths or states have another shape or dtype.
+
+    References:
+        Gal, Ghahramani 2016, arXiv 1512.05287; the module has the equations.
     """
 
     _mode = "LSTM"
 
 
 class VariationalGRU(_VariationalRNN):
-    """A GRU that takes the weights of an nn.GRU and returns one state, h_n; otherwise as VariationalLSTM.
+    """A GRU with one mask per sequence. It accepts the weights of an nn.GRU and returns one state, h_n.
 
-    Only the state that enters W_hh is masked, not the one that is carried over.
-    Source: Gal, Ghahramani 2016, arXiv 1512.05287; the module has the equations.
+    Only the state that enters W_hh is masked, not the one that is carried over. Arguments and shapes are those of
+    VariationalLSTM.
+
+    References:
+        Gal, Ghahramani 2016, arXiv 1512.05287; the module has the equations.
     """
 
     _mode = "GRU"
 
 
 class VariationalRNN(_VariationalRNN):
-    """A simple recurrent layer that takes the weights of an nn.RNN and returns h_n; otherwise as VariationalLSTM.
+    """A simple recurrent layer with one mask per sequence. It accepts the weights of an nn.RNN and returns h_n.
 
-    nonlinearity: "tanh" or "relu".
-    Source: Gal, Ghahramani 2016, arXiv 1512.05287; the module has the equations.
+    Shapes are those of VariationalLSTM.
+
+    Args:
+        *args: Positional arguments of VariationalLSTM.
+        nonlinearity: "tanh" or "relu".
+        **arguments: Keyword arguments of VariationalLSTM.
+
+    References:
+        Gal, Ghahramani 2016, arXiv 1512.05287; the module has the equations.
     """
 
     _mode = "RNN_TANH"

@@ -1,11 +1,11 @@
 """The operator `mcdrop::rnn`: a recurrent layer whose masks differ between runs of rows, each run one fused kernel.
 
-A mask m on the hidden state is one on the columns of W_hh: W_hh (m ⊙ h) = (W_hh diag(m)) h. The rows of a Monte Carlo
-pass are neighbours and share their mask, so that a pass is one call of torch's kernel on its masked weights; where a
-pass has few rows, all passes take each step together. What a row is given decides its answer, whatever the runs.
+A mask m on the hidden state is a mask on the columns of W_hh: W_hh (m ⊙ h) = (W_hh diag(m)) h. The rows of a Monte
+Carlo pass are neighbours and share their mask, so a pass is one call of torch's kernel on its masked weights. If a
+pass has few rows, all passes take each step together. A row's input decides its output, whatever the runs.
 
-A captured network holds this operator and not torch's own, for which an export would fix the length of the sequences.
-It has no gradient: it is for passes, not for training.
+A captured network holds this operator instead of torch's own, for which an export would fix the length of the
+sequences. It has no gradient: it serves passes, not training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +35,21 @@ def fused(
     bidirectional: bool,
     training: bool = False,
 ) -> Outcome:
-    """Layers without masks, by torch's kernel.
+    """Compute layers without masks by torch's kernel.
 
-    x: [B, L, F]. lengths: int64 [B], each 0 … L; None: all L. weights: in the order of nn.LSTM. h0, c0: the states
-    before the first step, [layers · D, B, H]; None: zeros. Returns the output [B, L, D · H], 0 beyond a row's length,
-    and h_n and c_n after the last step of each row; c_n is empty for a cell that has none.
+    Args:
+        x: Sequences [B, L, F].
+        lengths: int64 [B], each 0 … L; None for all L.
+        weights: Weights in the order of nn.LSTM.
+        h0: State before the first step, [layers · D, B, H]; None for zeros.
+        c0: Cell state before the first step, likewise.
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu".
+        bidirectional: Whether there are two directions.
+        training: Whether a gradient may be needed.
+
+    Returns:
+        The output [B, L, D · H], which is 0 beyond a row's length, and h_n and c_n after the last step of each row.
+        c_n is empty for a cell that has none.
     """
     directions, biased = 1 + bidirectional, len(weights) > 2 and weights[2].dim() == 1
     layers = len(weights) // (directions * (2 + 2 * biased))
@@ -64,7 +74,7 @@ def fused(
 
 
 def _joined(states: list[Tensor]) -> Tensor | list[Tensor]:
-    """States as torch's kernels take them: a list for an LSTM, else one tensor."""
+    """Return states as torch's kernels take them: a list for an LSTM, otherwise one tensor."""
     return states if len(states) > 1 else states[0]
 
 
@@ -78,11 +88,7 @@ def _run(
     cell: str,
     bidirectional: bool,
 ) -> Outcome:
-    """One layer whose hidden state enters W_hh times the mask [B, D, H], the same at every step; None: as it is.
-
-    cell: one of GATES. The rest as in `fused`. Raises InvalidInput for what does not fit together: torch's kernels
-    would read out of bounds.
-    """
+    """Compute one layer whose hidden state enters W_hh times the mask [B, D, H] at every step; None masks nothing."""
     _check(x, lengths, weights, mask, h0, c0, cell, bidirectional)
     runs = list(_runs(x, mask))
     if mask is not None and _side_by_side(x, cell, len(runs)):
@@ -125,12 +131,12 @@ rnn: Any = torch.ops.mcdrop.rnn.default
 
 
 def _side_by_side(x: Tensor, cell: str, num_runs: int) -> bool:
-    """Whether few rows share a mask. Coarser types would show which way a batch of another size went."""
+    """Return whether few rows share a mask, for dtypes fine enough that the way a batch is computed does not show."""
     return num_runs > 1 and x.shape[0] <= _FEW_ROWS[cell] * num_runs and x.dtype in (torch.float32, torch.float64)
 
 
 def _runs(x: Tensor, mask: Tensor | None) -> Iterator[slice]:
-    """The runs of neighbouring rows with equal masks; one run of no rows where there are none."""
+    """Yield the runs of neighbouring rows with equal masks; one empty run if there are no rows."""
     rows = x.shape[0]
     starts = [0]
     if mask is not None and rows > 1:
@@ -141,7 +147,7 @@ def _runs(x: Tensor, mask: Tensor | None) -> Iterator[slice]:
 
 
 def _masked(weights: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
-    """The weights of a layer with the columns of each W_hh times the mask [D, H] of its direction."""
+    """Return the weights of a layer with the columns of each W_hh times the mask [D, H] of its direction."""
     each = len(weights) // len(mask)
     return [weight * mask[index // each] if index % each == 1 else weight for index, weight in enumerate(weights)]
 
@@ -156,7 +162,7 @@ def _check(
     cell: str,
     bidirectional: bool,
 ) -> None:
-    """Raise InvalidInput for what the kernels would take on trust."""
+    """Refuse arguments that the kernels would trust."""
     if cell not in GATES or (c0 is not None and cell != "lstm"):
         with_c0 = " with a c0" if c0 is not None else ""
         raise InvalidInput(f"the cell is {cell!r}{with_c0}; one of {', '.join(GATES)} is wanted, a c0 for lstm only.")
@@ -184,7 +190,16 @@ def _check(
 
 
 def check_lengths(lengths: Tensor, rows: int, longest: int | None) -> None:
-    """Raise InvalidInput unless these are int64 [B], each 0 … L. longest: L, or None to leave the values unread."""
+    """Check that lengths are int64 [B], each 0 … L.
+
+    Args:
+        lengths: The lengths.
+        rows: Number of rows B.
+        longest: L, or None to leave the values unread.
+
+    Raises:
+        InvalidInput: They are not.
+    """
     if lengths.dtype != torch.int64 or lengths.shape != (rows,):
         raise InvalidInput(
             f"the lengths have shape {list(lengths.shape)} and type {lengths.dtype}; int64 [{rows}] is wanted."

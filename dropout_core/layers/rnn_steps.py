@@ -1,4 +1,4 @@
-"""A recurrent layer step by step, in plain tensor operations: for masks of which each serves few rows."""
+"""A recurrent layer step by step in plain tensor operations, for masks that few rows share."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,9 +18,22 @@ def stepped(
     cell: str,
     bidirectional: bool,
 ) -> Outcome:
-    """One layer whose hidden state enters W_hh times the mask [B, D, H]. The rest as in `rnn_operator.fused`.
+    """Compute one layer whose hidden state enters W_hh times a mask.
 
     The directions run side by side, [D, B, *]; the second has the steps of each row in reverse.
+
+    Args:
+        x: Sequences [B, L, F].
+        lengths: int64 [B], each 0 … L; None for all L.
+        weights: Weights in the order of nn.LSTM.
+        mask: [B, D, H].
+        h0: State before the first step; None for zeros.
+        c0: Cell state before the first step; None for zeros.
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu".
+        bidirectional: Whether there are two directions.
+
+    Returns:
+        As `rnn_operator.fused`.
     """
     each = len(weights) // (1 + bidirectional)
     w_ih, w_hh, *biases = (torch.stack(tuple(weights[kind::each])) for kind in range(each))

@@ -1,4 +1,4 @@
-"""How layers are chosen, a network, a layer, or several of either, and what their drop probabilities are."""
+"""Selecting layers of a network, and reading their drop probabilities."""
 
 from collections.abc import Iterable, Iterator
 from inspect import getattr_static
@@ -10,9 +10,13 @@ Layers = nn.Module | Iterable[nn.Module]
 
 
 def named_layers(layers: Layers) -> Iterator[tuple[str, nn.Module]]:
-    """Every module inside, once, by the first of its names, such as "blocks.1"; the network itself is "".
+    """Yield every module once, by the first of its names, such as "blocks.1"; the network itself is "".
 
-    With several networks the place in the list comes first, as in "0.blocks.1".
+    Args:
+        layers: A network, a layer, or a list of either. In a list the position comes first, as in "0.blocks.1".
+
+    Yields:
+        Names and modules.
     """
     if isinstance(layers, nn.Module):
         yield from layers.named_modules()
@@ -23,7 +27,14 @@ def named_layers(layers: Layers) -> Iterator[tuple[str, nn.Module]]:
 
 
 def rates_of(layer: nn.Module) -> tuple[str, ...]:
-    """The attributes of a layer that are drop probabilities and can be set; of it alone, not of what is inside."""
+    """Return the names of a layer's own attributes that are drop probabilities and can be set.
+
+    Args:
+        layer: The layer; modules inside it do not count.
+
+    Returns:
+        Attribute names.
+    """
     if isinstance(layer, _DropoutNd):
         return ("p",)
     if is_ours(layer):
@@ -33,7 +44,14 @@ def rates_of(layer: nn.Module) -> tuple[str, ...]:
 
 
 def is_ours(layer: nn.Module) -> bool:
-    """Whether a layer is one of this library's, or inherits from one."""
+    """Return whether a layer belongs to this library, or inherits from one that does.
+
+    Args:
+        layer: The layer.
+
+    Returns:
+        Whether it does.
+    """
     return any(base.__module__.startswith("dropout_core.layers.") for base in type(layer).__mro__)
 
 

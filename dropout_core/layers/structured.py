@@ -10,9 +10,17 @@ from dropout_core.layers.base import RateLayer, mask
 
 
 def group_dropout(x: Tensor, groups: Tensor, num_groups: int, p: float, training: bool = True) -> Tensor:
-    """x · m[group] / (1 − p), with one m ~ Bernoulli(1 − p) for each row and group of x [B, C, *].
+    """Return x · m[group] / (1 − p) with one m ~ Bernoulli(1 − p) for each row and group.
 
-    groups: int64 [C], the group of each unit, 0 … num_groups − 1.
+    Args:
+        x: Input [B, C, *].
+        groups: int64 [C], the group of each unit, 0 … num_groups − 1.
+        num_groups: Number of groups.
+        p: Drop probability of a group.
+        training: Whether to drop; otherwise x is returned.
+
+    Returns:
+        A tensor of the same shape.
     """
     if not training or p == 0:
         return x
@@ -21,12 +29,20 @@ def group_dropout(x: Tensor, groups: Tensor, num_groups: int, p: float, training
 
 
 class GroupDropout(RateLayer):
-    """Given groups of units live or die together.
+    """Drops given groups of units together.
 
-    Shape: [B, C, *], unchanged. groups: for each of the C units the number of its group, such as [0, 0, 1, 2, 2]:
-    the one-hot columns of one feature, the channels of one sensor, the heads of one attention layer. In use where a
-    part of the input fails as a whole. Raises InvalidInput when the groups are not numbered 0 … G − 1, or are not C.
-    Source: dropout (Srivastava et al. 2014) with one draw for each group.
+    The input is [B, C, *] and keeps its shape. Use it where a part of the input fails as a whole: the one-hot columns
+    of one feature, the channels of one sensor, the heads of one attention layer.
+
+    Args:
+        groups: The group of each of the C units, such as [0, 0, 1, 2, 2].
+        p: Drop probability of a group, between 0 and 1.
+
+    Raises:
+        InvalidInput: The groups are not numbered 0 … G − 1, their number differs from C, or p is out of range.
+
+    References:
+        Dropout (Srivastava et al. 2014) with one draw for each group.
     """
 
     groups: Tensor
@@ -45,5 +61,5 @@ class GroupDropout(RateLayer):
         return group_dropout(x, self.groups, self.num_groups, self.p, self.training)
 
     def extra_repr(self) -> str:
-        """The drop probability and the number of groups."""
+        """Return the drop probability and the number of groups."""
         return f"p={self.p}, num_groups={self.num_groups}"

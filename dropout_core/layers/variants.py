@@ -1,11 +1,19 @@
-"""The table of variants, as `mcdrop variants` and the README show it."""
+"""The table of variants that `mcdrop variants` and the README show."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: the classes it names, what they drop, what for, the draws they cost in training, the source."""
+    """One row of the table.
+
+    Attributes:
+        names: Names of the classes, separated by commas.
+        drops: What they drop.
+        use: Where to use them.
+        cost: Random draws in training.
+        source: Papers.
+    """
 
     names: str
     drops: str

@@ -1,12 +1,13 @@
 """Variational dropout: Gaussian noise on weights, whose size is learned.
 
-Each weight follows N(θ, α·θ²), with α learned: for each weight, for each output unit, or one for the layer. Training
-draws the pre-activations, not the weights (local reparameterisation, Kingma et al. 2015, eq. 6): y ~ N(x·θ, x²·(α·θ²)),
-each row and unit its own, so that gradients have little noise. Add `kl()` / N to the mean negative log likelihood.
-A Monte Carlo pass draws one network. In eval mode the weights are θ.
+Each weight follows N(θ, α·θ²) with a learned α: one for each weight, for each output unit, or for the layer. Training
+draws the pre-activations instead of the weights (local reparameterisation, Kingma et al. 2015, eq. 6):
+y ~ N(x·θ, x²·(α·θ²)), independently for each row and unit, so that gradients have little noise. Add `kl()` / N to the
+mean negative log likelihood. A Monte Carlo pass draws one network. Eval mode uses the weights θ. As a drop probability,
+α = p / (1 − p).
 
-As a drop probability, α = p / (1 − p). Sources: Kingma, Salimans, Welling 2015, arXiv 1506.02557; Molchanov, Ashukha,
-Vetrov 2017, arXiv 1701.05369.
+References:
+    Kingma, Salimans, Welling 2015, arXiv 1506.02557. Molchanov, Ashukha, Vetrov 2017, arXiv 1701.05369.
 """
 
 import math
@@ -25,16 +26,30 @@ Share = Literal["weight", "unit", "layer"]
 
 
 def kl_of_log_alpha(log_alpha: Tensor) -> Tensor:
-    """KL divergence of N(θ, α·θ²) from the log-uniform prior, in nats, each up to one constant; 0 as α grows.
+    """Return the KL divergence of N(θ, α·θ²) from the log-uniform prior, up to one constant; it tends to 0 as α grows.
 
-    Source: Molchanov et al. 2017, eq. 14, whose fit is off by less than 0.01 nats.
+    Args:
+        log_alpha: log α, of any shape.
+
+    Returns:
+        Divergences in nats, of the same shape.
+
+    References:
+        Molchanov et al. 2017, eq. 14, a fit whose error is below 0.01 nats.
     """
     fitted = 0.63576 * torch.sigmoid(1.87320 + 1.48695 * log_alpha)
     return 0.63576 - fitted + 0.5 * F.softplus(-log_alpha)
 
 
 def log_alpha_of(p: float) -> float:
-    """The log of α = p / (1 − p) of a drop probability p above 0 and below 1."""
+    """Return log α with α = p / (1 − p).
+
+    Args:
+        p: Drop probability, above 0 and below 1.
+
+    Returns:
+        The logarithm.
+    """
     p = checked_rate(p)
     if p in (0.0, 1.0):
         raise InvalidInput(f"p is {p}; a learned drop probability begins above 0 and below 1.")
@@ -42,7 +57,7 @@ def log_alpha_of(p: float) -> float:
 
 
 class _Variational(nn.Module, ABC):
-    """What the layers below share: log α, its penalty, and the three ways to go forward."""
+    """What the layers below share: log α, its penalty, and the three ways to compute the layer."""
 
     weight: Tensor
     bias: Any
@@ -62,11 +77,11 @@ class _Variational(nn.Module, ABC):
         return self.log_alpha.detach().sigmoid()
 
     def kl(self) -> Tensor:
-        """The KL divergence of all weights from their prior, in nats: a scalar, at least 0."""
+        """Return the KL divergence of all weights from their prior, in nats: a scalar, at least 0."""
         return kl_of_log_alpha(self.log_alpha).expand_as(self.weight).sum()
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the pre-activations. Source: Kingma et al. 2015, eq. 6."""
+        """Return mean and variance of the pre-activations of x (Kingma et al. 2015, eq. 6)."""
         variance = self.log_alpha.exp() * self.weight.square()
         return self._linear(x, self.weight, self.bias), self._linear(x.square(), variance, None)
 
@@ -86,20 +101,32 @@ class _Variational(nn.Module, ABC):
 
     @abstractmethod
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer under these weights."""
+        """Apply the layer with these weights."""
 
     def extra_repr(self) -> str:
-        """The layer's own arguments, and what shares an α."""
+        """Return the layer's own arguments, and what shares an α."""
         return f"{super().extra_repr()}, share={self.share}"
 
 
 class VariationalLinear(_Variational, nn.Linear):
-    """A linear layer with learned Gaussian noise on its weights; takes the weights of an nn.Linear.
+    """A linear layer with learned Gaussian noise on its weights. It accepts the weights of an nn.Linear.
 
-    Shape: [B, *, in_features] → [B, *, out_features]. p: where the drop probabilities begin, above 0 and below 1.
-    share: what shares an α: "weight" (each its own: sparse networks), "unit" (one for each output) or "layer". Place it
-    in fully connected layers; begin at 0.01 … 0.1 and let the KL penalty grow over the first epochs.
-    Source: Kingma et al. 2015, Molchanov et al. 2017; see the module.
+    The shape changes from [B, *, in_features] to [B, *, out_features]. Place it in fully connected layers; start at
+    p = 0.01 … 0.1 and let the KL penalty grow over the first epochs.
+
+    Args:
+        in_features: Number of input features.
+        out_features: Number of output features.
+        p: Initial drop probability, above 0 and below 1.
+        bias: Whether the layer has a bias.
+        share: What shares an α: "weight" (each has its own, for sparse networks), "unit" (one per output) or "layer".
+        **factory: dtype and device, as in nn.Linear.
+
+    Raises:
+        InvalidInput: An argument is out of range, or the input does not fit.
+
+    References:
+        Kingma et al. 2015, Molchanov et al. 2017; see the module.
     """
 
     def __init__(
@@ -117,10 +144,18 @@ class VariationalLinear(_Variational, nn.Linear):
 
 
 class VariationalConv2d(_Variational, nn.Conv2d):
-    """A convolution over [B, C, H, W] with learned Gaussian noise on its weights; takes the weights of an nn.Conv2d.
+    """A convolution over [B, C, H, W] with learned Gaussian noise on its weights.
 
-    Its arguments are those of nn.Conv2d, and p and share as in VariationalLinear.
-    Source: Kingma et al. 2015, Molchanov et al. 2017; see the module.
+    It accepts the weights of an nn.Conv2d.
+
+    Args:
+        *args: Positional arguments of nn.Conv2d.
+        p: Initial drop probability, above 0 and below 1.
+        share: What shares an α, as in VariationalLinear.
+        **arguments: Keyword arguments of nn.Conv2d.
+
+    References:
+        Kingma et al. 2015, Molchanov et al. 2017; see the module.
     """
 
     def __init__(self, *args: Any, p: float, share: Share = "weight", **arguments: Any) -> None:

@@ -1,7 +1,7 @@
-"""Which weights read the value of a layer: a network's graph by torch.fx, and a value followed through it.
+"""Which weights read the value of a layer: a network's torch.fx graph, and a value followed through it.
 
-A value is followed through whatever commutes with a positive factor, f(a · x) = a · f(x), in eval mode: ReLU, LeakyReLU
-and PReLU, max and mean pooling, sums and means, changes of shape, other dropouts.
+A value is followed through everything that commutes with a positive factor, f(a · x) = a · f(x), in eval mode: ReLU,
+LeakyReLU and PReLU, max and mean pooling, sums and means, changes of shape, other dropouts.
 """
 
 import inspect
@@ -44,7 +44,7 @@ _SHAPE_ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
 
 
 class _Tracer(fx.Tracer):
-    """Traces a network down to torch's modules, ours, and those of one kind."""
+    """Traces a network down to torch's modules, this library's modules, and those of one more kind."""
 
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
@@ -57,28 +57,61 @@ class _Tracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class TracedNetwork:
-    """A network, and its graph down to torch's modules and ours."""
+    """A network and its graph down to torch's modules and this library's.
+
+    Attributes:
+        root: The network.
+        graph: Its torch.fx graph.
+    """
 
     root: nn.Module
     graph: fx.Graph
 
     def called(self, node: fx.Node) -> nn.Module | None:
-        """The module that a node calls, if it calls one."""
+        """Return the module that a node calls, if it calls one.
+
+        Args:
+            node: A node of the graph.
+
+        Returns:
+            The module or None.
+        """
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def name(self, node: fx.Node) -> str:
-        """What a node calls, as messages name it."""
+        """Return the name of what a node calls, for messages.
+
+        Args:
+            node: A node of the graph.
+
+        Returns:
+            The name.
+        """
         module = self.called(node)
         if module is not None:
             return f"{node.target} ({type(module).__name__})"
         return getattr(node.target, "__name__", str(node.target))
 
     def calls(self, kind: type[nn.Module]) -> Iterator[fx.Node]:
-        """The nodes that call a module of one kind."""
+        """Yield the nodes that call a module of one kind.
+
+        Args:
+            kind: A module class.
+
+        Returns:
+            The nodes, in order.
+        """
         return (node for node in self.graph.nodes if isinstance(self.called(node), kind))
 
     def untraced(self, kind: type[nn.Module]) -> Iterator[tuple[str, str]]:
-        """The modules of one kind inside what the trace does not look into: their path, and what they are inside of."""
+        """Yield the modules of one kind inside modules that the trace does not enter.
+
+        Args:
+            kind: A module class.
+
+        Yields:
+            The path of the module, and the name of the module that contains it.
+        """
         for node in self.graph.nodes:
             outer = self.called(node)
             for path, inner in outer.named_modules() if outer is not None else ():
@@ -86,10 +119,18 @@ class TracedNetwork:
                     yield f"{node.target}.{path}", self.name(node)
 
     def reached(self, node: fx.Node, through: tuple[type[nn.Module], ...] = ()) -> Iterator[fx.Node]:
-        """Every call that the value of a node reaches: what it passes, and nn.Linear and convolutions, where it ends.
+        """Yield every call that the value of a node reaches; it ends at nn.Linear and convolutions.
 
-        through: kinds of modules that it passes besides those of torch. Raises InvalidInput, with nothing but the
-        reason, where anything else reads it, or where it is the network's output.
+        Args:
+            node: The node.
+            through: Module classes that the value passes, in addition to those of torch.
+
+        Yields:
+            Nodes.
+
+        Raises:
+            InvalidInput: Something else reads the value, or it is the network's output. The message holds the reason
+                only.
         """
         front = [node]
         while front:
@@ -120,9 +161,17 @@ class TracedNetwork:
 
 
 def trace_network(model: nn.Module, kind: type[nn.Module]) -> TracedNetwork:
-    """A network and its graph in the mode that it is in, down to modules of one kind, too.
+    """Return a network and its graph, in the network's current mode.
 
-    Raises InvalidInput when torch.fx cannot trace it.
+    Args:
+        model: The network.
+        kind: A module class that the trace does not enter.
+
+    Returns:
+        The traced network.
+
+    Raises:
+        InvalidInput: torch.fx cannot trace it.
     """
     parameters = inspect.signature(model.forward).parameters.values()
     # As they are when the network is called with its input alone.
@@ -134,12 +183,19 @@ def trace_network(model: nn.Module, kind: type[nn.Module]) -> TracedNetwork:
 
 
 def has_readable_weight(module: nn.Module | None) -> TypeGuard[nn.Linear | _ConvNd]:
-    """Whether a value ends at this module, which takes it times its weight."""
+    """Return whether a value ends at this module, which multiplies it by its weight.
+
+    Args:
+        module: A module or None.
+
+    Returns:
+        Whether it is nn.Linear or a convolution.
+    """
     return isinstance(module, nn.Linear | _ConvNd)
 
 
 def _operand(node: fx.Node) -> Any:
-    """What a node works on: its first argument."""
+    """Return what a node works on: its first argument."""
     return node.args[0] if node.args else node.kwargs.get("input")
 
 

@@ -22,7 +22,7 @@ def test_every_layer_is_under_the_laws():
 def test_every_layer_says_where_it_stands_in_the_literature():
     for name in CLASSES:
         text = inspect.getdoc(getattr(layers, name))
-        assert "Source:" in text or "otherwise as" in text, name
+        assert "References:" in text or "otherwise like" in text, name
 
 
 def test_the_documentation_of_every_layer_can_be_shown():
