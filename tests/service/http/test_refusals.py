@@ -47,7 +47,7 @@ def test_a_body_that_is_no_json_is_400(server, path, body):
 def test_a_body_that_is_no_object_is_422(server, path, body):
     answer = server.post(path, json.dumps(body).encode())
 
-    assert refused(answer, 422, "invalid-request") == 'the body is no JSON object; send {"inputs": [...]}.'
+    assert refused(answer, 422, "invalid-request") == 'the body is not a JSON object; send {"inputs": [...]}.'
 
 
 @both

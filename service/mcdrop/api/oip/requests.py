@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol is asked, /v2. The data of tensors is left as it came: `mcdrop.api.oip` reads it."""
+"""The requests of the Open Inference Protocol, /v2. The data of tensors is not parsed here."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,7 +15,7 @@ from pydantic import (
     ValidationError,
 )
 
-from mcdrop.api.v1.schemas import BRANCHING, MIN_PASSES, PASSES, SEED, TOLERANCE
+from mcdrop.api.pass_fields import PassFields
 from mcdrop.errors import InvalidRequest
 
 # One for each feature of a wide table, and no more than can be checked quickly.
@@ -25,7 +25,7 @@ _ROW: JsonValue = [0, 0, 5, 13, 9, 1, 0, 0] * 8
 
 
 def _levels(given: Any) -> Any:
-    """Quantile levels from a text: a parameter of the protocol is one value."""
+    """Parse quantile levels from a text, as a parameter of the protocol is a single value."""
     if not isinstance(given, str):
         return given
     try:
@@ -35,55 +35,30 @@ def _levels(given: Any) -> Any:
 
 
 class StrictBody(BaseModel):
-    """What is sent has these fields and no others."""
+    """A body that may have no other fields than these."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Parameters(StrictBody):
-    """What is asked beside the tensors. What is not done here may be sent with the value that asks for nothing."""
+class Parameters(PassFields):
+    """Pass options and further parameters. Features that the server lacks are accepted with their neutral value."""
 
-    passes: StrictInt | None = Field(
-        default=None, description="Stochastic passes; absent: the bundle's own number.", json_schema_extra=PASSES
-    )
-    seed: StrictInt | None = Field(
-        default=None,
-        description="Decides the masks; absent: the bundle's own; null: one is drawn and reported.",
-        json_schema_extra=SEED,
-    )
-    sampling: Literal["balanced", "iid"] | None = Field(
-        default=None, description="How masks of different passes relate; absent: as the bundle says."
-    )
-    masks: Literal["shared", "independent"] | None = Field(
-        default=None, description="One sampled network for each pass, or one for each pass and row; as sampling."
-    )
-    branches: StrictInt | None = Field(
-        default=None,
-        description="Passes that share all noise but that of the last sites; as sampling.",
-        json_schema_extra=BRANCHING,
-    )
-    tolerance: StrictFloat | dict[StrictStr, StrictFloat] | None = Field(
-        default=None,
-        description="Stop a row once the standard error of its every mean is at most this.",
-        json_schema_extra=TOLERANCE,
-    )
-    min_passes: StrictInt | None = Field(
-        default=None, description="The fewest passes of a row that may stop early.", json_schema_extra=MIN_PASSES
-    )
     quantiles: Annotated[
         list[StrictFloat], Field(max_length=_MOST_LEVELS), BeforeValidator(_levels, json_schema_input_type=str)
     ] = Field(
-        default=[], description="Levels strictly between 0 and 1, with commas between; adds the output quantiles."
+        default=[], description="Levels strictly between 0 and 1, separated by commas; adds the output quantiles."
     )
-    samples: StrictBool = Field(default=False, description="Adds the passes themselves, as the output samples.")
+    samples: StrictBool = Field(default=False, description="Adds the outputs of every pass, as the output samples.")
     timeout: Annotated[StrictInt, Field(ge=1)] | None = Field(
-        default=None, description="The longest the answer may take, in microseconds."
+        default=None, description="The most time until the response, in microseconds."
     )
     binary_data_output: StrictBool = Field(
-        default=False, description="Send as bytes what outputs says nothing else about."
+        default=False, description="Whether to send outputs as bytes if their own parameters do not say."
     )
-    content_type: Literal["np"] | None = Field(default=None, description="Tensors are numbers, as MLServer names it.")
-    priority: Literal[0] = Field(default=0, description="Who comes first is computed first.")
+    content_type: Literal["np"] | None = Field(
+        default=None, description="Tensors are numbers, in the terms of MLServer."
+    )
+    priority: Literal[0] = Field(default=0, description="Only 0: requests are computed in the order they arrive.")
     sequence_id: Literal[0, ""] = Field(default=0, description="Requests do not depend on each other.")
     sequence_start: Literal[False] = False
     sequence_end: Literal[False] = False
@@ -93,56 +68,60 @@ class TensorParameters(StrictBody):
     """How a tensor is sent."""
 
     binary_data_size: Annotated[StrictInt, Field(ge=0)] | None = Field(
-        default=None, description="Its bytes after the JSON, which then has no data."
+        default=None, description="The length of the tensor in bytes after the JSON, which then has no data."
     )
     content_type: Literal["np"] | None = None
 
 
 class InputTensor(StrictBody):
-    """Rows of one input."""
+    """The rows of one input."""
 
     name: StrictStr
     shape: list[Annotated[StrictInt, Field(ge=0)]] = Field(max_length=32)
     datatype: StrictStr
     parameters: TensorParameters | None = None
-    data: Any = Field(default=None, description="Its numbers, flat or nested, rows first.")
+    data: Any = Field(default=None, description="The numbers of the tensor, flat or nested, rows first.")
 
     @property
     def binary_size(self) -> int | None:
-        """Its bytes after the JSON; None where it is in it."""
+        """The length of the tensor in bytes after the JSON; None if it is in the JSON."""
         return self.parameters.binary_data_size if self.parameters is not None else None
 
 
 class OutputParameters(StrictBody):
-    """How an output is wanted."""
+    """How to send an output."""
 
-    binary_data: StrictBool | None = Field(default=None, description="As bytes after the JSON.")
+    binary_data: StrictBool | None = Field(
+        default=None, description="Whether to send the output as bytes after the JSON."
+    )
     content_type: Literal["np"] | None = None
 
 
 class RequestedOutput(StrictBody):
-    """A measure that is wanted."""
+    """A measure to return."""
 
     name: StrictStr
     parameters: OutputParameters | None = None
 
     @property
     def binary(self) -> bool | None:
-        """Whether as bytes; None where nothing is said."""
+        """Whether to send the output as bytes; None if the request does not say."""
         return self.parameters.binary_data if self.parameters is not None else None
 
 
 class InferRequest(StrictBody):
-    """Rows to predict, and what to say of them."""
+    """Rows to predict, and the measures to return."""
 
     inputs: list[InputTensor] = Field(min_length=1, max_length=_MOST_TENSORS)
-    id: StrictStr | None = Field(default=None, description="Comes back with the answer.")
+    id: StrictStr | None = Field(default=None, description="Returned with the response.")
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(
-        default=None, max_length=_MOST_TENSORS, description="Measures by name; absent or empty: all the model has."
+        default=None,
+        max_length=_MOST_TENSORS,
+        description="Measures by name. Absent or empty: all measures of the model.",
     )
-    model_name: StrictStr | None = Field(default=None, description="The path says it.")
-    model_version: StrictStr | None = Field(default=None, description="The path says it.")
+    model_name: StrictStr | None = Field(default=None, description="Ignored: the path names it.")
+    model_version: StrictStr | None = Field(default=None, description="Ignored: the path names it.")
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -160,17 +139,17 @@ class InferRequest(StrictBody):
 class IndexRequest(StrictBody):
     """Which models to list."""
 
-    ready: StrictBool = Field(default=False, description="Only those that can be asked.")
+    ready: StrictBool = Field(default=False, description="Whether to list only the versions that can answer.")
 
 
 class LoadParameters(StrictBody):
-    """Of loading: nothing can be changed of a published bundle."""
+    """Parameters of loading. A published bundle cannot be changed."""
 
-    unload_dependents: StrictBool = Field(default=False, description="No model depends on another.")
+    unload_dependents: StrictBool = Field(default=False, description="Without effect: no model depends on another.")
 
 
 class LoadRequest(StrictBody):
-    """A model is named by the path."""
+    """A request to load or unload the model in the path."""
 
     parameters: LoadParameters | None = None
 
@@ -181,9 +160,17 @@ _OF_PARAMETERS: dict[str, type[StrictBody]] = {"inputs": TensorParameters, "outp
 
 
 def parse_oip_body(kind: type[B], value: Any) -> B:
-    """A request of a kind from a JSON value. Raises InvalidRequest, naming the field."""
+    """Return a request from the value of a JSON body.
+
+    Args:
+        kind: The schema of the request.
+        value: The value.
+
+    Raises:
+        InvalidRequest: A field is missing, unknown or invalid. The message names it.
+    """
     if not isinstance(value, dict):
-        raise InvalidRequest(f"the body is no JSON object; its fields are {', '.join(kind.model_fields)}.")
+        raise InvalidRequest(f"the body is not a JSON object; its fields are {', '.join(kind.model_fields)}.")
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -194,8 +181,8 @@ def parse_oip_body(kind: type[B], value: Any) -> B:
         raise InvalidRequest(f"{'.'.join(map(str, place))}: {said}. The fields there are {known}.") from error
 
 
-def _model_of(kind: type[StrictBody], place: tuple[int | str, ...]) -> type[StrictBody]:
-    """Whose field it is that is wrong."""
+def _model_of(kind: type[StrictBody], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the model that a wrong field belongs to."""
     if "parameters" in place[:-1]:
         return _OF_PARAMETERS.get(str(place[0]), LoadParameters if kind is LoadRequest else Parameters)
     return _FIELDS.get(str(place[0]), kind) if len(place) > 1 else kind

@@ -63,8 +63,12 @@ def request_docs(body: type[PredictRequest] | type[RankRequest]) -> dict[str, An
 
 
 def _parameter(name: str, field: dict[str, Any]) -> dict[str, Any]:
-    """Return a field of a body as a parameter of the query string. It may be in either, but not in both."""
-    described = {"name": name, "in": "query", "description": field["description"]}
+    """Return a field of a body as a parameter of the query string. It may be in either, but not in both.
+
+    A default or an example would be sent by forms that fill it in, and then be in both. Objects are sent as JSON texts,
+    because such forms would fill in an object with made-up names.
+    """
+    schema = {key: value for key, value in field.items() if key not in {"default", "description", "examples"}}
     if name in _OBJECTS:
-        return {**described, "content": {JSON: {"schema": field}}}
-    return {**described, "schema": field}
+        schema = {"type": "string", "contentMediaType": JSON, "contentSchema": schema}
+    return {"name": name, "in": "query", "description": field["description"], "schema": schema}

@@ -1,4 +1,4 @@
-"""The wire names of /v1. Tensors are left as they came: `mcdrop.inference.inputs` reads them."""
+"""The requests and responses of /v1. Inputs are not parsed here: `mcdrop.inference.inputs` makes tensors of them."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -9,22 +9,14 @@ from pydantic import (
     JsonValue,
     StrictBool,
     StrictFloat,
-    StrictInt,
     StrictStr,
     ValidationError,
 )
 
-from dropout_core.engine.options import BRANCHES
-from dropout_core.measures.precision import ERRORS
-from dropout_core.noise.limits import MAX_SEED
 from dropout_core.noise.philox import VERSION as NOISE_VERSION
+from mcdrop.api.pass_fields import PassFields
 from mcdrop.errors import InvalidRequest
 
-PASSES: dict[str, JsonValue] = {"minimum": 1}
-MIN_PASSES: dict[str, JsonValue] = {"minimum": 2}
-SEED: dict[str, JsonValue] = {"minimum": 0, "maximum": MAX_SEED}
-BRANCHING: dict[str, JsonValue] = {"enum": [*BRANCHES, None]}
-TOLERANCE: dict[str, JsonValue] = {"exclusiveMinimum": 0, "minProperties": 1, "propertyNames": {"enum": [*ERRORS]}}
 THRESHOLDS: dict[str, JsonValue] = {"minProperties": 1}
 LEVEL: dict[str, JsonValue] = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
 SHARPNESS: dict[str, JsonValue] = {"minimum": 0}
@@ -36,64 +28,37 @@ COST: dict[str, JsonValue] = {"exclusiveMinimum": 0}
 ROW: JsonValue = [[0, 0, 5, 13, 9, 1, 0, 0] for _ in range(8)]
 
 
-class PassRequest(BaseModel):
-    """Rows, and how to run them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Inputs(BaseModel):
     inputs: Any = Field(
         description="Rows as nested lists, each of the model's input shape; a single row may stand alone. For a model "
-        "of several inputs an object of such lists, by the inputs' names.",
+        "of several inputs, an object of such lists by the names of the inputs.",
         json_schema_extra={
             "anyOf": [{"type": "array", "items": {}}, {"type": "object", "additionalProperties": {"type": "array"}}]
         },
     )
-    passes: StrictInt | None = Field(
-        default=None,
-        description="Stochastic passes; absent or null: the bundle's own number.",
-        json_schema_extra=PASSES,
-    )
-    seed: StrictInt | None = Field(
-        default=None,
-        description="Decides the masks; absent: the bundle's own; null: one is drawn and reported.",
-        json_schema_extra=SEED,
-    )
-    sampling: Literal["balanced", "iid"] | None = Field(
-        default=None, description="How masks of different passes relate; absent or null: as the bundle says."
-    )
-    masks: Literal["shared", "independent"] | None = Field(
-        default=None, description="One sampled network for each pass, or one for each pass and row; as sampling."
-    )
-    branches: StrictInt | None = Field(
-        default=None,
-        description="Passes that share all noise but that of the last sites: 1, 2, 4, 8 or 16; as sampling.",
-        json_schema_extra=BRANCHING,
-    )
-    tolerance: StrictFloat | dict[StrictStr, StrictFloat] | None = Field(
-        default=None,
-        description="Stop a row once the standard error of its every mean is at most this, or of the measures named: "
-        "mean, mutual_information. passes is then the most a row may take.",
-        json_schema_extra=TOLERANCE,
-    )
-    min_passes: StrictInt | None = Field(
-        default=None, description="The fewest passes of a row that may stop early.", json_schema_extra=MIN_PASSES
-    )
+
+
+class PassRequest(PassFields, _Inputs):
+    """Rows, and how to run the passes."""
 
 
 B = TypeVar("B", bound=BaseModel)
 
 
 class PredictRequest(PassRequest):
-    """Rows to predict, and what to say of them."""
+    """Rows to predict, and the measures to return."""
 
-    outputs: list[StrictStr] | None = Field(default=None, description="Measures by name; absent: all the model has.")
-    quantiles: list[Annotated[StrictFloat, Field(json_schema_extra=LEVEL)]] = Field(
-        default=[], max_length=99, description="Levels strictly between 0 and 1."
+    outputs: list[StrictStr] | None = Field(
+        default=None, description="Measures by name. Absent or null: all measures of the model."
     )
-    samples: StrictBool = Field(default=False, description="Return the passes themselves as well.")
+    quantiles: list[Annotated[StrictFloat, Field(json_schema_extra=LEVEL)]] = Field(
+        default=[], max_length=99, description="Levels of quantiles to return, strictly between 0 and 1."
+    )
+    samples: StrictBool = Field(default=False, description="Whether to return the outputs of every pass as well.")
     defer_above: dict[StrictStr, StrictFloat] | None = Field(
         default=None,
-        description="Thresholds by measure: defer is true of a row with any number of such a measure above.",
+        description="Thresholds by measure. `defer` is true for a row if any number of a measure exceeds its "
+        "threshold.",
         json_schema_extra=THRESHOLDS,
     )
 
@@ -105,7 +70,7 @@ class PredictRequest(PassRequest):
 
 
 class ProvenanceFields(BaseModel):
-    """What a run was: enough to repeat it."""
+    """What produced a response: enough to repeat it."""
 
     model: str
     version: int
@@ -118,14 +83,16 @@ class ProvenanceFields(BaseModel):
 
 
 class PredictResponse(ProvenanceFields):
-    """One array for each measure, rows first."""
+    """An array for each measure, rows first."""
 
-    labels: list[str] | None = Field(default=None, description="Names of the columns: classes, or labels.")
+    labels: list[str] | None = Field(default=None, description="Names of the outputs: classes, or labels.")
     quantiles: list[float] | None = Field(
-        default=None, description="The levels of outputs.quantiles, [rows, levels, positions …, columns]."
+        default=None, description="The levels of outputs.quantiles, [rows, levels, positions …, outputs]."
     )
-    defer_above: dict[str, float] | None = Field(default=None, description="As it was asked for, by exact names.")
-    defer: list[bool] | None = Field(default=None, description="Whether a row is for a human: one for each.")
+    defer_above: dict[str, float] | None = Field(
+        default=None, description="The thresholds of the request, by exact names of measures."
+    )
+    defer: list[bool] | None = Field(default=None, description="Whether a human should decide, for each row.")
     outputs: dict[str, Any]
 
 
@@ -139,13 +106,13 @@ class ModelSummary(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Every version there is, newest first."""
+    """Every version of every model, the newest first."""
 
     models: list[ModelSummary]
 
 
 class InputDescription(BaseModel):
-    """An input: `shape` is that of one row, of sizes and of names of free ones."""
+    """An input. `shape` is that of one row; a name in it stands for a free size."""
 
     name: str
     shape: list[int | str]
@@ -156,19 +123,19 @@ class Bounds(BaseModel):
     """The sizes that a free dimension may have."""
 
     least: int
-    most: int | None = Field(description="Null: any.")
+    most: int | None = Field(description="Null: no limit.")
 
 
 class SiteDescription(BaseModel):
-    """One place where noise enters."""
+    """A place in the network where noise enters."""
 
     module: str
     kind: str
-    rate: float | None = Field(description="The probability that a draw drops; null for noise without one.")
+    rate: float | None = Field(description="Drop probability; null for other noise.")
 
 
 class ModelDescription(BaseModel):
-    """What a caller needs to know of a model."""
+    """The description of a model."""
 
     name: str
     version: int
@@ -177,10 +144,10 @@ class ModelDescription(BaseModel):
     output: str
     labels: list[str] | None
     inputs: list[InputDescription]
-    free: dict[str, Bounds] = Field(description="The dimensions that shapes name: a name is one size in every input.")
-    result: str | None = Field(description="The output of the network that is served, where it has several.")
+    free: dict[str, Bounds] = Field(description="Free dimensions by name. A name has the same size in every input.")
+    result: str | None = Field(description="The output that is served, for a network of several.")
     positions: list[int | str] = Field(
-        description="The axes of an answer between its rows and its outputs, as for pixels or tokens; empty for none."
+        description="The axes of a measure between rows and outputs, as for pixels or tokens; empty for none."
     )
     measures: list[str]
     scores: list[str]
@@ -191,11 +158,13 @@ class ModelDescription(BaseModel):
     branches: int
     noise: int
     sites: list[SiteDescription]
-    computed_by: str = Field(description="torch or onnx, which is onnxruntime.")
-    looped: str = Field(description="Why passes run one by one; empty where they are batched.")
+    computed_by: str = Field(description="The backend: torch, or onnx for onnxruntime.")
+    looped: str = Field(description="Why passes run one by one; empty if they are batched.")
     metrics: dict[str, float]
     digest: str
-    example: Any = Field(description="A row the model was published with; an object where there are several inputs.")
+    example: Any = Field(
+        description="A row that the model was published with; an object by name if it has several inputs."
+    )
 
 
 class Problem(BaseModel):
@@ -208,9 +177,17 @@ class Problem(BaseModel):
 
 
 def parse_body(kind: type[B], value: Any) -> B:
-    """A request of a kind from a JSON value. Raises InvalidRequest, naming the field."""
+    """Return a request from the value of a JSON body.
+
+    Args:
+        kind: The schema of the request.
+        value: The value.
+
+    Raises:
+        InvalidRequest: A field is missing, unknown or invalid. The message names it.
+    """
     if not isinstance(value, dict):
-        raise InvalidRequest('the body is no JSON object; send {"inputs": [...]}.')
+        raise InvalidRequest('the body is not a JSON object; send {"inputs": [...]}.')
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -31,7 +31,7 @@ def test_a_field_that_was_left_out_is_told_from_null():
 
 @pytest.mark.parametrize("body", [None, True, 3, "inputs", [], [INPUTS]], ids=str)
 def test_a_body_that_is_no_object_is_refused_with_what_to_send(body):
-    with pytest.raises(InvalidRequest, match=r'^the body is no JSON object; send \{"inputs": \[\.\.\.\]\}\.$'):
+    with pytest.raises(InvalidRequest, match=r'^the body is not a JSON object; send \{"inputs": \[\.\.\.\]\}\.$'):
         parse_body(PredictRequest, body)
 
 
