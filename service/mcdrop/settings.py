@@ -6,14 +6,16 @@ Each setting stands here once: the flags of `mcdrop serve`, its help and the tab
 import ipaddress
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dropout_core.errors import McdropError
-from mcdrop_models.onnx.runtime.options import Backends, Runtime
+
+if TYPE_CHECKING:
+    from mcdrop_models.onnx.runtime.options import Backends
 
 
 class InvalidConfig(McdropError):
@@ -62,8 +64,17 @@ class CommonSettings(BaseSettings):
         """Where measured choices are kept; None where nothing is measured."""
         return self.cache.expanduser() / "tunings" if self.tune else None
 
-    def backends(self, device: str) -> Backends:
-        """Who may compute, on a device that was chosen."""
+    def backends(self, device: str) -> "Backends":
+        """Return which backends may compute.
+
+        Args:
+            device: The device that was chosen.
+
+        Returns:
+            The backends.
+        """
+        from mcdrop_models.onnx.runtime.options import Backends, Runtime
+
         wanted = None if self.backend == "bundle" else self.backend
         return Backends(wanted, Runtime(self.threads, self.onnx_max_bytes, device))
 

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from dropout_core.errors import InvalidInput
-from mcdrop.cli.publish import read_onnx
 
 
 def add_dropout(
@@ -25,6 +24,7 @@ def add_dropout(
 
     Example: `mcdrop add-dropout net.onnx --before head --p 0.2 --out net-mc.onnx`
     """
+    from mcdrop.cli.publish import read_onnx
     from mcdrop_models.onnx.from_onnx.add_dropout import add_dropout as inserted
 
     if out.exists():

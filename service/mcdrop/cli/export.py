@@ -7,9 +7,7 @@ import typer
 from rich.console import Console
 
 from dropout_core.errors import InvalidInput
-from mcdrop.cli.options import Bundles, Version, bundles_folder
-from mcdrop.cli.predict import predictor_of
-from mcdrop_models.bundle.repository import Repository
+from mcdrop.cli.options import Bundles, Version, bundles_folder, predictor_of
 
 _out = Console(markup=False, emoji=False)
 
@@ -41,6 +39,7 @@ def export(
 
     Example: `mcdrop export digits --onnx digits.onnx --passes 32`
     """
+    from mcdrop_models.bundle.repository import Repository
     from mcdrop_models.publishing.export import export_onnx, thinned_bytes
 
     sizes = _sizes(size or [])

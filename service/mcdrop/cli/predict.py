@@ -1,48 +1,67 @@
-"""The commands that ask a model: predict, bench."""
+"""The commands that compute predictions: predict, bench."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zipfile import BadZipFile
 
-import numpy as np
 import typer
 
-from dropout_core.engine.options import DEFAULT_PASSES, PassOverrides
+from dropout_core.engine.options import DEFAULT_PASSES, PassOverrides, Sampling, Sharing
 from dropout_core.errors import InvalidInput
-from mcdrop.api.v1.predict.response import provenance_of
-from mcdrop.cli import console
-from mcdrop.cli.bench import bench as bench_rows
-from mcdrop.cli.options import Bundles, Device, Url, Version, bundles_folder, chosen_device, common_settings
-from mcdrop.client import Client, Prediction
-from mcdrop.inference.inputs import to_inputs
-from mcdrop.inference.query import Query, RequestLimits
-from mcdrop.inference.result import run_query
-from mcdrop.wire.npy import write_npz
-from mcdrop_models.bundle.repository import Repository
-from mcdrop_models.loading.predictor import Predictor
-from mcdrop_models.loading.tunings import TuningCache, tuning_cache_at
+from mcdrop.cli.options import Bundles, Device, Url, Version, client_of, common_settings, predictor_of
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mcdrop.client import Prediction
+
+Name = Annotated[str, typer.Argument(help="Name of the model.")]
 Passes = Annotated[
-    int | None, typer.Option(help="Stochastic passes; the bundle's own number otherwise. The most with a tolerance.")
+    int | None,
+    typer.Option(help="Number of stochastic passes; with a tolerance, the most a row may take. Default: the bundle's."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Decides the masks; the bundle's own otherwise.")]
-Tolerance = Annotated[
-    float | None, typer.Option(help="Stop a row once the standard error of its every mean is at most this.")
+Seed = Annotated[int | None, typer.Option(help="Seed of the masks. Default: the bundle's.")]
+SamplingOption = Annotated[
+    Sampling | None, typer.Option(help="How passes draw: balanced has the smaller Monte Carlo error.")
 ]
-MinPasses = Annotated[int | None, typer.Option(help="The fewest passes of a row that may stop early.")]
+Masks = Annotated[Sharing | None, typer.Option(help="Whether the rows of a pass share one mask.")]
+Branches = Annotated[
+    int | None, typer.Option(help="Number of passes that share the noise of all sites but the last: 1, 2, 4, 8 or 16.")
+]
+Tolerance = Annotated[float | None, typer.Option(help="Standard error of the mean at which a row stops taking passes.")]
+MinPasses = Annotated[int | None, typer.Option(help="Fewest passes of a row when there is a tolerance.")]
 File = Annotated[Path, typer.Argument(help="Rows as a .npy array, rows first; several inputs by name as .npz.")]
-Rows = np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]]
-_UNBOUNDED = RequestLimits(max_passes=2**31, max_samples=2**63, max_length=2**63)
+_UNREADABLE = (
+    "predict reads .npy and .npz files. To convert a table of numbers: "
+    "np.save('rows.npy', np.loadtxt('rows.csv', delimiter=',', skiprows=1, dtype='float32'))."
+)
 
 
 def predict(
-    name: Annotated[str, typer.Argument(help="The model.")],
+    name: Name,
     file: File,
     out: Annotated[Path | None, typer.Option(help="Write every measure, and the run, to this .npz.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    outputs: Annotated[
+        list[str] | None, typer.Option(help="A measure to compute; may be repeated. Default: all of the model's.")
+    ] = None,
+    quantiles: Annotated[
+        list[float] | None, typer.Option(help="A quantile level between 0 and 1; may be repeated.")
+    ] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="Keep the prediction of every pass.")] = False,
+    defer_above: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MEASURE=NUMBER", help="Mark rows whose measure exceeds this number for a human; may be repeated."
+        ),
+    ] = None,
     passes: Passes = None,
     seed: Seed = None,
+    sampling: SamplingOption = None,
+    masks: Masks = None,
+    branches: Branches = None,
     tolerance: Tolerance = None,
     min_passes: MinPasses = None,
     version: Version = None,
@@ -50,20 +69,36 @@ def predict(
     device: Device = None,
     url: Url = None,
 ) -> None:
-    """Predictive mean, variance and entropies of each row of a file.
+    """Predict the mean, variance and entropies of each row of a file.
 
     Example: `mcdrop predict digits rows.npy --out answer.npz`
     """
+    from mcdrop.cli import console
+    from mcdrop.wire.npy import write_npz
+
     rows = _rows(file)
-    overrides = PassOverrides(passes=passes, seed=seed, tolerance=tolerance, min_passes=min_passes)
+    overrides = PassOverrides(
+        passes=passes,
+        seed=seed,
+        sampling=sampling,
+        masks=masks,
+        branches=branches,
+        tolerance=tolerance,
+        min_passes=min_passes,
+    )
+    measures: dict[str, Any] = {
+        "outputs": outputs or None,
+        "quantiles": quantiles or [],
+        "samples": samples,
+        "defer_above": _thresholds(defer_above or []),
+    }
     if url is not None:
         with client_of(url) as client:
-            answer = client.predict(name, rows, version=version, **overrides)
+            answer = client.predict(name, rows, version=version, **overrides, **_without_defaults(measures))
     else:
-        query = _question(name, rows, version, overrides, bundles, device)
-        answer = Prediction.of(provenance_of(query), run_query(query))
+        answer = _predict_here(predictor_of(name, version, bundles, device), rows, overrides, measures)
     if out is not None:
-        out.write_bytes(write_npz({**answer.outputs, **answer.run.members}))
+        out.write_bytes(write_npz({**answer.outputs, **_deferred(answer), **answer.run.members}))
     if json:
         console.prediction_json(answer)
     elif out is None:
@@ -71,50 +106,75 @@ def predict(
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="The model.")],
-    rows: Annotated[list[int], typer.Option(help="How many rows at once; may be given several times.")] = [1, 32, 256],  # noqa: B006 - typer copies it
-    passes: Annotated[int, typer.Option(help="Stochastic passes.")] = DEFAULT_PASSES,
+    name: Name,
+    rows: Annotated[list[int], typer.Option(help="Number of rows to predict at once; may be repeated.")] = [1, 32, 256],  # noqa: B006 - typer copies it
+    passes: Annotated[int, typer.Option(help="Number of stochastic passes.")] = DEFAULT_PASSES,
     version: Version = None,
     bundles: Bundles = None,
     device: Device = None,
 ) -> None:
-    """What a prediction costs on this machine, and how the engine chose to run it.
+    """Measure what a prediction costs on this machine. Says also how the engine chose to run it.
 
     Example: `mcdrop bench digits --rows 1 --rows 256`
     """
+    from mcdrop.cli import console
+    from mcdrop.cli.bench import bench as bench_rows
+    from mcdrop_models.loading.tunings import tuning_cache_at
+
     predictor = predictor_of(name, version, bundles, device, tuning_cache_at(common_settings().tunings))
     if not rows or min(rows) < 1:
-        raise InvalidInput(f"the rows are {rows}; at least one is needed.")
-    plan = replace(predictor.manifest.pass_options, passes=passes)
-    console.costs(predictor, [bench_rows(predictor, count, plan) for count in rows], plan)
+        raise InvalidInput(f"the rows are {rows}; give at least 1 row.")
+    options = replace(predictor.manifest.pass_options, passes=passes)
+    console.costs(predictor, [bench_rows(predictor, count, options) for count in rows], options)
 
 
-def client_of(url: str) -> Client:
-    """A client with the key of the settings."""
-    key = common_settings().api_key
-    return Client(url, key.get_secret_value() if key is not None else None)
+def _predict_here(predictor: Any, rows: Any, overrides: PassOverrides, measures: Mapping[str, Any]) -> "Prediction":
+    """Predict with a bundle in this process."""
+    from mcdrop.api.v1.predict.response import provenance_of
+    from mcdrop.client import Prediction
+    from mcdrop.inference.inputs import to_inputs
+    from mcdrop.inference.query import Query, RequestLimits
+    from mcdrop.inference.result import run_query
+
+    limits = RequestLimits(max_passes=2**31, max_samples=2**63, max_length=2**63)
+    query = Query.of(
+        predictor,
+        to_inputs(rows, predictor.manifest),
+        limits,
+        overrides=overrides,
+        **measures,
+    )
+    return Prediction.of(provenance_of(query), run_query(query))
 
 
-def predictor_of(
-    name: str, version: int | None, bundles: Path | None, device: str | None = None, tunings: TuningCache | None = None
-) -> Predictor:
-    """A model of a folder: a version of it, or the newest that can be served."""
-    repository, place = Repository(bundles_folder(bundles)), chosen_device(device)
-    backends = common_settings().backends(place)
-    if version is None:
-        return Predictor.newest(repository, name, place, tunings, backends)
-    return Predictor.load(repository, name, version, place, tunings, backends)
+def _without_defaults(measures: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what the server does by default, so that the request stays short."""
+    return {name: value for name, value in measures.items() if value}
 
 
-def _question(
-    name: str, rows: Rows, version: int | None, overrides: PassOverrides, bundles: Path | None, device: str | None
-) -> Query:
-    """Return a query to a model of a folder."""
-    predictor = predictor_of(name, version, bundles, device)
-    return Query.of(predictor, to_inputs(rows, predictor.manifest), _UNBOUNDED, overrides=overrides)
+def _deferred(answer: "Prediction") -> dict[str, Any]:
+    return {} if answer.defer is None else {"defer": answer.defer}
 
 
-def _rows(file: Path) -> Rows:
+def _thresholds(texts: Sequence[str]) -> dict[str, float]:
+    """Read thresholds such as mutual_information=0.3."""
+    found: dict[str, float] = {}
+    for text in texts:
+        measure, _, number = text.partition("=")
+        try:
+            found[measure] = float(number)
+        except ValueError as error:
+            raise InvalidInput(
+                f"--defer-above is {text!r}; write a measure and a number, such as mutual_information=0.3."
+            ) from error
+    return found
+
+
+def _rows(file: Path) -> "np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]]":
+    import numpy as np
+
+    if file.suffix.lower() in {".csv", ".parquet", ".txt", ".tsv"}:
+        raise InvalidInput(f"{file} is a {file.suffix} file. {_UNREADABLE}")
     try:
         with file.open("rb") as stream:
             rows = np.load(stream, allow_pickle=False)

@@ -3,19 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from dropout_core.engine.options import PassOverrides, Sharing
 from dropout_core.errors import InvalidInput
 from mcdrop.cli import console
-from mcdrop.cli.options import Bundles, Device, Url, Version
-from mcdrop.cli.predict import Passes, Seed, client_of, predictor_of
-from mcdrop.pool.job import Files, RankJob, checkpoint_of
-from mcdrop.pool.model import of_bundle, of_server
-from mcdrop.pool.output import check_suffix, write
-from mcdrop.pool.readers.columns import Named
+from mcdrop.cli.options import Bundles, Device, Url, Version, client_of, predictor_of
+from mcdrop.cli.predict import Passes, Seed
+
+if TYPE_CHECKING:
+    from mcdrop.pool.job import RankJob
 
 
 def rank(
@@ -66,6 +65,11 @@ def rank(
 
     Example: `mcdrop rank digits pool.npy -k 10 --score mutual_information --selector batchbald --out ranked.csv`
     """
+    from mcdrop.pool.job import Files, RankJob
+    from mcdrop.pool.model import of_bundle, of_server
+    from mcdrop.pool.output import check_suffix
+    from mcdrop.pool.readers.columns import Named
+
     if out is not None:
         check_suffix(out)
     elif resume:
@@ -94,8 +98,11 @@ def rank(
             _rank(RankJob(model, files, parameters, rows_at_once, client), out, resume=resume)
 
 
-def _rank(question: RankJob, out: Path | None, *, resume: bool) -> None:
+def _rank(question: "RankJob", out: Path | None, *, resume: bool) -> None:
     """Rank, and write or print the picks."""
+    from mcdrop.pool.job import checkpoint_of
+    from mcdrop.pool.output import write
+
     with console.rows() as on_rows, _resumable(out):
         ranked = question.answer(out, on_rows, resume=resume)
     if ranked.saturated:
@@ -110,6 +117,8 @@ def _rank(question: RankJob, out: Path | None, *, resume: bool) -> None:
 @contextmanager
 def _resumable(out: Path | None) -> Iterator[None]:
     """Says how to go on where somebody stops the command."""
+    from mcdrop.pool.job import checkpoint_of
+
     try:
         yield
     except KeyboardInterrupt:

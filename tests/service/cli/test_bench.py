@@ -38,7 +38,7 @@ def test_bench_prints_a_row_for_each_number_of_rows(mcdrop, bundles, measuring):
 @pytest.mark.parametrize("rows", [["0"], ["1", "0"], ["-2"]], ids=str)
 def test_no_rows_cost_nothing_and_are_refused(mcdrop, bundles, measuring, rows):
     options = [word for count in rows for word in ("--rows", count)]
-    assert_refused(mcdrop("bench", "digits", *options, "--bundles", bundles), "at least one is needed")
+    assert_refused(mcdrop("bench", "digits", *options, "--bundles", bundles), "give at least 1 row")
 
 
 def test_a_server_measures_what_it_loads_once(bundles, measuring, tmp_path):

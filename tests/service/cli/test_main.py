@@ -1,6 +1,10 @@
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -20,32 +24,113 @@ from tests.support import service_nets as nets
 from tests.support.asgi import listening
 
 X = nets.images(5, seed=4)
-COMMANDS = ["serve", "train", "publish", "models", "lint", "variants", "predict", "rank", "bench", "simulate"]
-COMMANDS += ["export", "add-dropout"]
+COMMANDS = [name for name in cli.COMMANDS if name != "key"]
+# Commands whose options are derived from classes that need torch.
+LOADS_TORCH = {"publish", "simulate"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_a_command_shows_an_example_of_options_that_there_are(mcdrop, command):
+def test_the_help_of_a_command_shows_an_example_of_its_options(mcdrop, command):
     code, out, _ = mcdrop(command, "--help")
 
-    words = " ".join(re.sub("[│╭╮╰╯─]", " ", out).split())
-    example = re.search(rf"Example: (mcdrop {command}( \S+)*?) (Arguments|Options)", words)
+    words = " ".join(out.split())
+    example = re.search(rf"Example: `(mcdrop {command}( \S+)*?)` (Arguments|Options)", words)
     assert code == 0
     assert example, words
     for option in re.findall(r"(?<!\S)--?[a-z-]+", example[1]):
         assert re.search(rf"(?<!\S){option}(?!\S)", words[example.end() :]), option
 
 
-def test_every_command_is_tested():
-    names = {command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands}
-    assert names == set(COMMANDS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_summary_of_a_command_begins_its_own_help(mcdrop, command):
+    words = " ".join(mcdrop(command, "--help")[1].split())
+
+    assert cli.COMMANDS[command][1] in words
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_fits_80_columns_and_cuts_no_name(mcdrop, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    out = mcdrop(command, "--help")[1]
+
+    assert max(map(len, out.splitlines())) <= 80
+    assert not re.search(r"\w…|\w\.\.\.\n", out)
+
+
+def test_the_help_of_serve_has_every_variable_whole(mcdrop, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    out = mcdrop("serve", "--help")[1]
+
+    secrets = {"api_key"}
+    for name in Settings.model_fields.keys() - secrets:
+        assert re.search(rf"\bMCDROP_{name.upper()}\b", out), name
 
 
 def test_without_arguments_the_commands_are_listed(mcdrop):
     code, out, err = mcdrop()
 
     assert code == 2
-    assert all(re.search(rf"(?m)^│ {command} ", out + err) for command in [*COMMANDS, "key"])
+    assert all(re.search(rf"(?m)^  {command} ", out + err) for command in cli.COMMANDS)
+
+
+def test_the_version_is_that_of_the_package(mcdrop):
+    assert mcdrop("--version") == (0, f"mcdrop {version('mcdrop')}\n", "")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["--help"], ["--version"], ["nope"], *([name, "--help"] for name in cli.COMMANDS if name not in LOADS_TORCH)],
+    ids=" ".join,
+)
+def test_help_and_mistakes_load_neither_torch_nor_fastapi(args):
+    code = (
+        f"import sys; sys.argv = ['mcdrop', *{args}]\n"
+        "from mcdrop.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print('loaded:', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = set(done.stdout.rpartition("loaded:")[2].split())
+    assert "mcdrop.cli.main" in loaded
+    assert not loaded & {"torch", "fastapi", "onnx", "onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("args", "allowed"),
+    [
+        (["predict", "digits", "rows.npy", "--sampling", "sobol"], "'balanced', 'iid'"),
+        (["predict", "digits", "rows.npy", "--masks", "own"], "'shared', 'independent'"),
+        (["train", "cats"], "'digits', 'diabetes'"),
+        (["key", "new", "alice", "--scope", "root"], "'predict', 'admin'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_choice_that_does_not_exist_is_refused_with_the_others(mcdrop, args, allowed):
+    code, _, err = mcdrop(*args)
+
+    assert code == 2
+    assert allowed in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("mcdrop pre", {"predict"}), ("mcdrop predict --samp", {"--samples", "--sampling"}),
+     ("mcdrop predict --masks ", {"shared", "independent"}), ("mcdrop train ", {"digits", "diabetes"})],
+)  # fmt: skip
+def test_shell_completion_offers_commands_options_and_choices(words, offered):
+    shell = {"_MCDROP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", "from mcdrop.cli.main import app; app(prog_name='mcdrop')"],
+        env={**os.environ, **shell},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert set(done.stdout.split()) == offered
 
 
 def test_predict_prints_a_table_of_the_likeliest_labels(mcdrop, here, bundles, digits):
@@ -83,6 +168,32 @@ def test_predict_writes_arrays_that_are_read_back(mcdrop, here, bundles, digits)
         assert tuple(answer["labels"]) == LABELS
     scheme = {"sampling": "balanced", "masks": "shared", "branches": 1, "noise": 1}
     assert run == {"model": "digits", "version": 2, "passes": 20, "seed": 7, **scheme}
+
+
+def test_every_pass_option_and_measure_option_of_predict_is_used(mcdrop, here, bundles, url):
+    args = ["--sampling", "iid", "--masks", "independent", "--branches", "2", "--passes", "8", "--seed", "3"]
+    args += ["--outputs", "mean", "--quantiles", "0.1", "--quantiles", "0.9", "--samples"]
+    args += ["--defer-above", "mutual_information=0.001"]
+    for where in (["--bundles", bundles], ["--url", url]):
+        code, _, err = mcdrop("predict", "digits", "rows.npy", *args, "--out", "answer.npz", *where)
+        assert (code, err) == (0, "")
+        with np.load("answer.npz", allow_pickle=False) as answer:
+            assert (str(answer["sampling"]), str(answer["masks"]), int(answer["branches"])) == ("iid", "independent", 2)
+            assert answer["quantile_levels"].tolist() == [0.1, 0.9]
+            assert answer["samples"].shape[:2] == (5, 8)
+            assert answer["defer"].dtype == bool
+            assert "variance" not in answer
+
+
+def test_a_threshold_that_is_not_a_number_is_refused(mcdrop, here, bundles):
+    done = mcdrop("predict", "digits", "rows.npy", "--defer-above", "variance", "--bundles", bundles)
+
+    assert_refused(done, "write a measure and a number, such as mutual_information=0.3")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_predict_tells_how_to_convert_a_table(mcdrop, here, name):
+    assert_refused(mcdrop("predict", "digits", name), "predict reads .npy and .npz files. .*np.save")
 
 
 def test_predict_can_do_both(mcdrop, here, bundles):
@@ -159,8 +270,34 @@ def test_variants_lists_every_layer(mcdrop):
     assert {name for variant in VARIANTS for name in variant.names.split(", ")} <= set(re.findall(r"\w+", out))
 
 
+def test_variants_fit_80_columns_with_whole_names(mcdrop, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    out = mcdrop("variants")[1]
+
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    for variant in VARIANTS:
+        assert all(name in out for name in variant.names.split(", "))
+
+
+def test_a_prediction_fits_80_columns_with_whole_names(mcdrop, here, bundles, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    out = mcdrop("predict", "digits", "rows.npy", "--bundles", bundles)[1]
+
+    assert max(len(line) for line in out.splitlines() if line[0] in "│┃") <= 80
+    assert "…" not in out
+    assert "probability" in out
+    assert re.search("not shown: .*margin.*--out FILE.npz or --json", " ".join(out.split()))
+
+
 def test_lint_finds_nothing_in_a_network_that_follows_custom(mcdrop, bundles):
-    assert mcdrop("lint", "digits", "--bundles", bundles) == (0, "nothing to say against it\n", "")
+    assert mcdrop("lint", "digits", "--bundles", bundles) == (
+        0,
+        "no advice: the network drops where the literature does\n",
+        "",
+    )
 
 
 def test_lint_says_what_is_against_a_network_and_exits_with_1(mcdrop, tmp_path):
@@ -236,7 +373,6 @@ def test_a_file_that_holds_no_rows_is_refused_in_one_line(mcdrop, files, bundles
         (["predict", "digits", "rows.npy", "--out", "no/such/folder.npz"], "No such file or directory"),
         (["rank", "digits", "rows.npy", "-k", "0"], "k is 0; ask for at least 1 row"),
         (["rank", "digits", "rows.npy", "--score", "std"], "there is no score 'std' for classification"),
-        (["train", "cats"], "there is no example 'cats'; there are digits, diabetes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from dropout_core.acquire.options import RankOptions
+from dropout_core.engine.options import PassOptions
 from mcdrop.client.requests import PredictFields, RankFields, RunFields
 
 # What a server learns from the rows that are sent, or from the bundle.
@@ -22,7 +23,7 @@ def test_the_fields_of_a_ranking_are_those_of_rank_options():
 
 
 def test_every_pass_option_is_an_argument_of_predict_and_rank():
-    options = {"passes", "seed", "sampling", "masks", "branches", "tolerance", "min_passes"}
+    options = {field.name for field in fields(PassOptions)}
 
     assert names(RunFields) == options | {"version"}
     assert names(RunFields) < names(PredictFields)

@@ -9,7 +9,6 @@ import anyio.to_thread
 import pytest
 from starlette.datastructures import Headers
 
-from mcdrop.cli import main as cli
 from mcdrop.observability import logs
 from mcdrop.observability.middleware import Exchange
 from mcdrop.server.run import config_of
@@ -231,8 +230,8 @@ def test_the_command_configures_them_and_uvicorn_says_nothing_in_its_own_way(mcd
         config = config_of(app, settings)
         logging.getLogger("mcdrop").info("%s %s", config.log_config, config.access_log)
 
-    monkeypatch.setattr(cli, "create_app", lambda *_, **__: None)
-    monkeypatch.setattr(cli, "run_server", run)
+    monkeypatch.setattr("mcdrop.server.app.create_app", lambda *_, **__: None)
+    monkeypatch.setattr("mcdrop.server.run.run_server", run)
 
     code, out, said = mcdrop("serve", "--log-format", "json")
 
