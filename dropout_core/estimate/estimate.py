@@ -1,4 +1,4 @@
-"""What T passes say about each row: an Estimate, and how passes are folded into one."""
+"""Estimates: the measures of rows after T passes, and how passes are folded into them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,15 +19,23 @@ from dropout_core.measures.quantiles import quantiles
 
 @dataclass(frozen=True)
 class Estimate:
-    """The measures of each row, as attributes: float64 tensors, rows first.
+    """The measures of each row, as attributes: float64 tensors with rows first.
 
-    Classification: mean, variance, std [B, C], predictive_entropy, expected_entropy, mutual_information,
-    least_confidence, margin, vote_variation_ratio [B]. Regression: mean, variance, std, epistemic_variance and, where
-    the network predicts a variance, aleatoric_variance and gaussian_mutual_information [B, C]. Of Monte Carlo itself:
-    passes_used [B], standard_error of the mean [B, C] and mutual_information_standard_error [B]. A network that answers
-    at positions, as for each pixel or token, has all but passes_used for each: [B, *P, C] and [B, *P]. UnknownMeasure
-    lists them for any other name.
-    prefix_s: the seconds that what no noise reaches took.
+    Classification has mean, variance, std [B, C], predictive_entropy, expected_entropy, mutual_information,
+    least_confidence, margin and vote_variation_ratio [B]. Regression has mean, variance, std, epistemic_variance and,
+    if the network predicts a variance, aleatoric_variance and gaussian_mutual_information [B, C]. Both have
+    passes_used [B], standard_error of the mean [B, C] and mutual_information_standard_error [B]. With positions
+    (pixels, tokens) everything but passes_used exists for each of them: [B, *P, C] and [B, *P]. Any other name raises
+    UnknownMeasure, which lists the measures.
+
+    Attributes:
+        output: The kind of output, a key of `OUTPUT_KINDS`.
+        passes: Number of passes, or the most with a tolerance.
+        seed: Seed of the passes.
+        method: "captured" or "loop".
+        statistics: Moments over passes, by name.
+        draws: Outputs of all passes, by name, if they were kept.
+        prefix_s: Seconds that the prefix took.
     """
 
     output: str
@@ -50,11 +58,21 @@ class Estimate:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of the measures this estimate has."""
+        """The names of the measures that this estimate has."""
         return tuple(self.kind.measures)
 
     def measure(self, name: str) -> Tensor:
-        """A measure by name. Raises UnknownMeasure, listing those there are."""
+        """Return a measure by name.
+
+        Args:
+            name: Name of the measure.
+
+        Returns:
+            The measure, rows first.
+
+        Raises:
+            UnknownMeasure: There is no such measure; the message lists all of them.
+        """
         known = {**self.kind.measures, **PRECISION}
         if name not in known:
             raise UnknownMeasure(
@@ -65,17 +83,37 @@ class Estimate:
 
     @property
     def samples(self) -> Tensor:
-        """The passes themselves, [T, B, *P, C]: class probabilities, or predicted means. Needs keep_draws."""
+        """The passes, [T, B, *P, C]: class probabilities, or predicted means. Needs `keep_draws`."""
         if not self.draws:
             raise InvalidInput("the passes were not kept; ask for them with keep_draws=True.")
         return self.draws["value"]
 
     def quantiles(self, levels: Sequence[float]) -> Tensor:
-        """Quantiles of the predictive distribution, [Q, B, *P, C]; of the mixture for regression. Needs keep_draws."""
+        """Return quantiles of the predictive distribution. Needs `keep_draws`.
+
+        For regression they are those of the mixture over passes.
+
+        Args:
+            levels: Levels, each strictly between 0 and 1.
+
+        Returns:
+            [Q, B, *P, C].
+
+        Raises:
+            InvalidInput: Draws were not kept, or a level is out of range.
+        """
         return quantiles({"value": self.samples, **self.draws}, levels)
 
     def rescaled(self, scale: Tensor, shift: Tensor) -> "Estimate":
-        """The estimate of scale · y + shift, for regression: its moments and draws are scaled, not each pass."""
+        """Return the estimate of scale · y + shift, for regression. Moments and draws are scaled, not each pass.
+
+        Args:
+            scale: Factor of each target.
+            shift: Summand of each target.
+
+        Returns:
+            The estimate in the other unit.
+        """
         if self.kind.task != "regression":
             raise InvalidInput("only a regression's outputs have a unit to scale to.")
         scale, shift = scale.double(), shift.double()

@@ -1,4 +1,4 @@
-"""Chunks of passes folded into statistics, and which of their rows need more passes."""
+"""Folding chunks of passes into statistics, and deciding which rows need more passes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,7 +42,11 @@ class Fold:
         self._num_rows = 0
 
     def add(self, chunk: Chunk) -> None:
-        """Fold some passes of some rows."""
+        """Fold some passes of some rows.
+
+        Args:
+            chunk: The outputs of the passes.
+        """
         outputs = chunk.outputs if chunk.outputs.dim() > 2 else chunk.outputs.unsqueeze(-1)
         num_rows, device = outputs.shape[1], outputs.device
         if chunk.index not in self._rows:
@@ -52,7 +56,14 @@ class Fold:
         self._rows[chunk.index].add(self._folding, outputs)
 
     def wanted(self, index: int) -> Tensor | None:
-        """Which of the rows of an index, as the last chunk had them, need more passes; None for all of them."""
+        """Return which rows need more passes.
+
+        Args:
+            index: Index of a chunk.
+
+        Returns:
+            bool for each row of the last chunk with this index, or None for all rows.
+        """
         rows = self._rows.get(index)
         if rows is None or self._tolerance is None or rows.passes < self._min_passes or not len(rows.places):
             return None
@@ -65,7 +76,7 @@ class Fold:
         return ~done
 
     def statistics(self) -> Statistics:
-        """Of all rows, in order."""
+        """Return the statistics of all rows, in order."""
         parts = [*self._finished, *((rows.places, rows.statistics) for rows in self._rows.values())]
         joined = concatenate([statistics for _, statistics in parts])
         if not self._finished:
@@ -73,7 +84,7 @@ class Fold:
         return rows_of(joined, torch.cat([places for places, _ in parts]).argsort())
 
     def draws(self) -> Mapping[str, Tensor]:
-        """All passes of all rows, [T, B, *P, C], where they were kept."""
+        """Return all passes of all rows, [T, B, *P, C] by name, if they were kept."""
         if not self._folding.keep_draws:
             return {}
         by_rows = [rows.draws for rows in self._rows.values()]
@@ -88,8 +99,11 @@ _DRAWN = ("value", "aleatoric")
 class Folding:
     """What is kept of passes.
 
-    block: passes whose mean is independent of the next ones'. correlated: the prefix of the moments over such means,
-    where passes of a block are not independent. keep_draws: hold all numbers too.
+    Attributes:
+        kind: The kind of output.
+        block: Number of passes whose mean is independent of the next ones'.
+        correlated: Prefix of the moments over such means, if the passes of a block are not independent.
+        keep_draws: Whether to hold all outputs too.
     """
 
     kind: OutputMeasures
@@ -100,24 +114,24 @@ class Folding:
 
 @dataclass
 class _Held:
-    """What is folded of some positions, [n, …]: the moments of their passes, and the sums of a block begun."""
+    """The fold of some positions [n, …]: the moments of their passes, and the sums of an unfinished block."""
 
     statistics: Statistics = field(default_factory=dict)
     begun: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, wanted: slice | Tensor) -> "_Held":
-        """Of some positions; by a slice they are views."""
+        """Return the fold of some positions; a slice gives views."""
         begun = {name: sums[wanted] for name, sums in self.begun.items()}
         return _Held(rows_of(self.statistics, wanted), begun)
 
     def after(self, folding: Folding, values: Mapping[str, Tensor], passes: int) -> "_Held":
-        """With the values of passes more, after so many."""
+        """Return the fold after adding `values`; `passes` were folded before."""
         begun = dict(self.begun)
         moments: Statistics = {**moments_of(values), **_of_blocks(folding, begun, values, passes)}
         return _Held(merge(self.statistics, moments) if self.statistics else moments, begun)
 
     def put(self, piece: slice, part: "_Held", count: int) -> "_Held":
-        """With the positions of a piece as they are in a part, of so many: in place, beyond the first time."""
+        """Write `part`, the fold of the positions `piece`, back into the whole of length `count`."""
         statistics, begun = dict(self.statistics), dict(self.begun)
         for name, moments in part.statistics.items():
             mean, m2 = (statistics[name].mean, statistics[name].m2) if name in statistics else (None, None)
@@ -130,7 +144,13 @@ class _Held:
 
 @dataclass
 class FoldedRows:
-    """Some rows: their places among all, the shape of their positions, and what is folded of their passes."""
+    """Some rows and the fold of their passes.
+
+    Attributes:
+        places: Positions of the rows among all rows.
+        positions: Shape of the output's positions.
+        passes: Number of passes folded so far.
+    """
 
     places: Tensor
     positions: tuple[int, ...]
@@ -139,7 +159,12 @@ class FoldedRows:
     _draws: list[Mapping[str, Tensor]] = field(default_factory=list)
 
     def add(self, folding: Folding, outputs: Tensor) -> None:
-        """Fold the outputs [t, b, *P, C] of some passes."""
+        """Fold the outputs of some passes.
+
+        Args:
+            folding: What is kept.
+            outputs: [t, b, *P, C].
+        """
         numbers = outputs.flatten(1, -2)
         pieces, held = _pieces(numbers), self._held
         drawn = []
@@ -156,7 +181,7 @@ class FoldedRows:
 
     @property
     def statistics(self) -> Statistics:
-        """Of each row, [b, *P, …]."""
+        """The statistics of each row, [b, *P, …]."""
         if not self.positions:
             return self._held.statistics
         shape = (len(self.places), *self.positions)
@@ -167,32 +192,39 @@ class FoldedRows:
 
     @property
     def draws(self) -> Mapping[str, Tensor]:
-        """All passes that were kept, [T, b, *P, C]."""
+        """Return all kept passes, [T, b, *P, C] by name."""
         shape = (len(self.places), *self.positions)
         return {name: torch.cat([part[name] for part in self._draws]).unflatten(1, shape) for name in self._draws[0]}
 
     def of(self, wanted: Tensor) -> "FoldedRows":
-        """Some of the rows, by a Boolean for each. The passes kept stay behind."""
+        """Return the fold of some rows; the kept passes are left out.
+
+        Args:
+            wanted: A bool for each row.
+
+        Returns:
+            The fold.
+        """
         every = wanted.view(-1, *[1] * len(self.positions)).expand(-1, *self.positions).flatten()
         return FoldedRows(self.places[wanted], self.positions, self.passes, self._held.of(every))
 
 
 def _pieces(numbers: Tensor) -> list[slice]:
-    """The places of numbers [t, n, C] in pieces; at least one."""
+    """Return slices that cut numbers [t, n, C] into cache-sized pieces; at least one."""
     passes, count, columns = numbers.shape
     size = max(1, _PIECE_NUMBERS.get(numbers.device.type, _PIECE_NUMBERS["cuda"]) // max(1, passes * columns))
     return [slice(start, start + size) for start in range(0, max(count, 1), size)]
 
 
 def _put(whole: Tensor | None, part: Tensor, piece: slice, count: int) -> Tensor:
-    """The whole of so many positions with a part of it anew, in place where there is a whole."""
+    """Assign `part` to `whole[piece]`, and allocate `whole` with `count` rows if it is None."""
     whole = part.new_empty((count, *part.shape[1:])) if whole is None else whole
     whole[piece] = part
     return whole
 
 
 def _of_blocks(folding: Folding, begun: dict[str, Tensor], values: Mapping[str, Tensor], passes: int) -> Statistics:
-    """The moments, over the blocks of passes that these complete, of what is estimated in each."""
+    """Return the moments of block estimates, over the blocks that these passes complete."""
     means = _completed(begun, values, passes, folding.block)
     found = {folding.correlated + "value": means["value"]} if folding.correlated else {}
     if "mutual_information" in folding.kind.measures:
@@ -202,7 +234,7 @@ def _of_blocks(folding: Folding, begun: dict[str, Tensor], values: Mapping[str, 
 
 
 def _completed(begun: dict[str, Tensor], values: Mapping[str, Tensor], passes: int, block: int) -> dict[str, Tensor]:
-    """The means [k, n, …] of the blocks that passes complete, after so many. `begun` keeps the sums of one begun."""
+    """Return the means [k, n, …] of completed blocks. `begun` keeps the sums of an unfinished block."""
     num_passes = len(values["value"])
     head = min(-passes % block, num_passes)
     whole = (num_passes - head) // block * block

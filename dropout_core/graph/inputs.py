@@ -1,4 +1,4 @@
-"""A network's inputs by name, rows first: whether they fit its graph, their sizes, and some of their rows."""
+"""A network's inputs by name, rows first: checks against its graph, sizes, and selections of rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,9 +11,17 @@ NamedTensors = Mapping[str, Tensor]
 
 
 def inputs_by_name(graph: Graph, inputs: Tensor | tuple[Tensor, ...] | NamedTensors) -> dict[str, Tensor]:
-    """Inputs by the names a graph has for them; a tensor stands for the only one, a tuple for all in order.
+    """Return inputs by the names that a graph has for them.
 
-    Raises InvalidInput for others.
+    Args:
+        graph: The graph.
+        inputs: A tensor for the only input, a tuple for all in order, or a mapping by name.
+
+    Returns:
+        Tensors [B, *F] by name.
+
+    Raises:
+        InvalidInput: The names, or their number, differ from those of the graph.
     """
     names = [spec.name for spec in graph.inputs]
     if isinstance(inputs, Tensor):
@@ -26,7 +34,18 @@ def inputs_by_name(graph: Graph, inputs: Tensor | tuple[Tensor, ...] | NamedTens
 
 
 def sizes_of(graph: Graph, inputs: NamedTensors) -> dict[str, int]:
-    """The number of rows of inputs and the sizes of their free dimensions. Raises InvalidInput where they misfit."""
+    """Return the number of rows of inputs and the sizes of their free dimensions.
+
+    Args:
+        graph: The graph.
+        inputs: Tensors by name.
+
+    Returns:
+        Sizes by name; the number of rows is called "rows".
+
+    Raises:
+        InvalidInput: A shape or dtype does not fit.
+    """
     sizes: dict[str, int] = {}
     for spec in graph.inputs:
         shape, wanted = tuple(inputs[spec.name].shape), (ROWS, *spec.shape)
@@ -42,17 +61,40 @@ def sizes_of(graph: Graph, inputs: NamedTensors) -> dict[str, int]:
 
 
 def num_rows(inputs: NamedTensors) -> int:
-    """How many rows the inputs have."""
+    """Return the number of rows.
+
+    Args:
+        inputs: Tensors by name.
+
+    Returns:
+        B.
+    """
     return len(next(iter(inputs.values())))
 
 
 def select_rows(inputs: NamedTensors, rows: slice | Tensor) -> dict[str, Tensor]:
-    """Some rows of every input."""
+    """Return some rows of every input.
+
+    Args:
+        inputs: Tensors by name.
+        rows: A slice, row numbers, or a bool for each row.
+
+    Returns:
+        Tensors by name.
+    """
     return {name: value[rows] for name, value in inputs.items()}
 
 
 def split_rows(inputs: NamedTensors, count: int) -> Iterator[dict[str, Tensor]]:
-    """The inputs in parts of `count` rows, in order."""
+    """Yield the inputs in parts of `count` rows, in order.
+
+    Args:
+        inputs: Tensors by name.
+        count: Rows of a part.
+
+    Yields:
+        Tensors by name.
+    """
     for start in range(0, num_rows(inputs), count):
         yield select_rows(inputs, slice(start, start + count))
 

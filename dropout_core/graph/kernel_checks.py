@@ -1,6 +1,7 @@
-"""The sizes that kernels take on trust: where they do not fit, torch reads and writes out of bounds.
+"""Checks of sizes that kernels trust: where they do not fit, torch reads and writes out of bounds.
 
-oneDNN's LSTM and the functional batch norm never look at them; nn.LSTM and F.batch_norm do, but are gone once captured.
+oneDNN's LSTM and the functional batch norm never check them. nn.LSTM and F.batch_norm do, but they are gone once a
+network is captured.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,16 @@ _GATES = {_aten.lstm.input: 4, _aten.gru.input: 3, _aten.rnn_tanh.input: 1, _ate
 
 
 def check_sizes(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise InvalidInput when the tensors of a call do not fit together, for the operators that do not check."""
+    """Check that the tensors of a call fit together, for the operators that do not check it themselves.
+
+    Args:
+        target: The operator.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Raises:
+        InvalidInput: They do not fit.
+    """
     check = _CHECKS.get(target)
     if check is not None and not check(target, arguments_by_name(target, args, kwargs)):
         raise InvalidInput(f"{target} is given tensors whose sizes do not fit together.")

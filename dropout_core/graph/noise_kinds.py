@@ -1,8 +1,8 @@
-"""Every kind of site: the draws it takes, what it makes of its input, and what that is with its noise off.
+"""Noise kinds: the draws that a site takes, what it computes with its input, and its value with the noise off.
 
-One row a kind. Noise off means every draw at its mean: 1 / keep times a mask is 1 then, a Bernoulli draw is its
-probability, a uniform one ½, an exponential one 1, a normal one 0. Whatever is linear in each of its independent draws
-is so at its expectation.
+One row per kind. With the noise off every draw is at its mean: a mask over keep is 1, a Bernoulli draw is its
+probability, a uniform draw ½, an exponential draw 1, a normal draw 0. Everything that is linear in each of its
+independent draws is then at its expectation.
 """
 
 import math
@@ -22,10 +22,13 @@ SELU_FLOOR = -1.7580993408473766
 class NoiseKind:
     """How the sites of one kind take their noise.
 
-    draw: (random words, rate, dtype of the input) → a draw for each word. apply: (input, draws, rate), where the first
-    two broadcast together, → the site's value. quiet: (input, rate) → the value with the noise off. rated: whether a
-    rate above 0 and up to 1 belongs to it. A rated draw is a step: one value below drop_threshold(rate), another from
-    it on. per_channel: one draw for each channel, axis 1, not for each unit.
+    Attributes:
+        draw: Maps (random words, rate, dtype of the input) to a draw for each word.
+        apply: Maps (input, draws, rate) to the site's value; input and draws broadcast.
+        quiet: Maps (input, rate) to the value with the noise off.
+        rated: Whether the kind has a rate above 0 and up to 1. A rated draw is a step: one value below
+            drop_threshold(rate), another from it on.
+        per_channel: Whether there is one draw per channel (axis 1) instead of one per unit.
     """
 
     draw: Callable[[Tensor, float, torch.dtype], Tensor]
@@ -36,9 +39,16 @@ class NoiseKind:
 
 
 def alpha_affine(rate: float) -> tuple[float, float]:
-    """Scale and shift that keep zero mean and unit variance when dropped units are set to SELU_FLOOR.
+    """Return the scale and shift that keep mean 0 and variance 1 when dropped units are set to SELU_FLOOR.
 
-    Source: Klambauer et al. 2017, section "New dropout technique": a = (q + α'² q p)^(−1/2), b = −a·p·α', q = 1 − p.
+    Args:
+        rate: Drop probability p.
+
+    Returns:
+        a = (q + α'² q p)^(−1/2) and b = −a·p·α' with q = 1 − p.
+
+    References:
+        Klambauer et al. 2017, section "New dropout technique".
     """
     keep = 1.0 - rate
     scale = 1.0 / math.sqrt(keep * (1.0 + SELU_FLOOR**2 * rate)) if keep > 0 else 0.0
@@ -78,13 +88,13 @@ def _normal(words: Tensor, _: float, dtype: torch.dtype) -> Tensor:
 
 
 def _uniform(words: Tensor, _: float, dtype: torch.dtype) -> Tensor:
-    """As many bits as the type resolves below 1, as torch.rand: rounding to 1 would be outside the range."""
+    """Draw with as many bits as the dtype resolves below 1, as torch.rand does: rounding to 1 would leave the range."""
     spare = max(0, 31 + round(math.log2(torch.finfo(dtype).eps)))
     return ((words >> spare).double() * 2.0 ** (spare - 32)).to(dtype)
 
 
 def _exponential(words: Tensor, _: float, dtype: torch.dtype) -> Tensor:
-    """−log of the middle of the interval of 2^-32 that a word names: above 0 in any type, and at most 22.9."""
+    """Draw −log of the middle of the interval of 2^-32 that a word names: above 0 in every dtype, and at most 22.9."""
     return ((words.double() + 0.5) * 2.0**-32).log().neg().clamp_min(torch.finfo(dtype).tiny).to(dtype)
 
 

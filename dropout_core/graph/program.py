@@ -1,8 +1,8 @@
-"""A Program: a network as a list of pure operations in which every source of noise is a named site.
+"""Programs: networks as lists of pure operations in which every source of noise is a named site.
 
-A Graph is structure only (frozen, comparable); a Program is a Graph with its weights. Sizes that depend on the
-number of rows, or on a free dimension, are expressions of it, evaluated anew in each stage: in the suffix the rows are
-t·B, not B.
+A Graph is structure only (frozen, comparable); a Program is a Graph with its weights. Sizes that depend on the number
+of rows, or on a free dimension, are expressions that each stage evaluates: in the suffix the number of rows is t·B,
+not B.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Ref:
 
 
 class Device:
-    """Stands in an operator's arguments for the device the Program runs on."""
+    """A placeholder among an operator's arguments for the device on which the Program runs."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device)
@@ -37,7 +37,13 @@ class Device:
 
 @dataclass(frozen=True)
 class RowAxis:
-    """Where a value's rows lie: along `axis`, of length before · rows · after."""
+    """The axis of a value along which its rows lie.
+
+    Attributes:
+        axis: The axis; its length is before · rows · after.
+        before: Factor before the rows.
+        after: Factor after the rows.
+    """
 
     axis: int
     before: int = 1
@@ -46,7 +52,13 @@ class RowAxis:
 
 @dataclass(frozen=True)
 class Input:
-    """A network input: rows first. `shape` is that of one row: sizes, and names of free dimensions."""
+    """A network input, rows first.
+
+    Attributes:
+        name: Its name.
+        shape: Shape of one row: sizes, and names of free dimensions.
+        dtype: Its dtype.
+    """
 
     name: str
     shape: tuple[int | str, ...]
@@ -55,14 +67,27 @@ class Input:
 
 @dataclass(frozen=True)
 class FreeDimension:
-    """A free dimension: the sizes from `least` to `most` (None: any above)."""
+    """A dimension whose size differs between inputs.
+
+    Attributes:
+        name: Its name.
+        least: Smallest size.
+        most: Largest size; None for any.
+    """
 
     name: str
     least: int
     most: int | None = None
 
     def allows(self, size: int) -> bool:
-        """Whether it may have a size."""
+        """Return whether a size is allowed.
+
+        Args:
+            size: The size.
+
+        Returns:
+            Whether it lies between `least` and `most`.
+        """
         return self.least <= size and (self.most is None or size <= self.most)
 
     def __str__(self) -> str:
@@ -71,7 +96,15 @@ class FreeDimension:
 
 @dataclass(frozen=True)
 class Operation:
-    """One pure operator call. `target` is an aten overload, or GETITEM for an element of a tuple result."""
+    """One pure operator call.
+
+    Attributes:
+        name: Name of its value.
+        target: An aten overload, or GETITEM for an element of a tuple.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        where: Line of the user's code.
+    """
 
     name: str
     target: Any
@@ -84,10 +117,15 @@ class Operation:
 class Site:
     """One place where noise enters.
 
-    kind: a row of dropout_core.graph.noise_kinds, such as "dropout": `input` times a keep mask over 1 − rate. rate: 0
-    for a kind
-    without one. rows: where the input's rows lie; None when it has none (noise on weights: one draw a pass). module:
-    the path of the module that drops, empty for the whole network.
+    Attributes:
+        name: Name of its value.
+        index: Number by which its noise is drawn.
+        kind: A key of NOISE_KINDS, such as "dropout": the input times a keep mask over 1 − rate.
+        input: The value that it reads.
+        rate: Drop probability; 0 for a kind without one.
+        rows: Where the input's rows lie; None if it has none (noise on weights, one draw per pass).
+        module: Path of the module that drops; empty for the whole network.
+        where: Line of the user's code.
     """
 
     name: str
@@ -105,11 +143,16 @@ Node = Operation | Site
 
 @dataclass(frozen=True)
 class Graph:
-    """The structure of a network: inputs, nodes in the order they run, and the name of the output.
+    """The structure of a network.
 
-    boundary: the values that cross from prefix to suffix, with their rows (None: the same for all rows). free: the
-    dimensions that the shapes of the inputs name. positions: the sizes of the axes of the output between its rows and
-    its classes or targets.
+    Attributes:
+        inputs: Its inputs.
+        weights: Names of its weights.
+        nodes: Operations and sites in the order in which they run.
+        output: Name of the output.
+        boundary: Values that cross from prefix to suffix, with their rows (None: equal for all rows).
+        free: Dimensions that the shapes of the inputs name.
+        positions: Sizes of the output's axes between its rows and its classes or targets.
     """
 
     inputs: tuple[Input, ...]
@@ -121,41 +164,67 @@ class Graph:
     positions: tuple[int | Size, ...] = ()
 
     def positions_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The positions of each row, for inputs of some sizes."""
+        """Return the positions of a row.
+
+        Args:
+            sizes: Number of rows and sizes of free dimensions.
+
+        Returns:
+            Sizes of the axes of positions.
+        """
         return tuple(size(sizes) if isinstance(size, Size) else size for size in self.positions)
 
     @property
     def is_outline(self) -> bool:
-        """Whether only the sites are told: what is around them is computed by something that does not say how."""
+        """Whether only the sites are known, because something outside computes the rest of the network."""
         known = {*self.weights, *(spec.name for spec in self.inputs), *(node.name for node in self.nodes)}
         return self.output not in known
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The sites, in the order they run."""
+        """The sites, in the order in which they run."""
         return tuple(node for node in self.nodes if isinstance(node, Site))
 
 
 @dataclass(frozen=True)
 class Program:
-    """A Graph and its weights. Nothing in it is ever mutated: one Program serves many threads."""
+    """A graph and its weights. It is never changed, so many threads can use one Program.
+
+    Attributes:
+        graph: The graph.
+        weights: Weights by name.
+    """
 
     graph: Graph
     weights: Mapping[str, Tensor]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next((weight.device for weight in self.weights.values()), torch.device("cpu"))
 
 
 def references(node: Node) -> list[str]:
-    """The names a node reads."""
+    """Return the names that a node reads.
+
+    Args:
+        node: An operation or a site.
+
+    Returns:
+        Names of values.
+    """
     return [*_refs(node.args), *_refs(node.kwargs)] if isinstance(node, Operation) else [node.input.name]
 
 
 def size_names(tree: Any) -> set[str]:
-    """What the sizes among the arguments of a node depend on: ROWS, free dimensions."""
+    """Return the names that the sizes among a node's arguments depend on: ROWS and free dimensions.
+
+    Args:
+        tree: A node, or an argument of one.
+
+    Returns:
+        The names.
+    """
     if isinstance(tree, Operation):
         return size_names(tree.args) | size_names(tuple(tree.kwargs.values()))
     if isinstance(tree, Size):

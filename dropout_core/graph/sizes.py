@@ -1,4 +1,4 @@
-"""Sizes that are not fixed, as expressions of the number of rows, "rows", and of free dimensions by their names."""
+"""Sizes as expressions of the number of rows, "rows", and of free dimensions by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +9,21 @@ _SIGNS = {"add": "+", "mul": "*", "floordiv": "//", "mod": "%"}
 
 @dataclass(frozen=True)
 class Size:
-    """An integer that depends on the number of rows or on free dimensions, such as ("mul", 4, "rows")."""
+    """An integer that depends on the number of rows or on free dimensions, such as ("mul", 4, "rows").
+
+    Attributes:
+        expression: The expression.
+    """
 
     expression: Expression
 
     def __call__(self, sizes: Mapping[str, int]) -> int:
-        """Evaluate for so many rows, by the name "rows", and the sizes of the free dimensions."""
+        """Return the value for given sizes, by name."""
         return _evaluate(self.expression, sizes)
 
     @property
     def names(self) -> set[str]:
-        """What it depends on: "rows", free dimensions."""
+        """The names that it depends on: "rows" and free dimensions."""
         return _names(self.expression)
 
     def __str__(self) -> str:

@@ -1,9 +1,4 @@
-"""A Program: a network as a list of pure operations in which every source of noise is a named site.
-
-A Graph is structure only (frozen, comparable); a Program is a Graph with its weights. Sizes that depend on the
-number of rows, or on a free dimension, are expressions of it, evaluated anew in each stage: in the suffix the rows are
-t·B, not B.
-"""
+"""Splitting a graph: prefix and suffix, and the suffix into trunk and head."""
 
 from dataclasses import dataclass
 
@@ -12,7 +7,13 @@ from dropout_core.graph.program import ROWS, Graph, Node, Site, references, size
 
 @dataclass(frozen=True)
 class Split:
-    """The nodes no noise reaches, the nodes it reaches, and what the second need of the first."""
+    """Two sections of a graph.
+
+    Attributes:
+        prefix: Nodes that no noise reaches.
+        suffix: Nodes that noise reaches.
+        crossing: Names of the values that the suffix reads from the prefix.
+    """
 
     prefix: tuple[Node, ...]
     suffix: tuple[Node, ...]
@@ -20,9 +21,15 @@ class Split:
 
 
 def split(graph: Graph) -> Split:
-    """Prefix and suffix by taint, across residual and parallel branches alike.
+    """Split a graph into prefix and suffix by taint, across residual and parallel branches alike.
 
     A node that depends on the number of rows but on no input (zeros, positions) is recomputed where it is used.
+
+    Args:
+        graph: The graph.
+
+    Returns:
+        The split.
     """
     data = {spec.name for spec in graph.inputs}
     noisy: set[str] = set()
@@ -43,7 +50,16 @@ def split(graph: Graph) -> Split:
 
 
 def needed(nodes: tuple[Node, ...], wanted: set[str], among: set[str]) -> tuple[Node, ...]:
-    """The nodes of `among` that the wanted values depend on, in order."""
+    """Return the nodes that some values depend on, in order.
+
+    Args:
+        nodes: All nodes, in order.
+        wanted: Names of the values.
+        among: Names of the nodes that may be returned.
+
+    Returns:
+        The nodes.
+    """
     wanted, kept = set(wanted), []
     for node in reversed(nodes):
         if node.name in wanted and node.name in among:
@@ -53,12 +69,28 @@ def needed(nodes: tuple[Node, ...], wanted: set[str], among: set[str]) -> tuple[
 
 
 def live(nodes: tuple[Node, ...], output: str) -> tuple[Node, ...]:
-    """The nodes that the output depends on."""
+    """Return the nodes that the output depends on, in order.
+
+    Args:
+        nodes: All nodes, in order.
+        output: Name of the output.
+
+    Returns:
+        The nodes.
+    """
     return needed(nodes, {output}, {node.name for node in nodes})
 
 
 def split_last(suffix: tuple[Node, ...], output: str) -> Split:
-    """The trunk, as `prefix`, and the head, as `suffix`: the sites that reach no other one, and all that they reach."""
+    """Split a suffix into the trunk and the head: the sites that reach no other site, and everything they reach.
+
+    Args:
+        suffix: Nodes of the suffix.
+        output: Name of the output.
+
+    Returns:
+        The trunk as `prefix`, and the head as `suffix`.
+    """
     feeds: set[str] = set()  # values that reach a site
     for node in reversed(suffix):
         if isinstance(node, Site) or node.name in feeds:

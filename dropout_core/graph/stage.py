@@ -1,9 +1,4 @@
-"""A Program: a network as a list of pure operations in which every source of noise is a named site.
-
-A Graph is structure only (frozen, comparable); a Program is a Graph with its weights. Sizes that depend on the
-number of rows, or on a free dimension, are expressions of it, evaluated anew in each stage: in the suffix the rows are
-t·B, not B.
-"""
+"""Running a section of a graph."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,7 +14,12 @@ Observer = Callable[[str, Any], None]
 
 
 class Stage:
-    """A run of nodes, compiled: which values are freed after which node."""
+    """A sequence of nodes, compiled: it knows which values can be freed after which node.
+
+    Args:
+        nodes: The nodes, in order.
+        keep: Names of the values to return.
+    """
 
     def __init__(self, nodes: Iterable[Node], keep: Iterable[str]) -> None:
         self.nodes = tuple(nodes)
@@ -40,10 +40,17 @@ class Stage:
         noise: Callable[[Site, Any], Tensor],
         observe: Observer | None = None,
     ) -> dict[str, Any]:
-        """Run the nodes on `values`, which is consumed, and return what was to be kept.
+        """Run the nodes and return the values to keep.
 
-        sizes: the number of rows, by the name ROWS, and of every free dimension. noise: the value of a site given its
-        input. observe: called with each node's name and value.
+        Args:
+            values: Inputs and weights by name; consumed.
+            sizes: Number of rows, by the name ROWS, and size of every free dimension.
+            device: Device that computes.
+            noise: Returns the value of a site for its input.
+            observe: Called with the name and value of each node.
+
+        Returns:
+            The kept values by name.
         """
         for node, frees in zip(self.nodes, self._frees, strict=True):
             value = (

@@ -1,14 +1,14 @@
-"""Measures of predictive uncertainty, from moments over passes. Entropies are in nats.
+"""Measures of predictive uncertainty, computed from moments over passes. Entropies are in nats.
 
-An output kind says what a network's numbers are; it is named, never guessed from values. Each kind is one row of
-KINDS: how one pass becomes named values whose moments are kept, and which measures can be read from those.
+An output kind says what a network's numbers are; it is named, never guessed from values. Each kind is a row of
+`OUTPUT_KINDS`: which named values are taken from a pass and averaged, and which measures follow from their moments.
 
-* logits, probabilities [T, B, C]: classification; with one column, that of the second of two classes;
-* multilabel_logits, multilabel_probabilities [T, B, C]: each of C labels is there or not, whatever the others are;
+* logits, probabilities [T, B, C]: classification; a single column belongs to the second of two classes;
+* multilabel_logits, multilabel_probabilities [T, B, C]: each of C labels is present or absent on its own;
 * mean [T, B, C]: regression; mean_and_log_variance [T, B, 2C]: regression, all means first, then all log variances.
 
-Between B and C there may be axes of positions, of an image or a text. Each is measured like a row of its own: what is
-[B, C] below is [B, *P, C] then, and what is [B] is [B, *P].
+Between B and C there may be axes of positions, of an image or a text. Each position is measured like a row: what is
+[B, C] below becomes [B, *P, C], and what is [B] becomes [B, *P].
 """
 
 from collections.abc import Callable, Mapping
@@ -34,93 +34,93 @@ def _entropy(probs: Tensor) -> Tensor:
 
 
 def _binary_entropies(probs: Tensor) -> Tensor:
-    """The sum of the entropies of each label's two outcomes."""
+    """Return the sum of the entropies of each label's two outcomes."""
     return _entropy(probs) + _entropy(1.0 - probs)
 
 
 def _mean(s: Statistics) -> Tensor:
-    """E[y] over passes, [B, C]."""
+    """Return E[y] over passes, [B, C]."""
     return s["value"].mean
 
 
 def _variance(s: Statistics) -> Tensor:
-    """Population variance over passes, [B, C]; with a predicted variance, the law of total variance."""
+    """Return the population variance over passes, [B, C]; with a predicted variance, the law of total variance."""
     epistemic = s["value"].variance
     return epistemic + s["aleatoric"].mean if "aleatoric" in s else epistemic
 
 
 def _std(s: Statistics) -> Tensor:
-    """The square root of `variance`, [B, C]."""
+    """Return the square root of `variance`, [B, C]."""
     return _variance(s).sqrt()
 
 
 def _predictive_entropy(s: Statistics) -> Tensor:
-    """H[E p], [B], 0 … log C: total uncertainty. Source: Gal, Islam, Ghahramani 2017, eq. 4."""
+    """Return H[E p], [B], 0 … log C: total uncertainty (Gal, Islam, Ghahramani 2017, eq. 4)."""
     return _entropy(s["value"].mean)
 
 
 def _expected_entropy(s: Statistics) -> Tensor:
-    """E H[p], [B], 0 … log C: aleatoric uncertainty. Source: Depeweg et al. 2018, eq. 2."""
+    """Return E H[p], [B], 0 … log C: aleatoric uncertainty (Depeweg et al. 2018, eq. 2)."""
     return s["entropy"].mean
 
 
 def _mutual_information(s: Statistics) -> Tensor:
-    """H[E p] − E H[p], [B], at least 0: epistemic uncertainty, BALD. Source: Houlsby et al. 2011, eq. 2."""
+    """Return H[E p] − E H[p], [B], at least 0: epistemic uncertainty, BALD (Houlsby et al. 2011, eq. 2)."""
     return (_predictive_entropy(s) - _expected_entropy(s)).clamp_min(0.0)
 
 
 def _labels_predictive_entropy(s: Statistics) -> Tensor:
-    """Σ_c H[E p_c], [B], 0 … C log 2: the labels' total uncertainty, as if each were asked for on its own."""
+    """Return Σ_c H[E p_c], [B], 0 … C log 2: the total uncertainty of labels that are considered separately."""
     return _binary_entropies(s["value"].mean)
 
 
 def _labels_mutual_information(s: Statistics) -> Tensor:
-    """Σ_c H[E p_c] − E H[p_c], [B], at least 0: epistemic uncertainty, BALD summed over labels.
+    """Return Σ_c H[E p_c] − E H[p_c], [B], at least 0: epistemic uncertainty, BALD summed over labels.
 
-    Given the weights the labels are independent, so their expected entropies add up exactly; what they have in common
-    through the weights is counted once for each label: an upper bound of the joint information. Source: Houlsby et al.
-    2011, eq. 2, for each label.
+    Given the weights, labels are independent, so their expected entropies add up exactly. What they share through the
+    weights is counted once for each label, so the sum is an upper bound of the joint information (Houlsby et al. 2011,
+    eq. 2, for each label).
     """
     return (_labels_predictive_entropy(s) - _expected_entropy(s)).clamp_min(0.0)
 
 
 def _labels_least_confidence(s: Statistics) -> Tensor:
-    """max_c 1 − max(E p_c, 1 − E p_c), [B], 0 … 0.5: of the label that is least sure."""
+    """Return max_c 1 − max(E p_c, 1 − E p_c), [B], 0 … 0.5: that of the least certain label."""
     mean = s["value"].mean
     return torch.minimum(mean, 1.0 - mean).amax(-1)
 
 
 def _least_confidence(s: Statistics) -> Tensor:
-    """1 − max E p, [B]. Source: Settles 2009, section 3.1."""
+    """Return 1 − max E p, [B] (Settles 2009, section 3.1)."""
     return 1.0 - s["value"].mean.amax(-1)
 
 
 def _margin(s: Statistics) -> Tensor:
-    """The largest E p less the second largest, [B]; small is uncertain. Source: Scheffer et al. 2001."""
+    """Return the largest minus the second largest E p, [B]; small is uncertain (Scheffer et al. 2001)."""
     top = s["value"].mean.topk(min(2, s["value"].mean.shape[-1]), dim=-1).values
     return top[..., 0] - top[..., 1] if top.shape[-1] == 2 else top[..., 0]
 
 
 def _vote_variation_ratio(s: Statistics) -> Tensor:
-    """1 − the share of passes that vote for the most voted class, [B]. Source: Freeman 1965; Gal 2016, eq. 3.19."""
+    """Return 1 − the share of passes that vote for the most voted class, [B] (Freeman 1965; Gal 2016, eq. 3.19)."""
     return 1.0 - s["vote"].mean.amax(-1)
 
 
 def _epistemic_variance(s: Statistics) -> Tensor:
-    """Variance over passes of the predicted mean, [B, C]. Source: Kendall, Gal 2017, eq. 9, first part."""
+    """Return the variance over passes of the predicted mean, [B, C] (Kendall, Gal 2017, eq. 9, first part)."""
     return s["value"].variance
 
 
 def _aleatoric_variance(s: Statistics) -> Tensor:
-    """Mean over passes of the predicted variance, [B, C]. Source: Kendall, Gal 2017, eq. 9, second part."""
+    """Return the mean over passes of the predicted variance, [B, C] (Kendall, Gal 2017, eq. 9, second part)."""
     return s["aleatoric"].mean
 
 
 def _gaussian_mutual_information(s: Statistics) -> Tensor:
-    """½ log(Var μ + E σ²) − ½ E log σ², [B, C], at least 0, nats: epistemic uncertainty of each output, BALD.
+    """Return ½ log(Var μ + E σ²) − ½ E log σ², [B, C], at least 0, in nats: epistemic uncertainty of each output, BALD.
 
-    The mixture over passes is taken for the Gaussian of its moments: an upper bound. It has no unit: scaling an output
-    changes nothing. Source: Houlsby et al. 2011, eq. 2; Kirsch 2023 (arXiv 2302.08981), section 3.
+    The mixture over passes is replaced by the Gaussian with its moments, which gives an upper bound. The value has no
+    unit: scaling an output does not change it (Houlsby et al. 2011, eq. 2; Kirsch 2023, arXiv 2302.08981, section 3).
     """
     return (0.5 * (_variance(s).log() - s["log_aleatoric"].mean)).clamp_min(0.0)
 
@@ -147,7 +147,13 @@ _REGRESSION: dict[str, Measure] = {**_COMMON, "epistemic_variance": _epistemic_v
 
 @dataclass(frozen=True)
 class OutputMeasures:
-    """What a network's numbers are. `values`: one chunk of passes [t, b, …] to the named values kept."""
+    """What a network's numbers are, and how they are measured.
+
+    Attributes:
+        task: The task.
+        values: Maps one chunk of passes [t, b, …] to the named values whose moments are kept.
+        measures: The measures, by name.
+    """
 
     task: Task
     values: Callable[[Tensor], Mapping[str, Tensor]]
@@ -217,7 +223,17 @@ OUTPUT_KINDS: Mapping[OutputKind, OutputMeasures] = {
 
 
 def output_kind(output: str) -> OutputMeasures:
-    """The row of an output kind. Raises InvalidInput listing the kinds there are."""
+    """Return the row of an output kind.
+
+    Args:
+        output: Name of the kind.
+
+    Returns:
+        Its row of `OUTPUT_KINDS`.
+
+    Raises:
+        InvalidInput: There is no such kind; the message lists all of them.
+    """
     for name, kind in OUTPUT_KINDS.items():
         if name == output:
             return kind

@@ -1,6 +1,7 @@
-"""Streaming moments over passes: memory does not grow with T, and no cancellation eats small variances.
+"""Streaming moments over passes: memory does not grow with T, and no cancellation destroys small variances.
 
-Welford 1962 for one pass at a time; Chan, Golub, LeVeque 1983, eq. 2.1, for merging two sets of passes.
+References:
+    Welford 1962, for one pass at a time. Chan, Golub, LeVeque 1983, eq. 2.1, for merging two sets of passes.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and sum of squared deviations over passes, float64.
+    """Count, mean and sum of squared deviations over passes, in float64.
 
-    mean, m2: the shape of one pass, [B, …]. count: of all rows alike, or int64 [B, 1, …], of as many axes, where rows
-    have counts of their own.
+    Attributes:
+        count: Number of passes of all rows, or int64 [B, 1, …] with as many axes as the mean if rows differ.
+        mean: Mean over passes, in the shape of one pass [B, …].
+        m2: Sum of squared deviations, in the same shape.
     """
 
     count: int | Tensor
@@ -24,13 +27,27 @@ class Moments:
 
     @staticmethod
     def of(values: Tensor) -> "Moments":
-        """The moments of `values` [t, …], t at least 1."""
+        """Return the moments of values.
+
+        Args:
+            values: Passes [t, …] with t at least 1.
+
+        Returns:
+            Their moments.
+        """
         values = values.double()
         mean = values.mean(0)
         return Moments(len(values), mean, (values - mean).square().sum(0))
 
     def merge(self, other: "Moments") -> "Moments":
-        """The moments of both sets of passes."""
+        """Return the moments of two sets of passes.
+
+        Args:
+            other: Moments of other passes over the same rows.
+
+        Returns:
+            The moments of both.
+        """
         if isinstance(other.count, int) and other.count == 0:
             return self
         count = self.count + other.count
@@ -45,12 +62,27 @@ class Moments:
         return self.m2 / self.count
 
     def rows(self, wanted: Tensor | slice) -> "Moments":
-        """The moments of some rows, by their places or by a Boolean for each; by a slice they are views."""
+        """Return the moments of some rows.
+
+        Args:
+            wanted: Row numbers, a bool for each row, or a slice, whose result are views.
+
+        Returns:
+            Their moments.
+        """
         count = self.count[wanted] if isinstance(self.count, Tensor) else self.count
         return Moments(count, self.mean[wanted], self.m2[wanted])
 
     def affine(self, scale: Tensor, shift: Tensor) -> "Moments":
-        """The moments of scale · value + shift."""
+        """Return the moments of scale · value + shift.
+
+        Args:
+            scale: Factor.
+            shift: Summand.
+
+        Returns:
+            The moments.
+        """
         return Moments(self.count, self.mean * scale + shift, self.m2 * scale.square())
 
 
@@ -58,22 +90,52 @@ Statistics = Mapping[str, Moments]
 
 
 def moments_of(values: Mapping[str, Tensor]) -> Statistics:
-    """The moments of each named value [t, …]."""
+    """Return the moments of each named value.
+
+    Args:
+        values: Passes [t, …] by name.
+
+    Returns:
+        Moments by name.
+    """
     return {name: Moments.of(value) for name, value in values.items()}
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """The statistics of two sets of passes over the same rows."""
+    """Return the statistics of two sets of passes over the same rows.
+
+    Args:
+        a: Statistics of some passes.
+        b: Statistics of other passes.
+
+    Returns:
+        The statistics of both.
+    """
     return {name: moments.merge(b[name]) for name, moments in a.items()}
 
 
 def rows_of(statistics: Statistics, wanted: Tensor | slice) -> Statistics:
-    """The statistics of some rows, by their places or by a Boolean for each; by a slice they are views."""
+    """Return the statistics of some rows.
+
+    Args:
+        statistics: Statistics of all rows.
+        wanted: Row numbers, a bool for each row, or a slice, whose result are views.
+
+    Returns:
+        Their statistics.
+    """
     return {name: moments.rows(wanted) for name, moments in statistics.items()}
 
 
 def concatenate(parts: list[Statistics]) -> Statistics:
-    """The statistics of several sets of rows, rows in order."""
+    """Return the statistics of several sets of rows, in order.
+
+    Args:
+        parts: Statistics of each set.
+
+    Returns:
+        The statistics of all rows.
+    """
     return {name: _concatenated([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -1,9 +1,10 @@
-"""How well T passes know what infinitely many would say: standard errors, and when they are small enough.
+"""Monte Carlo errors of T passes, and when they are small enough.
 
 Balanced passes of one block are not independent, so their error is estimated between blocks of 16 (batch means; Law,
-Kelton 2000, section 9.5.3), whose means are independent and alike. Few blocks say little of their own spread: every
-standard error is widened by Student's quantile, so that ± 1.96 of it is a 95 % interval, as far as means of passes are
-normal: where a probability leaves 0 or 1 in rare passes only, few passes do not know of them.
+Kelton 2000, section 9.5.3), whose means are independent and identically distributed. A few blocks estimate their own
+spread poorly, so every standard error is widened by Student's quantile: ± 1.96 of it is a 95 % interval as far as
+means of passes are normal. Where a probability leaves 0 or 1 in rare passes only, a few passes do not contain such a
+pass.
 """
 
 import math
@@ -23,10 +24,19 @@ _STUDENT = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.36462
 
 
 def standard_error(statistics: Statistics) -> Tensor:
-    """The Monte Carlo standard error of the predictive mean, [B, *P, C]; needs two passes, two clusters of branches.
+    """Return the Monte Carlo standard error of the predictive mean.
 
-    Of balanced passes, at most 16/15 of the independent ones' variance (Owen 1997, Annals of Statistics 25, section 3).
-    Of passes that branch, between clusters of sixteen trunks.
+    The variance of balanced passes is at most 16/15 of that of independent passes (Owen 1997, Annals of Statistics 25,
+    section 3). For branches the error is estimated between clusters of sixteen trunks.
+
+    Args:
+        statistics: Moments of at least two passes, or of two clusters of branches.
+
+    Returns:
+        [B, *P, C].
+
+    Raises:
+        InvalidInput: There are too few passes.
     """
     value, blocks = statistics["value"], statistics.get(BLOCKS + "value")
     if (clusters := statistics.get(CLUSTERS + "value")) is not None:
@@ -45,7 +55,17 @@ def standard_error(statistics: Statistics) -> Tensor:
 
 
 def mutual_information_error(statistics: Statistics) -> Tensor:
-    """The Monte Carlo standard error of mutual information, [B, *P], from its value in each block; needs two."""
+    """Return the Monte Carlo standard error of mutual information, from its value in each block.
+
+    Args:
+        statistics: Moments with at least two blocks.
+
+    Returns:
+        [B, *P].
+
+    Raises:
+        InvalidInput: There are fewer than two blocks.
+    """
     blocks = statistics.get(BLOCKS + "mutual_information")
     if blocks is None or _smallest(blocks) < 2:
         raise InvalidInput(f"mutual information has a standard error from {2 * BLOCK} trunks on; ask for as many.")
@@ -53,7 +73,14 @@ def mutual_information_error(statistics: Statistics) -> Tensor:
 
 
 def passes_used(statistics: Statistics) -> Tensor:
-    """How many passes each row took, int64 [B]: fewer than were allowed where a tolerance was met before."""
+    """Return how many passes each row took; fewer than allowed if a tolerance was met earlier.
+
+    Args:
+        statistics: Moments.
+
+    Returns:
+        int64 [B].
+    """
     value = statistics["value"]
     return torch.as_tensor(value.count, device=value.mean.device).flatten().expand(len(value.mean))
 
@@ -67,9 +94,14 @@ PRECISION = {
 
 
 def precise(statistics: Statistics, tolerance: Tolerance) -> Tensor:
-    """The rows that need no more passes: each named measure has a standard error of at most so much. Bool [B].
+    """Return which rows need no more passes: every measure is precise in every column and position.
 
-    In every column, and at every position.
+    Args:
+        statistics: Moments.
+        tolerance: Largest standard error by measure.
+
+    Returns:
+        bool [B].
     """
     errors = [(ERRORS[name](statistics), bound) for name, bound in tolerance.items()]
     return torch.stack([(error <= bound).unsqueeze(-1).flatten(1).all(1) for error, bound in errors]).all(0)
@@ -81,7 +113,7 @@ def _error_of_mean(moments: Moments) -> Tensor:
 
 
 def _student(degrees: Tensor) -> Tensor:
-    """The 0.975 quantile of Student's distribution."""
+    """Return the 0.975 quantile of Student's distribution."""
     z, n = _NORMAL, degrees
     expanded = z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
     expanded = expanded + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)

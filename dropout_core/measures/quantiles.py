@@ -1,4 +1,4 @@
-"""Quantiles of the predictive distribution, from the passes themselves."""
+"""Quantiles of the predictive distribution."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,11 +12,19 @@ _WIDEST = 40.0  # standard deviations: the normal tail beyond is below 1e-300
 
 
 def quantiles(values: Mapping[str, Tensor], levels: Sequence[float]) -> Tensor:
-    """Quantiles [Q, B, *P, C], float64.
+    """Return quantiles of the predictive distribution.
 
-    values: "value" [T, B, *P, C] and, where the network predicts a variance, "aleatoric" of that shape. Without one
-    they are those of the passes, linear between order statistics (Hyndman, Fan 1996, definition 7); with one, those of
-    the mixture of T Gaussians, by bisection of its distribution function. levels: each strictly between 0 and 1.
+    Args:
+        values: "value" [T, B, *P, C] and, if the network predicts a variance, "aleatoric" of the same shape. Without
+            it the quantiles are those of the passes, linear between order statistics (Hyndman, Fan 1996, definition
+            7). With it they are those of the mixture of T Gaussians, by bisection of its distribution function.
+        levels: Levels, each strictly between 0 and 1.
+
+    Returns:
+        float64 [Q, B, *P, C].
+
+    Raises:
+        InvalidInput: A level is not strictly between 0 and 1.
     """
     wrong = [level for level in levels if not 0.0 < level < 1.0]
     if wrong:
