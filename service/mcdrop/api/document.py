@@ -51,6 +51,9 @@ def complete_document(document: dict[str, Any], settings: Settings) -> dict[str,
     Args:
         document: The document that FastAPI makes.
         settings: Whether the server asks for keys.
+
+    Returns:
+        FastAPI's document with request ids and keys.
     """
     paths = {
         path: {method: _operation(path, operation, settings) for method, operation in operations.items()}

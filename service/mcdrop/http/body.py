@@ -18,6 +18,9 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
         max_bytes: The largest body to accept, compressed or not.
         timeout_s: Seconds the body may take to arrive.
 
+    Returns:
+        The body of a request.
+
     Raises:
         BodyTooLarge: The body is larger than `max_bytes`.
         RequestTimeout: The body did not arrive in time.
@@ -42,6 +45,9 @@ async def receive_body(request: Request, max_bytes: int) -> bytes:
     Args:
         request: The request.
         max_bytes: The largest body to accept.
+
+    Returns:
+        The bytes of a body as they were sent.
 
     Raises:
         BodyTooLarge: The declared length, or what has arrived, exceeds `max_bytes`.

@@ -16,6 +16,9 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
         encoding: The value of the Content-Encoding header.
         max_bytes: The largest decompressed body to accept.
 
+    Returns:
+        A body without its Content-Encoding.
+
     Raises:
         UnsupportedMediaType: The encoding is neither gzip nor deflate.
         BodyTooLarge: The body inflates to more than `max_bytes`. Decompression stops there.

@@ -42,7 +42,10 @@ def problem_docs(*codes: str) -> Responses:
     """Return the OpenAPI responses for problems, as application/problem+json.
 
     Args:
-        codes: The codes of the problem types.
+        *codes: The codes of the problem types.
+
+    Returns:
+        The OpenAPI responses for problems, as application/problem+json.
     """
     return _responses(codes, "application/problem+json", "Problem", {})
 
@@ -51,7 +54,10 @@ def oip_error_docs(*codes: str) -> Responses:
     """Return the OpenAPI responses for problems, as the Open Inference Protocol reports them.
 
     Args:
-        codes: The codes of the problem types.
+        *codes: The codes of the problem types.
+
+    Returns:
+        The OpenAPI responses for problems, as the Open Inference Protocol reports them.
     """
     return _responses(codes, "application/json", "Failure", OIP_STATUS)
 

@@ -20,6 +20,9 @@ def body_media_type(content_type: str) -> str:
     Args:
         content_type: The value of the Content-Type header.
 
+    Returns:
+        The media type of a body: JSON, NPY or NPZ.
+
     Raises:
         UnsupportedMediaType: The server does not read this type.
     """
@@ -37,6 +40,9 @@ def negotiate(accept: str, offered: Sequence[str]) -> str:
     Args:
         accept: The value of the Accept header; empty accepts everything.
         offered: The media types that the endpoint writes, the preferred one first.
+
+    Returns:
+        The offered media type with the highest quality in an Accept header.
 
     Raises:
         NotAcceptable: The header accepts none of them.

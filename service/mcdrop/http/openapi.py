@@ -18,6 +18,9 @@ def inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         schema: A schema from pydantic, without recursive references.
+
+    Returns:
+        A JSON schema with its $defs inlined, as an OpenAPI document keeps them elsewhere.
     """
     definitions = schema.get("$defs", {})
 

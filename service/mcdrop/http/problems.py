@@ -70,6 +70,9 @@ def problem_of(error: BaseException) -> ProblemType:
 
     Args:
         error: Any exception.
+
+    Returns:
+        The problem type of an error.
     """
     return next((problem for kind, problem in _PROBLEMS.items() if isinstance(error, kind)), _INTERNAL)
 
@@ -79,6 +82,9 @@ def outcome_of(error: BaseException) -> Outcome:
 
     Args:
         error: What the request failed with.
+
+    Returns:
+        How metrics and logs count a request that failed.
     """
     status = problem_of(error).status
     return _OUTCOMES.get(status, "backend" if status >= 500 else "invalid")
@@ -90,6 +96,9 @@ def error_response(error: BaseException, path: str) -> Response:
     Args:
         error: What the request failed with.
         path: The path of the request.
+
+    Returns:
+        The response to an error, in the format of the protocol that a path belongs to.
     """
     problem = problem_of(error)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, QueueFull) else {}
@@ -105,6 +114,9 @@ def problem_json(status: int, code: str, title: str, detail: str) -> bytes:
         code: The last part of the type URI.
         title: The summary of the problem type.
         detail: What happened, what is allowed and what to do.
+
+    Returns:
+        The body of an application/problem+json response.
     """
     return orjson.dumps({"type": f"urn:mcdrop:{code}", "title": title, "status": status, "detail": detail})
 
@@ -115,6 +127,9 @@ async def on_mcdrop_error(request: Request, error: Exception) -> Response:
     Args:
         request: The request that failed.
         error: What it failed with.
+
+    Returns:
+        The response.
     """
     return error_response(error, request.url.path)
 
@@ -124,6 +139,9 @@ async def on_invalid_path(request: Request, _: Exception) -> Response:
 
     Args:
         request: The request that failed.
+
+    Returns:
+        The response.
     """
     detail = f"{request.url.path} names no version: versions are whole numbers."
     problem = _UNKNOWN_MODEL
@@ -136,6 +154,9 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     Args:
         request: The request that failed.
         error: Starlette's exception.
+
+    Returns:
+        The response.
     """
     if not isinstance(error, HTTPException):
         return error_response(error, request.url.path)
@@ -151,6 +172,9 @@ async def on_unexpected_error(request: Request, error: Exception) -> Response:
     Args:
         request: The request that failed.
         error: What it failed with.
+
+    Returns:
+        The response.
     """
     response, exchange = error_response(error, request.url.path), current()
     if exchange is not None:
@@ -163,6 +187,9 @@ def is_oip(path: str) -> bool:
 
     Args:
         path: The path of a request.
+
+    Returns:
+        True if a path belongs to the Open Inference Protocol.
     """
     return path == _OIP or path.startswith(f"{_OIP}/")
 

@@ -24,6 +24,9 @@ def batch_key(query: Query | EmbeddingQuery) -> Hashable:
 
     Args:
         query: A query.
+
+    Returns:
+        A key that is equal for queries that may run as one.
     """
     model = id(query.predictor)  # two loads of a version are two models; the query keeps its own alive
     shapes = tuple((name, rows.shape[1:], rows.dtype) for name, rows in sorted(query.inputs.items()))

@@ -56,6 +56,9 @@ class Call:
             version: The version; None for the current one.
             verb: What the request does, as metrics name it.
 
+        Returns:
+            A call.
+
         Raises:
             UnknownModel: There is no such model.
             Unloaded: An operator took the model out of service.
@@ -138,6 +141,9 @@ class Call:
         Args:
             query: The query.
 
+        Returns:
+            The result of a query.
+
         Raises:
             QueueFull: The queue is full.
             Draining: The server is shutting down.
@@ -156,6 +162,9 @@ class Call:
         Args:
             query: The query.
             monitored: Whether its measures may be recorded for the call. Those of the first such query are.
+
+        Yields:
+            The result of each slice.
 
         Raises:
             McdropError: As `compute` does, or what the computation raises.
@@ -194,7 +203,10 @@ class Call:
 
         Args:
             work: A function.
-            args: Its arguments.
+            *args: Its arguments.
+
+        Returns:
+            The result of a step of a choice, which runs off the event loop.
 
         Raises:
             DeadlineExceeded: The deadline has passed.

@@ -119,6 +119,9 @@ class Catalogue:
         Args:
             name: The name of the model.
             version: The version; None for the current one.
+
+        Returns:
+            A model that is in memory, or None.
         """
         with self._changed:
             key = (name, self._current.get(name, 0) if version is None else version)
@@ -133,6 +136,9 @@ class Catalogue:
         Args:
             name: The name of the model.
             version: The version; None for the current one, or the newest that can be served if none is current.
+
+        Returns:
+            A model.
 
         Raises:
             UnknownModel: There is no such model. The message names those there are.
@@ -172,6 +178,9 @@ class Catalogue:
 
         Args:
             name: The name of the model.
+
+        Returns:
+            The model.
 
         Raises:
             UnknownModel: There is no such model.

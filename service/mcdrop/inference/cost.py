@@ -31,6 +31,9 @@ class RowCost:
 
         Args:
             passes: The number of passes.
+
+        Returns:
+            The seconds that a row takes.
         """
         return self.row_s + passes * self.pass_s
 
@@ -42,6 +45,9 @@ def measure_row_cost(predictor: Predictor) -> RowCost:
 
     Args:
         predictor: The model, timed on the rows it was published with.
+
+    Returns:
+        The marginal cost.
     """
     alone = _seconds(predictor, 1, _FEW)
     rows = max(2, min(_MOST_ROWS, int(_ENOUGH_S / alone)))

@@ -13,6 +13,9 @@ def resolve_device(setting: str) -> str:
     Args:
         setting: auto, cpu, cuda or cuda:N. `auto` is a GPU if torch finds one.
 
+    Returns:
+        The device that a setting means.
+
     Raises:
         InvalidInput: torch does not find that GPU.
     """

@@ -20,6 +20,9 @@ def to_inputs(inputs: Any, manifest: Manifest) -> dict[str, Tensor]:
         inputs: Rows as nested lists or as an array; an object of them by name for a model of several inputs.
         manifest: The model's manifest.
 
+    Returns:
+        The inputs of a request as tensors [B, *F] by name.
+
     Raises:
         InvalidInput: A name, a shape or a number does not fit. The message names the input, the row and the column.
     """
@@ -46,6 +49,9 @@ def to_rows(inputs: Any, spec: InputSpec) -> Tensor:
         inputs: Nested lists or an array; a single row may come without the outer list.
         spec: The input.
 
+    Returns:
+        Rows as a tensor [B, *shape] of the dtype of an input.
+
     Raises:
         InvalidInput: A row does not fit. The message names the row and the column.
     """
@@ -69,6 +75,9 @@ def array_to_rows(values: "np.ndarray[Any, Any]", spec: InputSpec) -> Tensor:
     Args:
         values: The array; a single row may come without the outer dimension.
         spec: The input.
+
+    Returns:
+        An array of numbers as a tensor [B, *shape] of the dtype of an input.
 
     Raises:
         InvalidInput: A row does not fit. The message names the row and the column.

@@ -69,6 +69,9 @@ class Provenance:
         Args:
             members: The arrays of the file. Those of the provenance are removed.
 
+        Returns:
+            The provenance.
+
         Raises:
             KeyError: A member is missing.
             ValueError: A member has another type.
@@ -85,6 +88,9 @@ class Provenance:
 
         Args:
             headers: The headers of a response, with names in lower case.
+
+        Returns:
+            The provenance that headers describe.
 
         Raises:
             KeyError: A header is missing.

@@ -92,6 +92,9 @@ class Query:
             samples: Whether to return the outputs of every pass.
             defer_above: Thresholds by measure.
 
+        Returns:
+            A query, validated before any work is done.
+
         Raises:
             InvalidInput: The inputs do not fit the model, or an option or a limit is violated.
             UnknownMeasure: The model does not have one of the measures.
@@ -152,6 +155,9 @@ def model_measures(predictor: Predictor) -> tuple[str, ...]:
 
     Args:
         predictor: The model.
+
+    Returns:
+        The measures of a model.
     """
     return tuple(OUTPUT_KINDS[predictor.manifest.output].measures)
 
@@ -174,6 +180,9 @@ def example_inputs(example: Any) -> Any:
 
     Args:
         example: A row as `example_row` returns it.
+
+    Returns:
+        The `inputs` of a request that has an example row alone.
     """
     return {name: [row] for name, row in example.items()} if isinstance(example, dict) else [example]
 

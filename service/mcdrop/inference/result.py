@@ -38,6 +38,9 @@ class Result:
 
         Args:
             results: At least one result.
+
+        Returns:
+            The results of consecutive rows as one.
         """
         if len(results) == 1:
             return results[0]
@@ -76,6 +79,9 @@ def query_outputs(query: Query, arrays: Mapping[str, Array]) -> dict[str, Array]
     Args:
         query: The query.
         arrays: Arrays of its rows: at least the measures it needs.
+
+    Returns:
+        The arrays that a query asks for.
     """
     names = (*query.measures, *(name for name in ("quantiles", "samples") if name in arrays))
     deferred = {DEFER: _deferred(query.defer_above, arrays)} if query.defer_above else {}
@@ -87,6 +93,9 @@ def run_query(query: Query) -> Mapping[str, Array]:
 
     Args:
         query: The query.
+
+    Returns:
+        The arrays by name, as in a Result.
 
     Raises:
         NonFiniteOutput: The network returned NaN or infinity. The message names the row.

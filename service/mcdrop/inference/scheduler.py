@@ -86,6 +86,9 @@ def next_batch(waiting: Sequence[Ticket], budget: float) -> list[Slice]:
     Args:
         waiting: At least one ticket, the longest wait first.
         budget: Seconds that the batch may take.
+
+    Returns:
+        The slices of the next batch: the first ticket.
     """
     first, *others = waiting
     batch = [_head(first, budget)]

@@ -78,6 +78,9 @@ class ServerState:
         Args:
             settings: The settings.
 
+        Returns:
+            The parts that settings describe.
+
         Raises:
             InvalidInput: There is no such device.
         """
@@ -114,6 +117,9 @@ class ServerState:
             name: The name of the model.
             version: The version; None for the current one.
 
+        Returns:
+            A model.
+
         Raises:
             UnknownModel: There is no such model.
             Unloaded: An operator took the model out of service.
@@ -130,7 +136,10 @@ class ServerState:
 
         Args:
             work: A function.
-            args: Its arguments.
+            *args: Its arguments.
+
+        Returns:
+            The result of work on the catalogue, which runs on the loader thread.
         """
         return await asyncio.get_running_loop().run_in_executor(self._loader, partial(work, *args))
 
@@ -139,7 +148,10 @@ class ServerState:
 
         Args:
             work: A function.
-            args: Its arguments.
+            *args: Its arguments.
+
+        Returns:
+            The result of a step of a choice, which runs on one of the chooser threads.
         """
         return await asyncio.get_running_loop().run_in_executor(self._chooser, partial(work, *args))
 

@@ -40,6 +40,9 @@ class LineStream(StreamingResponse):
             call: The call.
             lines: The lines, in chunks.
             headers: The headers of the response.
+
+        Returns:
+            A response once its first lines are computed.
         """
         first = await anext(lines)
         call.keep_open()

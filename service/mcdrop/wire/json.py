@@ -28,6 +28,9 @@ class JsonParser:
         Args:
             body: The bytes of the body.
 
+        Returns:
+            The value of a JSON body.
+
         Raises:
             MalformedJson: The body is not JSON.
             JsonWorkerDied: The child process ended in the middle of a large body.
@@ -45,6 +48,9 @@ def parse_json(body: bytes) -> Any:
 
     Args:
         body: The bytes of the body.
+
+    Returns:
+        The value of a JSON body.
 
     Raises:
         MalformedJson: The body is not JSON.
@@ -67,6 +73,9 @@ def dump_json(value: Any) -> bytes:
 
     Args:
         value: Mappings, lists, numbers, texts and arrays.
+
+    Returns:
+        A value as JSON, numpy arrays included.
     """
     return b"".join(_pieces(value))
 

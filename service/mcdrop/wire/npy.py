@@ -42,6 +42,9 @@ def read_npy(body: bytes, name: str = "the body") -> Array:
         body: The bytes of the file.
         name: What errors call it.
 
+    Returns:
+        The array of a .npy file.
+
     Raises:
         InvalidRequest: The file is damaged, has bytes missing or left over, or holds neither whole numbers, floats nor
             booleans.
@@ -70,6 +73,9 @@ def read_npz(body: bytes, max_bytes: int) -> dict[str, Array]:
         body: The bytes of the file.
         max_bytes: The most bytes that all arrays may have.
 
+    Returns:
+        The arrays of a .npz file by name.
+
     Raises:
         BodyTooLarge: The arrays have more bytes. It is raised before they are inflated.
         InvalidRequest: The file, or one of its members, is damaged.
@@ -89,6 +95,9 @@ def write_npz(members: Mapping[str, Any]) -> bytes:
 
     Args:
         members: Arrays, numbers or texts by name.
+
+    Returns:
+        A .npz file.
     """
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -102,6 +111,9 @@ def write_npy(value: Any) -> bytes:
 
     Args:
         value: An array, or what numpy makes one of.
+
+    Returns:
+        A .npy file.
 
     Raises:
         ValueError: Only pickle could write the array.

@@ -19,6 +19,9 @@ def json_cost(numbers: int) -> int:
 
     Args:
         numbers: How many numbers.
+
+    Returns:
+        The cost of writing some numbers as JSON, in equivalent JSON bytes read.
     """
     return numbers * _BYTES_PER_NUMBER
 
@@ -29,5 +32,8 @@ async def offload(work: Callable[[], _T], size: int) -> _T:
     Args:
         work: Decodes a body, or encodes a response.
         size: Its estimated cost in equivalent JSON bytes.
+
+    Returns:
+        The result of `work`, which runs in a worker thread if it is large.
     """
     return work() if size <= SMALL_BYTES else await anyio.to_thread.run_sync(work)

@@ -38,6 +38,9 @@ class Frame:
             body: The bytes of the body.
             length: The value of the header with the length of the JSON; None if the body is JSON only.
 
+        Returns:
+            The frame of a body.
+
         Raises:
             InvalidRequest: The length is not a number, or exceeds the body.
         """
@@ -100,6 +103,9 @@ def encode_frame(document: dict[str, Any], tensors: Sequence[Array]) -> EncodedF
     Args:
         document: The JSON part.
         tensors: Contiguous arrays, in the order of the document.
+
+    Returns:
+        A document, followed by its tensors, as bytes.
     """
     json = dump_json(document)
     if not tensors:

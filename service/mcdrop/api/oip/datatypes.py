@@ -43,6 +43,9 @@ def from_bytes(name: str, datatype: str, shape: list[int], raw: memoryview) -> A
         shape: Its shape, rows first.
         raw: Its bytes.
 
+    Returns:
+        A tensor from its bytes, in memory of its own.
+
     Raises:
         InvalidInput: The bytes are not those of such a tensor.
     """
@@ -67,6 +70,9 @@ def from_json(name: str, datatype: str, shape: list[int], data: Any) -> Array:
         datatype: Its datatype.
         shape: Its shape, rows first.
         data: A list of numbers, flat or nested as the shape, or an array.
+
+    Returns:
+        A tensor from JSON values, or from an array of them.
 
     Raises:
         InvalidInput: The numbers are not those of such a tensor.
@@ -125,6 +131,9 @@ def raw_rows(name: str, dtype: str, sizes: list[int], raw: memoryview) -> Array:
         dtype: Its dtype.
         sizes: The shape of a row.
         raw: The bytes of the rows.
+
+    Returns:
+        The rows of an input from bytes alone.
 
     Raises:
         InvalidInput: The bytes are not a whole number of rows, or there are none.

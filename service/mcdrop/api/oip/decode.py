@@ -41,6 +41,9 @@ class ResponseOptions:
 
         Args:
             output: The name of the output.
+
+        Returns:
+            True if an output is sent as bytes.
         """
         return self.binary.get(output, self.binary_by_default)
 
@@ -50,6 +53,9 @@ async def read_query(call: Call) -> tuple[Query, ResponseOptions]:
 
     Args:
         call: The call.
+
+    Returns:
+        The query, and how the client wants the response.
 
     Raises:
         RequestError: The body cannot be read.
@@ -72,6 +78,9 @@ def decode(
         predictor: The model.
         limits: The limits of one request.
         parser: Parses the JSON.
+
+    Returns:
+        The query that a body describes.
     """
     if frame.raw:
         return _decode_raw(frame.tensors, predictor, limits)
@@ -101,6 +110,9 @@ def tensor_arrays(tensors: Sequence[InputTensor], parts: Sequence[memoryview | N
     Args:
         tensors: The tensors, as the JSON describes them.
         parts: The bytes of each; None for a tensor in the JSON.
+
+    Returns:
+        The arrays of tensors by name.
 
     Raises:
         InvalidInput: A tensor is sent twice, or its numbers are not those it describes.

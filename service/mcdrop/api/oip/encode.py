@@ -21,6 +21,9 @@ def encode(query: Query, options: ResponseOptions, measures: Mapping[str, Array]
         query: The query.
         options: How the client wants the response.
         measures: Arrays by measure, rows first. They are finite.
+
+    Returns:
+        The response to an inference request.
     """
     document: dict[str, Any] = {
         "model_name": query.predictor.manifest.name,
@@ -39,6 +42,9 @@ def encoding_cost(options: ResponseOptions, measures: Mapping[str, Array]) -> in
     Args:
         options: How the client wants the response.
         measures: Arrays by measure.
+
+    Returns:
+        The estimated cost of encoding a response, in equivalent JSON bytes.
     """
     return json_cost(
         sum(array.size // (_BYTES_ARE_CHEAPER if options.is_binary(name) else 1) for name, array in measures.items())

@@ -29,6 +29,9 @@ def output_names(predictor: Predictor) -> tuple[str, ...]:
 
     Args:
         predictor: The model.
+
+    Returns:
+        The outputs that a model always has: its measures and the passes that each row took.
     """
     return (*model_measures(predictor), PASSES_USED)
 
@@ -39,6 +42,9 @@ def model_metadata(predictor: Predictor, versions: list[int]) -> ModelMetadata:
     Args:
         predictor: The model.
         versions: Its versions, the newest first.
+
+    Returns:
+        The names, datatypes and shapes of the inputs and outputs of a model, rows first.
     """
     inputs, outputs = _tensors(predictor)
     return ModelMetadata(
@@ -55,6 +61,9 @@ def model_config(predictor: Predictor) -> ModelConfig:
 
     Args:
         predictor: The model.
+
+    Returns:
+        The metadata as a Triton configuration without a batch dimension: the rows are the first dimension.
     """
     inputs, outputs = _tensors(predictor)
     return ModelConfig(

@@ -166,6 +166,9 @@ def parse_oip_body(kind: type[B], value: Any) -> B:
         kind: The schema of the request.
         value: The value.
 
+    Returns:
+        A request from the value of a JSON body.
+
     Raises:
         InvalidRequest: A field is missing, unknown or invalid. The message names it.
     """

@@ -13,6 +13,9 @@ def statistics_response(key: ModelKey, counted: Statistics) -> VersionStatistics
     Args:
         key: The name and the version of the model.
         counted: What the metrics counted.
+
+    Returns:
+        The statistics of a version.
     """
     return VersionStatistics(
         name=key[0],

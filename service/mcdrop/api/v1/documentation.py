@@ -46,6 +46,9 @@ def request_docs(body: type[PredictRequest] | type[RankRequest]) -> dict[str, An
 
     Args:
         body: The schema of the JSON body.
+
+    Returns:
+        The media types of a body.
     """
     schema = inline_definitions(body.model_json_schema())
     return {

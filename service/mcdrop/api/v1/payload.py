@@ -50,6 +50,9 @@ class Payload:
             call: The call.
             framed: Whether the body may come in the frame of the Open Inference Protocol.
 
+        Returns:
+            The payload of a call.
+
         Raises:
             UnsupportedMediaType: The media type is not read.
             InvalidRequest: A field stands where it may not, or the frame is not consistent.
@@ -78,6 +81,9 @@ class Payload:
         Args:
             parser: Parses the body. It may return arrays for the inputs.
 
+        Returns:
+            The value of a JSON body, with the fields of the query string.
+
         Raises:
             MalformedJson: The body is not JSON.
             InvalidRequest: A field is both in the body and in the query string.
@@ -86,6 +92,9 @@ class Payload:
 
     def arrays(self) -> Array | dict[str, Array]:
         """Return the array of a .npy body, or the arrays of a .npz body by name.
+
+        Returns:
+            The array of a .npy body, or the arrays of a .npz body by name.
 
         Raises:
             InvalidRequest: The body is not such a file.
@@ -101,6 +110,9 @@ def query_fields(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
     Args:
         query: Names and values, in order.
+
+    Returns:
+        The fields of a query string.
 
     Raises:
         InvalidRequest: Rows stand in the query string, or a field stands there twice.
@@ -124,6 +136,9 @@ def field_value(name: str, text: str) -> Any:
     Args:
         name: The name of the field.
         text: The text.
+
+    Returns:
+        The value that a text means.
     """
     try:
         return text if name in _TEXTS else orjson.loads(text)
@@ -137,6 +152,9 @@ def merge_fields(body: Any, fields: Mapping[str, Any]) -> Any:
     Args:
         body: The value of the body; one that is not an object is returned as it is, for the schema to refuse.
         fields: Fields from the query string, or from parameters.
+
+    Returns:
+        A JSON body with further fields.
 
     Raises:
         InvalidRequest: A field is in both.

@@ -183,6 +183,9 @@ def parse_body(kind: type[B], value: Any) -> B:
         kind: The schema of the request.
         value: The value.
 
+    Returns:
+        A request from the value of a JSON body.
+
     Raises:
         InvalidRequest: A field is missing, unknown or invalid. The message names it.
     """

@@ -21,6 +21,9 @@ async def read_query(call: Call) -> Query:
     Args:
         call: The call.
 
+    Returns:
+        The query.
+
     Raises:
         RequestError: The body cannot be read.
         InvalidInput: The query does not fit the model.
@@ -40,6 +43,9 @@ def decode(payload: Payload, predictor: Predictor, limits: RequestLimits, parser
         predictor: The model.
         limits: The limits of one request.
         parser: Parses the JSON.
+
+    Returns:
+        The query that a payload describes.
     """
     is_json = payload.media_type == JSON
     fields = payload.json(parser) if is_json else {**payload.fields, "inputs": payload.arrays()}
@@ -62,6 +68,9 @@ def response_media_type(request: Request, offered: tuple[str, ...]) -> str:
     Args:
         request: The request.
         offered: The media types that the endpoint writes.
+
+    Returns:
+        The media type of the response.
 
     Raises:
         NotAcceptable: The client accepts none of them.

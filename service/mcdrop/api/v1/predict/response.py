@@ -18,6 +18,9 @@ def provenance_of(query: Query) -> Provenance:
 
     Args:
         query: The query.
+
+    Returns:
+        The provenance of a query's result.
     """
     manifest, options = query.predictor.manifest, query.options
     return Provenance(
@@ -42,6 +45,9 @@ def encode(provenance: Provenance, measures: Mapping[str, Array], media_type: st
         provenance: What produced the measures.
         measures: Arrays by measure, rows first.
         media_type: The media type of the response.
+
+    Returns:
+        The response to a predict request as JSON or .npz.
     """
     if media_type == NPZ:
         return write_npz({**measures, **provenance.members})
@@ -58,6 +64,9 @@ def encode_lines(start: int, measures: Mapping[str, Array]) -> bytes:
     Args:
         start: The number of the first row.
         measures: Arrays by measure, rows first.
+
+    Returns:
+        Rows as lines of JSON: an object with the number of the row and each of its measures.
     """
     return b"".join(_lines(start, measures))
 

@@ -82,6 +82,9 @@ async def read_rank_query(call: Call) -> RankQuery:
     Args:
         call: The call.
 
+    Returns:
+        The query.
+
     Raises:
         RequestError: The body cannot be read.
         InvalidInput: The query does not fit the model.
@@ -101,6 +104,9 @@ def decode(payload: Payload, predictor: Predictor, limits: RequestLimits, parser
         predictor: The model.
         limits: The limits of one request.
         parser: Parses the JSON.
+
+    Returns:
+        The query.
     """
     request = _request(predictor, payload, parser)
     overrides = pass_overrides(request)
