@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mcdrop.api.v1.rank.schemas import RankRequest
-from mcdrop.api.v1.schemas import PredictRequest
+from pydantic import BaseModel
+
 from mcdrop.http.error_docs import COMPUTE_ERRORS, Responses, problem_docs
 from mcdrop.http.media_types import JSON, NDJSON, NPY, NPZ
 from mcdrop.http.openapi import BYTES, COMPRESSED, TIMEOUT, inline_definitions
@@ -31,21 +31,21 @@ RANK_RESPONSES: Responses = {
 }
 
 
-_NPZ_MEMBERS = {
-    PredictRequest: ".npz with a member for each input of a model of several.",
-    RankRequest: ".npz with the members inputs, labelled and targets (labelled.x for the input x of a model of "
-    "several), "
+PREDICT_MEMBERS = ".npz with a member for each input of a model of several."
+RANK_MEMBERS = (
+    ".npz with the members inputs, labelled and targets (labelled.x for the input x of a model of several), "
     "costs, groups, exclude and ids. The frame of the Open Inference Protocol, marked by the header "
     "Inference-Header-Content-Length, is read too: tensors are named as the members, and the other fields are "
-    "parameters.",
-}
+    "parameters."
+)
 
 
-def request_docs(body: type[PredictRequest] | type[RankRequest]) -> dict[str, Any]:
+def request_docs(body: type[BaseModel], members: str) -> dict[str, Any]:
     """Return the media types of a body, and its fields as parameters of the query string.
 
     Args:
         body: The schema of the JSON body.
+        members: A description of the members of a .npz body.
 
     Returns:
         The media types of a body.
@@ -55,7 +55,7 @@ def request_docs(body: type[PredictRequest] | type[RankRequest]) -> dict[str, An
         "requestBody": {
             "required": True,
             "description": "JSON; or only the rows, in a file of numpy, with the other fields in the query string: "
-            f".npy for a model of one input, {_NPZ_MEMBERS[body]} {COMPRESSED}",
+            f".npy for a model of one input, {members} {COMPRESSED}",
             "content": {JSON: {"schema": schema}, NPY: {"schema": BYTES}, NPZ: {"schema": BYTES}},
         },
         "parameters": [

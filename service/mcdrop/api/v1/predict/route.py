@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from mcdrop.api.v1.documentation import PREDICT_RESPONSES, request_docs
+from mcdrop.api.v1.documentation import PREDICT_MEMBERS, PREDICT_RESPONSES, request_docs
 from mcdrop.api.v1.predict.request import read_query, response_media_type
 from mcdrop.api.v1.predict.response import encode, encode_lines, provenance_of
 from mcdrop.api.v1.schemas import PredictRequest, PredictResponse
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/models", tags=["predict"])
 _PREDICT: dict[str, Any] = {
     "response_model": PredictResponse,
     "responses": PREDICT_RESPONSES,
-    "openapi_extra": request_docs(PredictRequest),
+    "openapi_extra": request_docs(PredictRequest, PREDICT_MEMBERS),
 }
 
 

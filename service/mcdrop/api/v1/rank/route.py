@@ -4,7 +4,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from mcdrop.api.v1.documentation import RANK_RESPONSES, request_docs
+from mcdrop.api.v1.documentation import RANK_MEMBERS, RANK_RESPONSES, request_docs
 from mcdrop.api.v1.predict.request import response_media_type
 from mcdrop.api.v1.rank.choose import ranking_of
 from mcdrop.api.v1.rank.request import read_rank_query
@@ -20,7 +20,10 @@ router = APIRouter(prefix="/v1/models", tags=["predict"])
 
 
 @router.post(
-    "/{name}/rank", response_model=RankResponse, responses=RANK_RESPONSES, openapi_extra=request_docs(RankRequest)
+    "/{name}/rank",
+    response_model=RankResponse,
+    responses=RANK_RESPONSES,
+    openapi_extra=request_docs(RankRequest, RANK_MEMBERS),
 )
 async def rank(name: ModelName, request: Request, state: State) -> Response:
     """The rows of a pool that a human should label next, in the order they are picked."""
@@ -31,7 +34,7 @@ async def rank(name: ModelName, request: Request, state: State) -> Response:
     "/{name}/versions/{version}/rank",
     response_model=RankResponse,
     responses=RANK_RESPONSES,
-    openapi_extra=request_docs(RankRequest),
+    openapi_extra=request_docs(RankRequest, RANK_MEMBERS),
 )
 async def rank_version(name: ModelName, version: ModelVersion, request: Request, state: State) -> Response:
     """Rank with one version."""
