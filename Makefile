@@ -38,6 +38,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry dropout_core models service
 	$(BIN)/pydoclint --quiet dropout_core models service
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs dropout_core models service tests benchmarks examples
 

@@ -1,6 +1,7 @@
-"""The only reader of the environment. A flag wins over an MCDROP_* variable, that over the file, that over the default.
+"""The settings, and the only reader of the environment.
 
-Each setting stands here once: the flags of `mcdrop serve`, its help and the table of the documentation follow.
+A flag wins over an MCDROP_* variable, the variable over the settings file, and the file over the default. Each setting
+is defined here once; the flags of `mcdrop serve`, its help and the table of the documentation are derived from it.
 """
 
 import ipaddress
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class InvalidConfig(McdropError):
-    """A setting is wrong, or what it names cannot be used."""
+    """A setting is wrong, or the file or device that it names cannot be used."""
 
 
 def _origins(given: object) -> object:
-    """One text or several, each with commas between origins."""
+    """Split one text, or several, at commas."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         return given
@@ -31,37 +32,39 @@ def _origins(given: object) -> object:
 
 
 class CommonSettings(BaseSettings):
-    """What every command reads."""
+    """The settings that every command reads."""
 
     model_config = SettingsConfigDict(env_prefix="MCDROP_", env_ignore_empty=True, frozen=True, extra="forbid")
 
-    config: Path | None = Field(default=None, description="File of settings, TOML.")
+    config: Path | None = Field(default=None, description="Settings file, TOML.")
     bundles: Path = Field(default=Path("bundles"), description="Folder of published bundles.")
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
-        description="Where to compute: auto (a GPU if any), cpu, cuda or cuda:N.",
+        description="Device that computes: auto (a GPU if there is one), cpu, cuda or cuda:N.",
     )
     threads: int = Field(
-        default=1, ge=1, description="Threads one operator may use; more help only on a quiet machine."
+        default=1, ge=1, description="Threads per operator; more than 1 helps only on an idle machine."
     )
     backend: Literal["bundle", "torch", "onnx", "auto"] = Field(
         default="bundle",
-        description="Who computes: bundle (what each says), torch, onnx, or auto (who is faster here, once measured).",
+        description="Library that computes: bundle (as the bundle says), torch, onnx or auto (the faster).",
     )
     onnx_max_bytes: int | None = Field(
         default=None,
         ge=2**20,
-        description="Bytes onnxruntime may use, all models together, half of them for weights; any otherwise.",
+        description="Memory limit of onnxruntime in bytes, for all models; half is for weights. None by default.",
     )
-    cache: Path = Field(default=Path("~/.cache/mcdrop"), description="Folder of measured choices.")
-    tune: bool = Field(default=True, description="Measure each bundle's fastest way to run when it is first loaded.")
-    api_key: SecretStr | None = Field(default=None, description="A key that may do everything; sent by clients too.")
-    keys: Path | None = Field(default=None, description="File of hashed keys, which `mcdrop key` writes.")
+    cache: Path = Field(default=Path("~/.cache/mcdrop"), description="Folder in which measured choices are cached.")
+    tune: bool = Field(default=True, description="Measure the fastest way to run each bundle when it is first loaded.")
+    api_key: SecretStr | None = Field(
+        default=None, description="API key with every permission; commands send it to a server."
+    )
+    keys: Path | None = Field(default=None, description="File of hashed keys, written by `mcdrop key`.")
 
     @property
     def tunings(self) -> Path | None:
-        """Where measured choices are kept; None where nothing is measured."""
+        """Folder of measured choices; None if nothing is measured."""
         return self.cache.expanduser() / "tunings" if self.tune else None
 
     def backends(self, device: str) -> "Backends":
@@ -89,46 +92,56 @@ class CommonSettings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - there is no such file
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - nor such a folder
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is read, the strongest first."""
+        """Return the sources of settings, the strongest first."""
         return init_settings, env_settings, _File(settings_cls)
 
 
 class Settings(CommonSettings):
-    """How a server runs. Frozen once read."""
+    """The settings of a server."""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback a key is required.")
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on. Any but a loopback address requires a key."
+    )
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
     allow_anonymous: bool = Field(
-        default=False, description="Let callers without a key predict, beyond loopback too; to load takes a key."
+        default=False, description="Let callers without a key predict, also beyond loopback. Loading needs a key."
     )
-    open_health: bool = Field(default=True, description="Answer about health without a key.")
-    open_metrics: bool = Field(default=False, description="Answer /metrics without a key.")
+    open_health: bool = Field(default=True, description="Serve the health endpoints without a key.")
+    open_metrics: bool = Field(default=False, description="Serve /metrics without a key.")
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = Field(
-        default=(), description="Origins whose pages may ask, with commas between; * is all."
+        default=(), description="Origins whose pages may call the server (CORS), separated by commas; * allows all."
     )
-    tls_certificate: Path | None = Field(default=None, description="Certificate chain, PEM; serves HTTPS.")
+    tls_certificate: Path | None = Field(default=None, description="Certificate chain, PEM. Enables HTTPS.")
     tls_key: Path | None = Field(default=None, description="Private key of the certificate, PEM, without a passphrase.")
-    max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest request body, in bytes.")
-    max_passes: int = Field(default=1000, ge=1, description="Most passes one request may ask for.")
-    max_samples: int = Field(default=2**22, ge=1, description="Most numbers kept for samples or quantiles: T·B·C.")
-    max_length: int = Field(default=4096, ge=1, description="Largest size of a free dimension, such as a length.")
-    max_timeout_ms: int = Field(default=60_000, ge=1, description="Longest a request may take, and the usual one.")
-    max_queue: int = Field(default=1024, ge=1, description="Most requests that may wait.")
-    max_pending_ms: int = Field(default=30_000, ge=1, description="Most computing that may wait.")
-    batch_ms: int = Field(default=100, ge=1, description="Longest one batch should compute.")
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Maximum size of a request body, in bytes.")
+    max_passes: int = Field(default=1000, ge=1, description="Maximum number of passes of a request.")
+    max_samples: int = Field(
+        default=2**22, ge=1, description="Maximum number of values kept for samples or quantiles: T·B·C."
+    )
+    max_length: int = Field(default=4096, ge=1, description="Maximum size of a free dimension, such as a length.")
+    max_timeout_ms: int = Field(
+        default=60_000, ge=1, description="Maximum time of a request in ms, which is also the default."
+    )
+    max_queue: int = Field(default=1024, ge=1, description="Maximum number of queued requests.")
+    max_pending_ms: int = Field(
+        default=30_000, ge=1, description="Maximum computing time of all queued requests, in ms."
+    )
+    batch_ms: int = Field(default=100, ge=1, description="Target computing time of a batch, in ms.")
     max_loaded_bytes: int | None = Field(
-        default=None, ge=1, description="Most memory of loaded bundles; beyond it the longest unused is unloaded."
+        default=None,
+        ge=1,
+        description="Maximum memory of loaded bundles, in bytes. Beyond it the least recently used one is unloaded.",
     )
-    watch: bool = Field(default=True, description="Look for new versions while running.")
-    drain_ms: int = Field(default=5000, ge=0, description="How long what runs may take to finish after SIGTERM.")
+    watch: bool = Field(default=True, description="Load new versions while running.")
+    drain_ms: int = Field(default=5000, ge=0, description="Time in ms for running requests to finish after SIGTERM.")
     log_format: Literal["auto", "text", "json"] = Field(
-        default="auto", description="auto is text on a terminal, JSON elsewhere."
+        default="auto", description="Log format: text, json, or auto (text on a terminal, JSON elsewhere)."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least told.")
-    traces: bool = Field(default=False, description="Send OpenTelemetry traces, as the OTEL_* variables say.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
+    traces: bool = Field(default=False, description="Send OpenTelemetry traces, configured by the OTEL_* variables.")
 
     @field_validator("cors_origins")
     @classmethod
@@ -136,7 +149,7 @@ class Settings(CommonSettings):
         for origin in origins:
             scheme, _, rest = origin.partition("://")
             if origin != "*" and (not scheme or not rest or "/" in rest or "*" in rest):
-                raise ValueError(f"{origin!r} is no origin; one is 'https://example.org', or '*' for all of them.")
+                raise ValueError(f"{origin!r} is not an origin; write https://example.org, or * for all origins.")
         return origins
 
     @model_validator(mode="after")
@@ -144,7 +157,7 @@ class Settings(CommonSettings):
         if not (is_loopback(self.host) or self.asks_for_keys or self.allow_anonymous):
             raise ValueError(
                 f"listening on {self.host} lets others in: set MCDROP_API_KEY to a secret that callers must send, or "
-                "MCDROP_KEYS to a file that 'mcdrop key new' has written, or MCDROP_ALLOW_ANONYMOUS=1 to serve anyone."
+                "MCDROP_KEYS to a file written by 'mcdrop key new', or MCDROP_ALLOW_ANONYMOUS=1 to serve anyone."
             )
         return self
 
@@ -152,25 +165,30 @@ class Settings(CommonSettings):
     def _certified(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             given, missing = sorted(("tls_certificate", "tls_key"), key=lambda name: getattr(self, name) is None)
-            raise ValueError(f"{given} is set and {missing} is not; HTTPS takes both, HTTP none.")
+            raise ValueError(f"{given} is set and {missing} is not; HTTPS needs both, HTTP neither.")
         return self
 
     @property
     def asks_for_keys(self) -> bool:
-        """Whether there are keys to send."""
+        """Whether callers must send a key."""
         return self.api_key is not None or self.keys is not None
 
     @property
     def scheme(self) -> str:
-        """Of its addresses."""
+        """Scheme of the server's URL."""
         return "http" if self.tls_certificate is None else "https"
 
 
 class _File(PydanticBaseSettingsSource):
-    """The file that a flag or the environment names. Every command takes its own settings of it."""
+    """The settings file that a flag or the environment names. Each command reads its own settings from it."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - theirs
-        """One setting of the file. The base class asks for this; pydantic asks for all at once."""
+        """Return one setting of the file. The base class requires it, but pydantic reads all settings at once.
+
+        Args:
+            field: The field.
+            field_name: Its name.
+        """
         return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -181,7 +199,7 @@ class _File(PydanticBaseSettingsSource):
         unknown = sorted(given.keys() - (Settings.model_fields.keys() - {"config"}))
         if unknown:
             raise InvalidConfig(
-                f"{path} sets what there is not: {', '.join(unknown)}. mcdrop serve --help lists the settings."
+                f"{path} has unknown settings: {', '.join(unknown)}. mcdrop serve --help lists the settings."
             )
         return {name: value for name, value in given.items() if name in self.settings_cls.model_fields}
 
@@ -194,7 +212,11 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address.
+
+    Args:
+        host: Address, or a host name.
+    """
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""What an answer of a bundle costs on this machine, and what its engine chose."""
+"""Measures what predictions of a bundle cost on this machine."""
 
 import time
 from collections.abc import Callable
@@ -23,10 +23,14 @@ _FEWEST, _MOST = 3, 200
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """Seconds for so many rows: one deterministic pass, T passes as they are run, and dense and thinned.
+    """Costs of a batch.
 
-    deterministic_s: of one pass with its noise, where only onnxruntime computes. thinned_s: None where the network has
-    nothing to thin.
+    Attributes:
+        rows: Number of rows.
+        deterministic_s: Seconds of one pass without noise; with noise if only onnxruntime computes.
+        predict_s: Seconds of T passes as the engine chooses to run them.
+        dense_s: Seconds of T passes without thinning.
+        thinned_s: Seconds of T passes with thinning; None if the network has nothing to thin.
     """
 
     rows: int
@@ -37,7 +41,16 @@ class BenchmarkRow:
 
 
 def bench(predictor: Predictor, rows: int, options: PassOptions) -> BenchmarkRow:
-    """The median cost of a prediction, the seed's noise kept from the one before. On the probe's rows, repeated."""
+    """Return the median cost of a prediction, on repeated rows of the probe, with the noise of the seed cached.
+
+    Args:
+        predictor: The model.
+        rows: Number of rows.
+        options: The passes to run.
+
+    Returns:
+        The costs.
+    """
     program, engine = predictor.program, predictor.engine
     inputs = select_rows(predictor.probe, torch.arange(rows) % num_rows(predictor.probe))
     dense = engine.tuned(replace(engine.tuning, thin_rows=NEVER, thin_rows_cold=NEVER))
@@ -67,7 +80,7 @@ def bench(predictor: Predictor, rows: int, options: PassOptions) -> BenchmarkRow
 
 
 def _median(run: Callable[[], Tensor]) -> float:
-    """The median seconds of as many runs as fit in a second, after two that are not counted."""
+    """Return the median seconds of the runs that fit in a second, after two warm-up runs."""
     seconds: list[float] = []
     begun = time.perf_counter()
     while len(seconds) < _FEWEST + 2 or (time.perf_counter() - begun < _SECONDS and len(seconds) < _MOST):

@@ -1,4 +1,4 @@
-"""The flags of a command, made from the fields of its settings."""
+"""Derives the flags of a command from its settings."""
 
 import inspect
 import types
@@ -15,10 +15,16 @@ _METAVARS = {str: "TEXT", int: "INTEGER", Path: "PATH", tuple: "TEXT"}
 
 
 def flagged(kind: type[BaseSettings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that takes **flags one flag for each setting of a kind; what was not given is None.
+    """Return a decorator that gives a command one flag for each setting.
 
-    Values stay texts: the settings alone say what fits, in one line, wherever a value came from. A secret is no flag:
-    everyone on a machine can read the flags of its processes.
+    Values stay texts: the settings alone validate them, with the same message wherever a value came from. A secret has
+    no flag, since everyone on a machine can read the command lines of its processes.
+
+    Args:
+        kind: Class of the settings.
+
+    Returns:
+        A decorator of a command that takes `**flags`; a flag that was not given is None.
     """
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
@@ -30,7 +36,14 @@ def flagged(kind: type[BaseSettings]) -> Callable[[Callable[..., None]], Callabl
 
 
 def default_of(field: FieldInfo) -> str:
-    """A setting's default, as a user would write it; nothing where it has none."""
+    """Return the default of a setting as a user would write it.
+
+    Args:
+        field: Field of the setting.
+
+    Returns:
+        The default; empty if there is none.
+    """
     default = field.default
     if isinstance(default, bool):
         return str(default).lower()
@@ -61,7 +74,7 @@ def _is_secret(field: FieldInfo) -> bool:
 
 
 def _kinds(field: FieldInfo) -> Iterator[Any]:
-    """What a setting may hold besides None."""
+    """Return the types that a setting may have besides None."""
     kind = field.annotation
     members = get_args(kind) if get_origin(kind) in {Union, types.UnionType} else (kind,)
     return (member for member in members if member is not types.NoneType)

@@ -22,7 +22,7 @@ def serve(**flags: Any) -> None:
     from mcdrop.cli import console
     from mcdrop.observability import logs
     from mcdrop.server.app import create_app
-    from mcdrop.server.memory import leave_to_stay, share_heap
+    from mcdrop.server.memory import freeze_heap, share_heap
     from mcdrop.server.run import run_server
 
     settings = read_settings(Settings, flags)
@@ -30,7 +30,7 @@ def serve(**flags: Any) -> None:
     share_heap()
 
     def ready(catalogue: "Catalogue") -> None:
-        leave_to_stay()
+        freeze_heap()
         console.announce(settings, catalogue)
 
     run_server(create_app(settings, on_ready=ready), settings)

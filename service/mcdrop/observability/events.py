@@ -1,4 +1,4 @@
-"""What happened in a server, for whoever watches: metrics, logs, traces."""
+"""Events of a server, for metrics, logs and traces."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,13 @@ Outcome = Literal["success", "rejected", "deadline", "cancelled", "invalid", "un
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a request's time. Times are of time.time_ns: nanoseconds since 1970."""
+    """A phase of a request.
+
+    Attributes:
+        name: Name of the phase.
+        start_ns: Its start, in nanoseconds since 1970 (`time.time_ns`).
+        end_ns: Its end.
+    """
 
     name: PhaseName
     start_ns: int
@@ -21,12 +27,19 @@ class Phase:
 
 @dataclass(frozen=True)
 class CallFinished:
-    """A request about a model that exists has been answered or refused.
+    """A request about an existing model has been answered or refused.
 
-    model, version: as in the repository. verb: the last part of the path. outcome: success, or why not: the queue was
-    full (rejected), time ran out (deadline), the caller left (cancelled), what was asked does not fit (invalid), the
-    model or the server is going away (unavailable), anything of ours (backend). phases: those it came to, in order.
-    measures: some of the answer, rows first, by name; empty unless it is a success.
+    Attributes:
+        model: Name of the model.
+        version: Its version.
+        verb: The last part of the path, such as "predict".
+        outcome: "success", or why the request failed: the queue was full (rejected), the deadline passed (deadline),
+            the client left (cancelled), the request does not fit the model (invalid), the model or the server is
+            shutting down (unavailable), or an error of the server (backend).
+        rows: Number of rows.
+        passes: Number of passes that the request asks for.
+        phases: The phases that the request reached, in order.
+        measures: The measures that are monitored for drift, [B, …] by name; empty unless the outcome is success.
     """
 
     model: str
@@ -41,7 +54,17 @@ class CallFinished:
 
 @dataclass(frozen=True)
 class BatchFinished:
-    """A batch has been computed, or has failed. seconds: of the compute thread."""
+    """A batch has been computed, or has failed.
+
+    Attributes:
+        model: Name of the model.
+        version: Its version.
+        rows: Number of rows.
+        passes: Number of passes.
+        requests: Number of requests in the batch.
+        seconds: Time of the compute thread.
+        failed: Whether computing failed.
+    """
 
     model: str
     version: int
@@ -53,10 +76,18 @@ class BatchFinished:
 
 
 class Observer(Protocol):
-    """Somebody who watches. Called from the event loop and from the compute thread: quick, and safe for threads."""
+    """Receives events, from the event loop and from the compute thread. It must be quick and safe for threads."""
 
     def call_finished(self, event: CallFinished) -> None:
-        """A request has been answered."""
+        """Receive the end of a request about a model.
+
+        Args:
+            event: The request.
+        """
 
     def batch_finished(self, event: BatchFinished) -> None:
-        """A batch has been computed."""
+        """Receive the end of a batch.
+
+        Args:
+            event: The batch.
+        """

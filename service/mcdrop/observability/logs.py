@@ -1,6 +1,9 @@
-"""What the server says on standard error: one line for each request and each event, text or JSON.
+"""Logs on standard error: one line per request and per event, as text or JSON.
 
-No line has a body, a header but X-Request-Id, or a query string, so none has a key.
+No line contains a body, a query string, or a header other than X-Request-Id, so no line contains a key.
+
+The standard library suffices: structlog would add a dependency and configure the same handlers, and uvicorn and torch
+log through `logging` in any case.
 """
 
 import json
@@ -13,7 +16,7 @@ from mcdrop.observability.middleware import Exchange, current
 from mcdrop.settings import Settings
 
 _access = logging.getLogger("mcdrop.access")
-# Asked every few seconds by machines, and of no interest while all is well.
+# Machines call these every few seconds; only failures are of interest.
 _PROBES = ("/healthz/", "/v2/health/", "/metrics")
 _MAX_PATH = 200
 _IN_MESSAGE = ("method", "path", "status")
@@ -21,7 +24,11 @@ _OURS = ("mcdrop", "uvicorn")
 
 
 def configure(settings: Settings) -> None:
-    """Say everything on standard error, as settings ask. Of other libraries warnings and errors only."""
+    """Configure logging. Other libraries log warnings and errors only.
+
+    Args:
+        settings: Settings with the format and the level.
+    """
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if as_json else TextLines())
@@ -35,7 +42,11 @@ def configure(settings: Settings) -> None:
 
 
 def log_exchange(exchange: Exchange) -> None:
-    """The line of a request: a warning where we failed; of probes that went well only when debugging."""
+    """Log a request: as a warning if the server failed, and for successful probes at debug level.
+
+    Args:
+        exchange: The finished request.
+    """
     probe = exchange.path.startswith(_PROBES)
     level = logging.WARNING if exchange.failed else logging.DEBUG if probe else logging.INFO
     if not _access.isEnabledFor(level):
@@ -51,10 +62,14 @@ def log_exchange(exchange: Exchange) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """A JSON object for each record: time (RFC 3339), level, logger, message, and what else is known."""
+    """Formats a record as a JSON object: time (RFC 3339), level, logger, message and further fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return one line.
+
+        Args:
+            record: The record.
+        """
         document = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -64,15 +79,19 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
-        # Not orjson: it refuses half a character, and a line that cannot be written is lost.
+        # Not orjson, which refuses lone surrogates: the line would be lost.
         return json.dumps(document, default=str)
 
 
 class TextLines(logging.Formatter):
-    """For people: the message, what else is known, and a traceback below."""
+    """Formats a record for people: the message, further fields, and the traceback below."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and those of a traceback."""
+        """Return one line, and the lines of the traceback.
+
+        Args:
+            record: The record.
+        """
         known = [f"{name}={value}" for name, value in _fields(record).items() if name not in _IN_MESSAGE]
         line = " ".join([_time(record), f"{record.levelname:<8}", record.getMessage(), *known])
         trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
@@ -80,7 +99,7 @@ class TextLines(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """A text with what could forge a line, or move a terminal's cursor, spelled out."""
+    """Escape characters that could forge a line or move the cursor of a terminal."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
@@ -89,7 +108,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record was given beside its message, and the request it belongs to."""
+    """Return the further fields of a record, with the id of its request."""
     exchange = current()
     request = {"request_id": exchange.request_id} if exchange is not None else {}
     return {**getattr(record, "fields", {}), **request}

@@ -1,4 +1,4 @@
-"""Requests and their answers, of any path: an id for each, and word of its end to those who watch."""
+"""ASGI middleware: assigns each request an id, and reports the finished exchange to logs, metrics and traces."""
 
 import logging
 import re
@@ -14,16 +14,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcdrop.observability.events import CallFinished
 
 _log = logging.getLogger("mcdrop")
-# What a caller sends stands in every line of a log: nothing that could end a line, or fill it.
+# The id is part of every log line, so it must not end a line, or fill it.
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass
 class Exchange:
-    """A request, and what became of it.
+    """A request and its response.
 
-    Times are of time.time_ns. scope: as ASGI has it. status: None until an answer has begun. call: what is known of a
-    request about a model.
+    Attributes:
+        scope: The ASGI scope.
+        headers: Headers of the request.
+        request_id: Id of the request.
+        began_ns: Start, in nanoseconds since 1970 (`time.time_ns`).
+        ended_ns: End, likewise.
+        status: HTTP status; None until the response has begun.
+        call: The model, outcome and phases of a request about a model.
     """
 
     scope: Scope
@@ -36,51 +42,53 @@ class Exchange:
 
     @property
     def method(self) -> str:
-        """Of HTTP."""
+        """HTTP method."""
         return str(self.scope["method"])
 
     @property
     def path(self) -> str:
-        """As it was asked for, without the query."""
+        """Path of the request, without the query string."""
         return str(self.scope["path"])
 
     @property
     def route(self) -> str:
-        """The path with names in the place of what callers choose; empty for one that does not exist."""
+        """Path template of the route, such as /v1/models/{name}/predict; empty for an unknown path."""
         return str(getattr(self.scope.get("route"), "path", ""))
 
     @property
     def failed(self) -> bool:
-        """Whether it was our fault that there was no good answer, or there was none at all."""
+        """Whether the server failed, or sent no response."""
         return self.status is None or self.status >= 500
 
     @property
     def client(self) -> str:
-        """The address it came from; empty when there is none."""
+        """Address of the client; empty if it is unknown."""
         return str((self.scope.get("client") or ("",))[0])
 
 
 Watcher = Callable[[Exchange], None]
-# Never taken back: what is logged above the app, of a request that failed, has its id too.
+# Never reset, so that a failure logged above the application has the id of its request too.
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 
 def current() -> Exchange | None:
-    """What is going on where this is called."""
+    """Return the exchange of the current request, if any."""
     return _current.get()
 
 
 class ExchangeMiddleware:
-    """ASGI middleware: answers carry X-Request-Id, the caller's own where it is safe to repeat, and watchers are told.
+    """Adds X-Request-Id to each response and reports each finished exchange.
 
-    watchers: called on the event loop after the last byte.
+    Args:
+        app: The application.
+        watchers: Functions to call with each exchange, on the event loop, after the last byte.
     """
 
     def __init__(self, app: ASGIApp, watchers: Sequence[Watcher]) -> None:
         self._app, self._watchers = app, watchers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and look at what comes back."""
+        """Handle a request, and report it when it ends."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -98,7 +106,7 @@ class ExchangeMiddleware:
         try:
             await self._app(scope, receive, sending)
         except Exception:
-            exchange.status = exchange.status or 500  # what is above answers so
+            exchange.status = exchange.status or 500  # the server above responds with 500
             raise
         finally:
             exchange.ended_ns = time.time_ns()
@@ -118,13 +126,20 @@ def attach_call(event: CallFinished) -> None:
 
 
 def id_of(sent: str) -> str:
-    """The id of a request: what was sent where it is safe to repeat, a new one otherwise."""
+    """Return the id of a request.
+
+    Args:
+        sent: Value of the header X-Request-Id.
+
+    Returns:
+        The value if it is safe to repeat, a new id otherwise.
+    """
     return sent if _SAFE_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
 def _tell(watcher: Watcher, exchange: Exchange) -> None:
-    """Tell somebody who watches. Whoever stumbles harms no request."""
+    """Report an exchange. An error of a watcher does not harm the request."""
     try:
         watcher(exchange)
-    except Exception:  # noqa: BLE001 - told in the log
+    except Exception:  # noqa: BLE001 - logged
         _log.exception("a watcher failed")

@@ -1,4 +1,4 @@
-"""What has been counted of one version of a model. Durations are whole nanoseconds, so that sums stay exact."""
+"""Counts of one version of a model. Durations are whole nanoseconds, so that sums stay exact."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -18,17 +18,21 @@ DURATIONS_NS = tuple(
     for seconds in (2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 )
 COUNTS = tuple(4**power for power in range(9))
-# Most classifiers have 2 to 1000 classes: log 2 is 0.69 and log 1000 is 6.9. Confident rows need the fine end.
+# Most classifiers have 2 to 1000 classes: log 2 is 0.69 and log 1000 is 6.9. Confident rows need fine buckets.
 NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 # Targets have any unit: two edges a decade show a shift of the median by a factor of three.
 SPREADS = tuple(float(f"{10 ** (half / 2):.3g}") for half in range(-12, 13))
 _DRIFT = {"mutual_information": NATS, "predictive_entropy": NATS, "std": SPREADS}
-# More numbers of one answer tell no more of a drift, and would take longer to count than it may.
+# More numbers of one response would not show drift better, and would take too long to count.
 MAX_DRIFT_NUMBERS = 1024
 
 
 class Histogram:
-    """How many values were at most each edge and above the one before; the last count is of those above all edges."""
+    """Counts of values by bucket; the last bucket holds the values above all edges.
+
+    Args:
+        edges: Upper edges of the buckets, ascending.
+    """
 
     __slots__ = ("counts", "edges", "total")
 
@@ -39,16 +43,24 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values."""
+        """Number of values."""
         return sum(self.counts)
 
     def add(self, value: float) -> None:
-        """Count a value."""
+        """Count a value.
+
+        Args:
+            value: The value.
+        """
         self.counts[bisect_left(self.edges, value)] += 1
         self.total += value
 
     def add_all(self, values: Array) -> None:
-        """Count every finite value of an array."""
+        """Count every finite value of an array.
+
+        Args:
+            values: The values, of any shape [n].
+        """
         finite = values[np.isfinite(values)]
         found = np.bincount(np.searchsorted(self.edges, finite), minlength=len(self.counts))
         self.counts = [before + more for before, more in zip(self.counts, found.tolist(), strict=True)]
@@ -57,7 +69,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class TimedCount:
-    """How often something happened, and how long it took altogether, ns."""
+    """A number of events and their total time.
+
+    Attributes:
+        count: Number of events.
+        ns: Nanoseconds in total.
+    """
 
     count: int
     ns: int
@@ -65,11 +82,19 @@ class TimedCount:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The counts of one version in the words of the Open Inference Protocol's statistics.
+    """The counts of one version, named as the statistics of the Open Inference Protocol.
 
-    inference_count: rows of good answers. execution_count: batches that were computed. last_inference_ms: since 1970, 0
-    before the first. success and fail: requests. queue, compute_input, compute_infer, compute_output: of successes, as
-    Triton counts. batches: what batches took, by their rows rounded up to a power of two.
+    Attributes:
+        inference_count: Rows of successful requests.
+        execution_count: Batches computed.
+        last_inference_ms: Time of the last batch, in milliseconds since 1970; 0 before the first.
+        success: Successful requests.
+        fail: Failed requests.
+        queue: Waiting time of successful requests, as Triton counts it.
+        compute_input: Their decoding.
+        compute_infer: Their computation.
+        compute_output: Their encoding.
+        batches: Computing time by the number of rows, rounded up to a power of two.
     """
 
     inference_count: int
@@ -86,7 +111,7 @@ class Statistics:
 
 @dataclass
 class Tally:
-    """The counts of one version. Not safe for threads: its owner locks."""
+    """The counts of one version. Not safe for threads; the owner holds a lock."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     success: Histogram = field(default_factory=lambda: Histogram(DURATIONS_NS))
@@ -107,7 +132,11 @@ class Tally:
     last_ms: int = 0
 
     def call_finished(self, event: CallFinished) -> None:
-        """Count a request."""
+        """Count a request.
+
+        Args:
+            event: The request.
+        """
         self.outcomes[event.outcome] += 1
         good = event.outcome == "success"
         if event.phases:
@@ -117,10 +146,15 @@ class Tally:
                 self.phases[phase.name].add(phase.end_ns - phase.start_ns)
             self.rows += event.rows
             self.row_passes += event.rows * event.passes
-            self._watch(event.measures)
+            self._record_drift(event.measures)
 
     def batch_finished(self, event: BatchFinished, now_ms: int) -> None:
-        """Count a batch."""
+        """Count a batch.
+
+        Args:
+            event: The batch.
+            now_ms: Current time in milliseconds since 1970.
+        """
         self.batches["failure" if event.failed else "success"] += 1
         if event.failed:
             return
@@ -150,8 +184,8 @@ class Tally:
             batches=dict(sorted(self.by_size.items())),
         )
 
-    def _watch(self, measures: Mapping[str, Array]) -> None:
-        """Count how unsure some rows of an answer are, evenly taken. Of a classifier, std says nothing more."""
+    def _record_drift(self, measures: Mapping[str, Array]) -> None:
+        """Count the uncertainty of evenly spaced rows. For classifiers std adds nothing and is left out."""
         entropies = "predictive_entropy" in measures
         for name, values in measures.items():
             if name not in _DRIFT or (name == "std" and entropies):
@@ -163,7 +197,7 @@ class Tally:
 
 
 def _some(values: Array) -> Array:
-    """Evenly taken, so few that those left are about as many as are counted; one row at least."""
+    """Return at least one and about `MAX_DRIFT_NUMBERS` evenly spaced values."""
     return values[:: max(1, ceil(values.size / MAX_DRIFT_NUMBERS))]
 
 

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: one span for each request about a model, and one for each of its phases.
+"""OpenTelemetry traces: one span per request about a model, and one per phase.
 
-Where they are sent, how many are kept and how callers' traces are continued is said by OpenTelemetry's own OTEL_*
-variables. To import this takes the extra.
+OpenTelemetry's own OTEL_* variables say where traces are sent, how many are sampled and how callers' traces are
+continued. Importing this module needs the extra `otel`.
 """
 
 import threading
@@ -20,10 +20,14 @@ _FLUSH_S = 2.0
 
 
 class Tracing:
-    """Makes spans of requests, and hands them to a processor."""
+    """Makes spans of requests and hands them to a processor.
+
+    Args:
+        processor: Receives the finished spans.
+    """
 
     def __init__(self, processor: SpanProcessor) -> None:
-        # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes last, for the last wins.
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES come last, because the last one wins.
         ours = Resource({"service.name": "mcdrop", "service.version": version("mcdrop")})
         resource = Resource.create().merge(ours).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -32,11 +36,15 @@ class Tracing:
 
     @staticmethod
     def to_collector() -> "Tracing":
-        """Traces that are sent over OTLP/HTTP, from a thread of their own."""
+        """Return a tracing that sends its spans over OTLP/HTTP from its own thread."""
         return Tracing(BatchSpanProcessor(OTLPSpanExporter()))
 
     def exchanged(self, exchange: Exchange) -> None:
-        """Make the spans of a request about a model, with the times at which it all happened."""
+        """Make the spans of a request about a model, with the times of its phases.
+
+        Args:
+            exchange: The finished request.
+        """
         event = exchange.call
         if event is None:
             return
@@ -56,14 +64,14 @@ class Tracing:
         span.end(exchange.ended_ns)
 
     def close(self) -> None:
-        """Send what was not sent yet. Waits no longer than a server that ends may."""
+        """Send the remaining spans, waiting at most 2 s."""
         last = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         last.start()
         last.join(_FLUSH_S)
 
 
 def _attributes(exchange: Exchange) -> dict[str, str | int]:
-    """What is known when the span begins: a sampler may look at it. Names are OpenTelemetry's where it has one."""
+    """Return the attributes that a sampler may look at. Names follow OpenTelemetry's conventions where they exist."""
     known: dict[str, str | int | None] = {
         "http.request.method": exchange.method,
         "http.route": exchange.route,

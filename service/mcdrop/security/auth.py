@@ -1,6 +1,6 @@
-"""Who may ask for what: keys as `Authorization: Bearer` or `X-API-Key`, and the origins whose pages may ask.
+"""Access control: API keys as `Authorization: Bearer` or `X-API-Key`, and the origins of pages that may call (CORS).
 
-A key opens a scope: predict is everything but loading and unloading, admin is everything.
+A key has a scope: `predict` is everything but loading and unloading models, `admin` is everything.
 """
 
 import hmac
@@ -26,7 +26,7 @@ _log = logging.getLogger("mcdrop")
 
 _HEALTH = ("/healthz/", "/v2/health/")
 _METRICS = "/metrics"
-# All that stands below loads or unloads; what may come to stand there is an operator's too.
+# Every path below it loads or unloads models, and so needs the scope admin.
 _ADMIN = "/v2/repository/models/"
 _SENT = (
     "Authorization",
@@ -46,9 +46,17 @@ _LOOK_AGAIN_S = 1.0
 
 
 def guard(app: FastAPI, settings: Settings) -> None:
-    """Put before an app what refuses callers. Raises InvalidKeys where the file of keys cannot be read.
+    """Add the middleware that checks keys and origins.
 
-    Origins come first: a browser asks about them without a key, and reads a refusal only where its origin may.
+    The check of origins comes first: a browser sends its preflight request without a key, and its page may read a
+    refusal only if its origin is allowed.
+
+    Args:
+        app: The application.
+        settings: Settings of the server.
+
+    Raises:
+        InvalidKeys: The file of keys cannot be read.
     """
     app.add_middleware(RequireKey, settings=settings, keys=Keys(settings))
     if settings.cors_origins:
@@ -62,7 +70,13 @@ def guard(app: FastAPI, settings: Settings) -> None:
 
 
 class RequireKey:
-    """ASGI middleware: answers 401 and 403 before a body is read."""
+    """ASGI middleware that answers 401 or 403 before the body is read.
+
+    Args:
+        app: The application.
+        settings: Settings of the server.
+        keys: The keys that the server accepts.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings, keys: "Keys") -> None:
         self._app = app
@@ -71,7 +85,7 @@ class RequireKey:
         self._anonymous = anonymous_scope(settings)
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        """Pass on who may; refuse the rest."""
+        """Pass a permitted request on; refuse the others."""
         refusal = self._refusal(scope["path"], Headers(scope=scope)) if scope["type"] == "http" else None
         answer = self._app if refusal is None else error_response(refusal, scope["path"])
         await answer(scope, receive, send)
@@ -90,7 +104,14 @@ class RequireKey:
 
 
 class Keys:
-    """The keys a server knows: that of its settings, and those of a file, which is read again when it has changed."""
+    """The keys that a server accepts: the key of its settings, and the keys of a file, which is read when it changes.
+
+    Args:
+        settings: Settings of the server.
+
+    Raises:
+        InvalidKeys: The file of keys cannot be read.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._own = settings.api_key.get_secret_value().encode() if settings.api_key is not None else None
@@ -100,9 +121,15 @@ class Keys:
         self._scopes = _scopes(self._path) if self._path is not None else {}
 
     def scope_of(self, sent: str) -> Scope | None:
-        """What a key opens; None for a wrong one. How long it takes tells nothing of the keys there are.
+        """Return the scope of a key. The time it takes does not depend on how much of a key is right.
 
-        The file's are found by a hash, of which a caller who does not know the key cannot choose a digit.
+        Keys of the file are found by their hash, whose digits a caller without the key cannot choose.
+
+        Args:
+            sent: The key that the caller sent.
+
+        Returns:
+            Its scope, or None for an unknown key.
         """
         if self._own is not None and hmac.compare_digest(sent.encode("latin-1"), self._own):
             return "admin"
@@ -110,7 +137,7 @@ class Keys:
         return self._scopes.get(digest_of(sent))
 
     def _look_again(self) -> None:
-        """Read the file if it has changed. One that cannot be read changes nothing: those who may ask still may."""
+        """Read the file if it has changed. If it cannot be read, the keys that were read before stay valid."""
         if self._path is None or time.monotonic() < self._looked + _LOOK_AGAIN_S:
             return
         self._looked = time.monotonic()
@@ -120,27 +147,42 @@ class Keys:
         try:
             self._scopes = _scopes(self._path)
         except InvalidKeys as error:
-            _log.error("%s The keys that were read before stay.", error)
+            _log.error("%s The keys that were read before stay valid.", error)
         else:
-            _log.info("the keys in %s were read again; there are %d.", self._path, len(self._scopes))
+            _log.info("read %d keys from %s, which has changed", len(self._scopes), self._path)
 
 
 def scope_of(path: str, settings: Settings) -> Scope | None:
-    """The scope that a path takes; None where it is open."""
+    """Return the scope that a path requires.
+
+    Args:
+        path: Path of the request.
+        settings: Settings of the server.
+
+    Returns:
+        The scope, or None for a path that is open to everyone.
+    """
     if (settings.open_health and path.startswith(_HEALTH)) or (settings.open_metrics and path == _METRICS):
         return None
     return "admin" if path.startswith(_ADMIN) else "predict"
 
 
 def anonymous_scope(settings: Settings) -> Scope | None:
-    """What a caller without a key may do: everything on a machine of one's own, where there are no keys."""
+    """Return the scope of a caller without a key.
+
+    Args:
+        settings: Settings of the server.
+
+    Returns:
+        "admin" on loopback without keys, "predict" if anonymous callers are allowed, None otherwise.
+    """
     if not settings.asks_for_keys and is_loopback(settings.host):
         return "admin"
     return "predict" if settings.allow_anonymous else None
 
 
 def _sent(headers: Headers) -> str:
-    """The key that was sent, or nothing."""
+    """Return the key that was sent, or an empty string."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
@@ -150,9 +192,9 @@ def _scopes(path: Path) -> Mapping[str, Scope]:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file does; None where there is none."""
+    """Return values that change with the content of a file, or None if there is no file."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - once a second, on the event loop: no more than the call
+        found = os.stat(path)  # noqa: PTH116 - on the event loop once a second, so as cheap as it can be
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,6 +1,6 @@
-"""A file of API keys: their names, what they open, and their hashes; never a key.
+"""A file of API keys: names, scopes and hashes, but never a key.
 
-It is replaced as a whole, by one process at a time: a reader finds the old file or the new one.
+The file is replaced as a whole by one process at a time, so that a reader finds the old file or the new one.
 """
 
 import fcntl
@@ -25,11 +25,18 @@ _RANDOM_BYTES = 32
 
 
 class InvalidKeys(McdropError):
-    """The file of keys cannot be read, or what is asked of it cannot be done."""
+    """The file of keys cannot be read or changed."""
 
 
 class Key(BaseModel):
-    """What is kept of a key. sha256: of its UTF-8 bytes, in hexadecimal. created: UTC."""
+    """One entry of the file.
+
+    Attributes:
+        name: Name of the key.
+        scope: What the key permits.
+        sha256: Hash of the UTF-8 bytes of the key, in hexadecimal.
+        created: Time of creation, UTC.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +47,7 @@ class Key(BaseModel):
 
 
 class _Document(BaseModel):
-    """The file."""
+    """The content of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,16 +56,32 @@ class _Document(BaseModel):
 
 
 def digest_of(key: str) -> str:
-    """The hash of a key.
+    """Return the hash of a key.
 
-    A key has 256 random bits, so that nobody finds it by trying, however fast the hash; salt and slowness, which a
+    A key has 256 random bits, so that it cannot be guessed however fast the hash is. A salt and a slow hash, which a
     password needs, would only cost time in each request.
+
+    Args:
+        key: The key.
+
+    Returns:
+        Its SHA-256 in hexadecimal.
     """
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys of a file. Raises InvalidKeys."""
+    """Return the keys of a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its entries in order.
+
+    Raises:
+        InvalidKeys: The file cannot be read, or is not a file of keys.
+    """
     try:
         return _Document.model_validate_json(path.read_bytes()).keys
     except OSError as error:
@@ -66,17 +89,30 @@ def read_keys(path: Path) -> tuple[Key, ...]:
             f"the keys in {path} cannot be read: {error.strerror}. mcdrop key new NAME --keys {path} makes the file."
         ) from error
     except ValidationError as error:
-        raise InvalidKeys(f"{path} is no file of keys: {_first(error)}.") from error
+        raise InvalidKeys(f"{path} is not a file of keys: {_first(error)}.") from error
 
 
 def new_key(path: Path, name: str, scope: Scope) -> str:
-    """Make a key and keep its hash; the file is made where there is none. Returns the key, which is nowhere else."""
+    """Make a key and store its hash. The file is created if it does not exist.
+
+    Args:
+        path: The file.
+        name: Name of the key.
+        scope: What the key permits.
+
+    Returns:
+        The key, which is stored nowhere.
+
+    Raises:
+        InvalidKeys: The name is not allowed or already used, or the file cannot be read.
+    """
     secret = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     try:
         made = Key(name=name, scope=scope, sha256=digest_of(secret), created=datetime.now(UTC).replace(microsecond=0))
     except ValidationError as error:
         raise InvalidKeys(
-            f"{name!r} is no name of a key: up to 64 letters, digits, '.', '_' and '-', and no sign first."
+            f"{name!r} cannot name a key: use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or "
+            "a digit."
         ) from error
 
     def add(keys: tuple[Key, ...]) -> tuple[Key, ...]:
@@ -89,7 +125,15 @@ def new_key(path: Path, name: str, scope: Scope) -> str:
 
 
 def revoke_key(path: Path, name: str) -> None:
-    """Take a key out of the file. Raises InvalidKeys where there is none of the name."""
+    """Remove a key from the file.
+
+    Args:
+        path: The file.
+        name: Name of the key.
+
+    Raises:
+        InvalidKeys: The file has no such key, or cannot be read.
+    """
 
     def remove(keys: tuple[Key, ...]) -> tuple[Key, ...]:
         left = tuple(key for key in keys if key.name != name)
@@ -102,9 +146,9 @@ def revoke_key(path: Path, name: str) -> None:
 
 
 def _change(path: Path, change: Callable[[tuple[Key, ...]], tuple[Key, ...]]) -> None:
-    """Read, change and replace the file, with nobody else between. A link is followed: what it leads to is replaced."""
+    """Read, change and replace the file under a lock. A symbolic link is followed, and its target replaced."""
     target = path.resolve()
-    with _alone(target.parent):
+    with locked(target.parent):
         keys = change(read_keys(target) if target.exists() else ())
         remove_leftovers(target)
         content = _Document(keys=keys).model_dump_json(indent=1).encode() + b"\n"
@@ -112,8 +156,12 @@ def _change(path: Path, change: Callable[[tuple[Key, ...]], tuple[Key, ...]]) ->
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder. The file itself cannot carry it: it is another file after each change."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder. The file cannot carry the lock, since each change replaces it.
+
+    Args:
+        folder: Folder of the file of keys.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -123,6 +171,6 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _first(error: ValidationError) -> str:
-    """What is wrong first, without what stands there."""
+    """Return the first mistake, without the value, which may be secret."""
     wrong = error.errors()[0]
     return ": ".join([".".join(map(str, wrong["loc"])), wrong["msg"]]) if wrong["loc"] else wrong["msg"]

@@ -1,4 +1,4 @@
-"""The app: assembly only."""
+"""Assembles the FastAPI application."""
 
 import asyncio
 import logging
@@ -25,17 +25,31 @@ from mcdrop.http.problems import on_http_error, on_invalid_path, on_mcdrop_error
 from mcdrop.inference.catalogue import Catalogue
 from mcdrop.inference.state import ServerState
 from mcdrop.security.auth import guard
-from mcdrop.server.observers import watch
+from mcdrop.server.observers import add_observers
 from mcdrop.settings import Settings
 
 _log = logging.getLogger("mcdrop")
 OnReady = Callable[[Catalogue], None]
-# Polled, because folders that are mounted send no word of a change.
+# Polled, because mounted folders do not notify of changes.
 _WATCH_S = 2.0
 
 
-def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
-    """A server of the bundles in settings.bundles. on_ready: called when those there are have been loaded."""
+def create_app(settings: Settings | None = None, on_ready: OnReady | None = None) -> FastAPI:
+    """Return the application that serves a folder of bundles.
+
+    It is also a factory for uvicorn: `uvicorn --factory mcdrop.server.app:create_app`.
+
+    Args:
+        settings: Settings of the server; by default those of the environment and the settings file.
+        on_ready: Called with the catalogue when the bundles have been loaded.
+
+    Returns:
+        The application.
+
+    Raises:
+        McdropError: A setting is wrong, or a file that it names cannot be used.
+    """
+    settings = Settings() if settings is None else settings
     state = ServerState.of(settings)
 
     @asynccontextmanager
@@ -46,7 +60,7 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
         with suppress(asyncio.CancelledError):
             await watching
         state.close()
-        await anyio.to_thread.run_sync(unwatch)
+        await anyio.to_thread.run_sync(close_observers)
 
     app = FastAPIOffline(
         title="mcdrop",
@@ -56,7 +70,7 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.mcdrop = state
-    # Those asked most often come first: routes are tried in their order.
+    # The most frequent come first: routes are tried in order.
     for router in (
         predict.router,
         oip.router,
@@ -75,7 +89,7 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
     app.add_exception_handler(Exception, on_unexpected_error)
     try:
         guard(app, settings)
-        unwatch = watch(app, state)
+        close_observers = add_observers(app, state)
     except McdropError:
         state.close()
         raise
@@ -83,13 +97,13 @@ def create_app(settings: Settings, on_ready: OnReady | None = None) -> FastAPI:
 
 
 async def _watch(state: ServerState, on_ready: OnReady | None) -> None:
-    """Load the newest bundles, and new ones as they come: the server is live meanwhile, and not ready at first."""
+    """Load the newest bundles, then new versions as they appear. Until the first load ends, the server is not ready."""
     await _refresh(state)
     state.started = True
     if on_ready is not None:
         on_ready(state.catalogue)
-    with suppress(OSError):  # it was told when they were to be loaded
-        await anyio.to_thread.run_sync(state.catalogue.states)  # old versions are only looked at, and after the new
+    with suppress(OSError):  # reported when they were loaded
+        await anyio.to_thread.run_sync(state.catalogue.states)  # old versions are only verified, and after the new
     while state.settings.watch:
         await asyncio.sleep(_WATCH_S)
         await _refresh(state)
@@ -100,5 +114,5 @@ async def _refresh(state: ServerState) -> None:
         await state.on_loader(state.catalogue.refresh)
     except OSError as error:
         _log.error("the bundles cannot be read: %s", error)
-    except Exception:  # noqa: BLE001 - the next time may do
+    except Exception:  # noqa: BLE001 - the next attempt may succeed
         _log.exception("looking for bundles failed")

@@ -1,4 +1,4 @@
-"""Keep a server's memory from creeping up, and the garbage collector from stopping it."""
+"""Settings of the allocator and the garbage collector that keep memory flat and pauses short."""
 
 import ctypes
 import gc
@@ -8,9 +8,9 @@ _ARENA_MAX = -8  # glibc's malloc.h
 
 
 def share_heap() -> None:
-    """Let threads to come allocate from one heap, where the C library is glibc.
+    """Let all threads allocate from one heap, if the C library is glibc.
 
-    It gives each thread one of its own otherwise, in which what another thread frees stays unused.
+    By default glibc gives each thread its own heap, in which memory that another thread frees stays unused.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
@@ -18,10 +18,10 @@ def share_heap() -> None:
             mallopt(_ARENA_MAX, 1)
 
 
-def leave_to_stay() -> None:
-    """Leave out of the collector's rounds what there is by now, and stays: torch's modules, and the bundles.
+def freeze_heap() -> None:
+    """Move all live objects (torch's modules, the bundles) to the permanent generation with `gc.freeze`.
 
-    A full round over their 400 000 objects stops every request for 0.15 s, and under load one is due each second.
+    A full collection over their 400 000 objects would stop every request for 0.15 s, about once a second under load.
     """
     gc.collect()
     gc.freeze()

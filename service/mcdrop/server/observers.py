@@ -1,4 +1,4 @@
-"""Who watches a server: assembly only."""
+"""Connects metrics, logs and traces to the server."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from mcdrop.observability.tracing import Tracing
 
 
-def watch(app: FastAPI, state: ServerState) -> Callable[[], None]:
-    """Let requests be counted and logged, and traced where the settings say so.
+def add_observers(app: FastAPI, state: ServerState) -> Callable[[], None]:
+    """Count and log every request, and trace it if the settings say so.
 
-    Returns what is to be called at the end, off the event loop. Raises InvalidConfig where the extra for traces is not
-    installed.
+    Args:
+        app: The application.
+        state: State of the server.
+
+    Returns:
+        A function to call at shutdown, outside the event loop: it sends the traces that are left.
+
+    Raises:
+        InvalidConfig: Traces are on, but the extra that they need is not installed.
     """
     watchers: list[Watcher] = [state.metrics.exchanged, log_exchange]
     tracing = _tracing() if state.settings.traces else None

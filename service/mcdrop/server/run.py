@@ -1,4 +1,4 @@
-"""A server from its start to its end."""
+"""Runs the server with uvicorn, from its start to its orderly end."""
 
 import asyncio
 import os
@@ -14,14 +14,22 @@ from fastapi import FastAPI
 from mcdrop.inference.state import ServerState
 from mcdrop.settings import InvalidConfig, Settings
 
-# As `uvicorn` itself ends, which has said why.
+# The exit code that uvicorn uses; it has printed the reason.
 _NOT_STARTED = 3
-# After the last refusal was made: what writing it may take.
+# Seconds to write the last refusals.
 _ANSWER_S = 2
 
 
 def run_server(app: FastAPI, settings: Settings) -> None:
-    """Serve until a signal ends it. Raises InvalidConfig where its certificate cannot be used."""
+    """Serve until a signal ends the process.
+
+    Args:
+        app: The application.
+        settings: Settings of the server.
+
+    Raises:
+        InvalidConfig: The certificate cannot be used.
+    """
     server = _Server(config_of(app, settings), app.state.mcdrop)
     signal.signal(signal.SIGTERM, _end)
     with suppress(KeyboardInterrupt):  # uvicorn sends it again when its own work is done
@@ -31,14 +39,14 @@ def run_server(app: FastAPI, settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """A server that is not ready once it was told to stop, and refuses what it could not finish in time."""
+    """A server that reports itself not ready while it drains, and answers 503 to requests that it cannot finish."""
 
     def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config)
         self._state = state
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let what runs finish; what is not finished then is answered 503."""
+        """Let running requests finish; those that take longer than the drain time are answered 503."""
         self._state.ending = True
         drain_s = self._state.settings.drain_ms / 1000
         asyncio.get_running_loop().call_later(drain_s, self._state.batcher.close)
@@ -46,14 +54,25 @@ class _Server(uvicorn.Server):
 
 
 def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves an app. Raises InvalidConfig where the certificate cannot be used."""
+    """Return the configuration of uvicorn.
+
+    Args:
+        app: The application.
+        settings: Settings of the server.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InvalidConfig: The certificate cannot be used.
+    """
     _check_certificate(settings)
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=settings.drain_ms // 1000 + _ANSWER_S,  # uvicorn counts in whole seconds
-        log_config=None,  # the command configures logging, and our own line of a request says more
+        log_config=None,  # the command configures logging, and its access lines say more
         access_log=False,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
@@ -61,7 +80,7 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def _check_certificate(settings: Settings) -> None:
-    """Load them as uvicorn will, for its own complaint is a traceback that names neither file."""
+    """Load certificate and key as uvicorn will, whose own error is a traceback that names neither file."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return
     for path in (settings.tls_certificate, settings.tls_key):
@@ -76,15 +95,15 @@ def _check_certificate(settings: Settings) -> None:
         )
     except (ssl.SSLError, ValueError) as error:
         raise InvalidConfig(
-            f"{settings.tls_certificate} and {settings.tls_key} are no certificate and its key, both PEM and the key "
-            f"without a passphrase: {error}."
+            f"{settings.tls_certificate} and {settings.tls_key} are not a certificate and its key: {error}. Both must "
+            "be PEM, and the key without a passphrase."
         ) from error
 
 
 def _end(*_: object) -> None:
-    """The end of a server that was told to stop: uvicorn sends itself the signal again when its own work is done.
+    """End the process. uvicorn sends itself the signal again when it has finished.
 
-    What still computes has nobody left who waits for it, so it is not waited for.
+    A computation that still runs has no client left, so it is not awaited.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -54,7 +54,7 @@ def test_a_key_is_printed_once_and_its_hash_is_kept(mcdrop, path):
 
     assert (code, path.read_text().count(secret), err.count(secret)) == (0, 0, 0)
     assert re.fullmatch(r"mcd_[A-Za-z0-9_-]{43}", secret)
-    assert f"never again; {path} has its hash" in err
+    assert f"only once; {path} has its hash" in err
     assert [(key.name, key.scope, key.sha256) for key in made] == [
         ("alice", "predict", hashlib.sha256(secret.encode()).hexdigest())
     ]
@@ -78,7 +78,7 @@ def test_the_life_of_keys(mcdrop, path):
 
 
 def test_the_file_comes_from_the_settings(mcdrop, path, monkeypatch):
-    assert_refused(mcdrop("key", "list"), "there is no file of keys: name one with --keys FILE, or with MCDROP_KEYS")
+    assert_refused(mcdrop("key", "list"), "there is no file of keys: name one with --keys FILE or with MCDROP_KEYS")
     monkeypatch.setenv("MCDROP_KEYS", str(path))
     assert mcdrop("key", "new", "alice")[0] == 0
     assert names(path) == ["alice"]
@@ -88,10 +88,10 @@ def test_the_file_comes_from_the_settings(mcdrop, path, monkeypatch):
     ("args", "said"),
     [
         (["new", "alice"], "has a key alice already; revoke it first"),
-        (["new", "a b"], "'a b' is no name of a key"),
-        (["new", ".a"], "'.a' is no name"),
-        (["new", "a" * 65], "is no name of a key"),
-        (["new", "a\nb"], "is no name of a key"),
+        (["new", "a b"], "'a b' cannot name a key"),
+        (["new", ".a"], "'.a' cannot name a key"),
+        (["new", "a" * 65], "cannot name a key"),
+        (["new", "a\nb"], "cannot name a key"),
         (["revoke", "bob"], "has no key 'bob'; it has alice"),
     ],
     ids=["taken", "a space", "a sign first", "long", "lines", "nobody"],
@@ -113,15 +113,15 @@ def test_a_wrong_scope_is_refused(mcdrop, path):
 
 @pytest.mark.parametrize("example", ["new", "list", "revoke"])
 def test_the_help_of_a_command_has_an_example(mcdrop, example):
-    assert f"Example: mcdrop key {example} " in mcdrop("key", example, "--help")[1]
+    assert f"Example: `mcdrop key {example} " in mcdrop("key", example, "--help")[1]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is no file of keys"),
-        ("[]", "is no file of keys"),
-        ('{"format": 2, "keys": []}', "is no file of keys: format: "),
+        ("", "is not a file of keys"),
+        ("[]", "is not a file of keys"),
+        ('{"format": 2, "keys": []}', "is not a file of keys: format: "),
         ('{"keys": [{"name": "a", "scope": "predict", "sha256": "s3cret", "created": 0}]}', "keys.0.sha256"),
         ('{"keys": [], "more": 1}', "more: Extra"),
         (None, "cannot be read: No such file or directory. mcdrop key new NAME --keys"),
@@ -131,7 +131,7 @@ def test_the_help_of_a_command_has_an_example(mcdrop, example):
 def test_a_broken_file_is_refused_and_what_stands_in_it_is_not_told(mcdrop, path, text, said):
     if text is not None:
         path.write_text(text)
-        with pytest.raises(InvalidKeys, match="is no file of keys"):
+        with pytest.raises(InvalidKeys, match="is not a file of keys"):
             new_key(path, "alice", "predict")
         assert path.read_text() == text
     assert_refused(mcdrop("key", "list", "--keys", path), said)
@@ -206,7 +206,7 @@ def test_a_failing_write_leaves_the_old_file(path, monkeypatch):
 
 def test_a_second_writer_waits_for_the_first(path):
     writer = threading.Thread(target=new_key, args=(path, "alice", "predict"))
-    with keys._alone(path.parent):
+    with keys.locked(path.parent):
         writer.start()
         writer.join(0.2)  # it would need a thousandth of that
         assert (writer.is_alive(), path.exists()) == (True, False)

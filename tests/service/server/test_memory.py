@@ -2,7 +2,7 @@ import gc
 import subprocess
 import sys
 
-from mcdrop.server.memory import leave_to_stay
+from mcdrop.server.memory import freeze_heap
 
 # Threads that each allocate and free: the heaps there are then, as glibc's malloc_info counts them.
 HEAPS = """
@@ -42,7 +42,7 @@ def test_what_there_is_stays_out_of_the_collectors_rounds():
     before = gc.get_freeze_count()
     held = [{} for _ in range(1000)]
     try:
-        leave_to_stay()
+        freeze_heap()
         assert gc.get_freeze_count() >= before + len(held)
     finally:
         gc.unfreeze()

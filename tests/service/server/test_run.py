@@ -81,9 +81,9 @@ def test_https_is_what_is_announced(capsys):
         ("no.pem", "key.pem", "no.pem cannot be read: No such file or directory"),
         ("chain.pem", "no.pem", "no.pem cannot be read: No such file or directory"),
         ("chain.pem", ".", "cannot be read: Is a directory"),
-        ("chain.pem", "other.pem", "no certificate and its key, .*: .*MISMATCH"),
-        ("key.pem", "chain.pem", "no certificate and its key, "),
-        ("chain.pem", "locked.pem", "no certificate and its key, both PEM and the key without a passphrase: "),
+        ("chain.pem", "other.pem", "not a certificate and its key: .*MISMATCH"),
+        ("key.pem", "chain.pem", "not a certificate and its key: "),
+        ("chain.pem", "locked.pem", "not a certificate and its key: .*the key without a passphrase"),
     ],
     ids=["no certificate", "no key", "a folder", "another's key", "exchanged", "a passphrase"],
 )
@@ -111,5 +111,17 @@ def test_a_server_that_cannot_start_ends_the_command_with_3(bundles, monkeypatch
 
 def test_a_wrong_certificate_is_a_wrong_setting(tmp_path):
     (tmp_path / "x.pem").write_text("x")
-    with pytest.raises(InvalidConfig, match=r"x\.pem are no certificate"):
+    with pytest.raises(InvalidConfig, match=r"x\.pem are not a certificate"):
         config_of(None, Settings(tls_certificate=tmp_path / "x.pem", tls_key=tmp_path / "x.pem"))
+
+
+def test_the_application_can_be_made_from_the_environment(bundles, monkeypatch):
+    monkeypatch.setenv("MCDROP_BUNDLES", str(bundles))
+
+    config = uvicorn.Config("mcdrop.server.app:create_app", factory=True, log_config=None)
+    config.load()
+
+    state = create_app().state.mcdrop
+    assert state.settings.bundles == bundles
+    state.close()
+    assert config.loaded
