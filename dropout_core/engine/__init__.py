@@ -1,1 +1,1 @@
-"""Capture, engine, moments and measures."""
+"""Runs T stochastic passes of a captured network."""

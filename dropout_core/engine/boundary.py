@@ -1,4 +1,4 @@
-"""What a stage hands to the next one: values whose rows lie somewhere along an axis, for some rows and some passes."""
+"""Boundaries: the values that one stage hands to the next, for some rows and some passes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +11,13 @@ from dropout_core.graph.program import RowAxis
 
 @dataclass(frozen=True)
 class Boundary:
-    """What some rows' suffix needs of their prefix.
+    """The values that the suffix needs from the prefix, for some rows.
 
-    places: int64 [b], the rows' places in their request. layout: where each value's rows lie; None: it has none. sizes:
-    of the free dimensions.
+    Attributes:
+        places: int64 [b], the position of each row in its request.
+        values: Values by name.
+        layout: Where each value's rows lie; None if it has none.
+        sizes: Sizes of the free dimensions.
     """
 
     places: Tensor
@@ -24,21 +27,35 @@ class Boundary:
 
     @property
     def num_rows(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self.places)
 
     @property
     def device(self) -> torch.device:
-        """Where the values lie."""
+        """The device of the values."""
         return self.places.device
 
     def rows(self, wanted: Tensor) -> "Boundary":
-        """Some of the rows, by a Boolean or a place for each."""
+        """Return the boundary of some rows.
+
+        Args:
+            wanted: A bool or a position for each row.
+
+        Returns:
+            The boundary.
+        """
         values = {name: self._some(value, self.layout[name], wanted) for name, value in self.values.items()}
         return replace(self, places=self.places[wanted], values=values)
 
     def split(self, count: int) -> list["Boundary"]:
-        """The rows in parts of `count`, in order."""
+        """Return the boundaries of parts of the rows, in order.
+
+        Args:
+            count: Rows of a part.
+
+        Returns:
+            The boundaries.
+        """
         return [self.rows(part) for part in torch.arange(self.num_rows, device=self.device).split(count)]
 
     def _some(self, value: Tensor, where: RowAxis | None, wanted: Tensor) -> Tensor:
@@ -51,7 +68,15 @@ class Boundary:
 
 
 def join(parts: list[Tensor], where: RowAxis | None) -> Tensor:
-    """One value of several sets of rows, joined along its rows."""
+    """Join one value of several sets of rows along its rows.
+
+    Args:
+        parts: The value for each set.
+        where: Where its rows lie; None if it has none.
+
+    Returns:
+        The value of all rows.
+    """
     if where is None or len(parts) == 1:
         return parts[0]
     axis = where.axis
@@ -60,7 +85,17 @@ def join(parts: list[Tensor], where: RowAxis | None) -> Tensor:
 
 
 def repeat(value: Tensor, where: RowAxis | None, times: int, num_rows: int) -> Tensor:
-    """A value of num_rows rows, or of a multiple of them, each set of rows so many times in a row."""
+    """Repeat each block of `num_rows` rows `times` times along the row axis, like `repeat_interleave` on blocks.
+
+    Args:
+        value: A value of num_rows rows, or of a multiple.
+        where: Where its rows lie; None if it has none.
+        times: Number of repetitions.
+        num_rows: Rows of a block.
+
+    Returns:
+        The repeated value.
+    """
     if where is None or times == 1:
         return value
     axis = where.axis

@@ -1,4 +1,4 @@
-"""How many rows and passes go at once: from the largest values of one row, never from the number of passes."""
+"""How many rows and passes run at once: determined by the largest values of one row, never by the number of passes."""
 
 import math
 from collections.abc import Callable, Collection
@@ -27,9 +27,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Chunks:
-    """Rows of the prefix and of the suffix at once, rows whose boundary is held, passes whose noise is held.
+    """Sizes of the work that is done at once.
 
-    thinned_rows: of the suffix where passes are thinned.
+    Attributes:
+        prefix_rows: Rows of the prefix at once.
+        suffix_rows: Rows times passes of the suffix at once.
+        thinned_rows: The same where passes are thinned.
+        block_rows: Rows whose boundary is held.
+        mask_passes: Passes whose noise is held.
+        block_passes: The same for balanced passes.
     """
 
     prefix_rows: int
@@ -40,24 +46,40 @@ class Chunks:
     block_passes: int
 
     def groups(self, options: PassOptions, *, in_blocks: bool) -> list[range]:
-        """The passes whose noise is made together. in_blocks: no more than a block of 16 at a time."""
+        """Return the passes whose noise is made together.
+
+        Args:
+            options: Which passes to run.
+            in_blocks: Whether a group is at most one block of 16 passes.
+
+        Returns:
+            Ranges of passes.
+        """
         size = self.block_passes if options.sampling == "balanced" else self.mask_passes
         size = min(size, BLOCK) if in_blocks else size
         size = max(size // options.branches, 1) * options.branches
         return [range(first, min(first + size, options.passes)) for first in range(0, options.passes, size)]
 
     def passes(self, num_rows: int, suffix_rows: int) -> int:
-        """How many passes of so many rows go at once: a whole number of blocks, or a power of two within one."""
+        """Return how many passes run at once: a whole number of blocks, or a power of two within one block.
+
+        Args:
+            num_rows: Number of rows.
+            suffix_rows: Rows times passes that run at once.
+
+        Returns:
+            Number of passes, at least 1.
+        """
         passes = max(1, suffix_rows // num_rows)
         return passes // BLOCK * BLOCK if passes >= BLOCK else 1 << (passes.bit_length() - 1)
 
 
 class Footprint:
-    """What a row adds to values, seen in runs of two rows and then of one; the draws of sites, and their inputs.
+    """Records each value's size for a batch of two rows and of one; the difference is the memory that one row costs.
 
-    Weights, and the noise on them, are as large for any number of rows. widths: of the inputs that are matrices.
-    single: the inputs of the sites of one draw a pass, of the last run. given: the bytes of what comes from elsewhere.
-    likes: the shapes and types of the inputs of sites, of the last run, in the memory of one number each.
+    Weights, and the noise on them, have the same size for any number of rows. `widths` holds the widths of site inputs
+    that are matrices, `single` the last inputs of sites with one draw per pass, `given` the bytes of values from
+    outside, and `likes` the last shapes and dtypes of site inputs, in the memory of one number each.
     """
 
     def __init__(self) -> None:
@@ -69,12 +91,20 @@ class Footprint:
         self.likes: dict[str, Tensor] = {}
 
     def __call__(self, name: str, value: Any) -> None:
-        """Look at the value of a node."""
+        """Record the value of a node."""
         if isinstance(value, Tensor):
             self._nbytes.setdefault(name, []).append(math.prod(value.shape) * value.element_size())
 
     def noise(self, site: Site, value: Tensor) -> Tensor:
-        """The value of a site with its noise off."""
+        """Return the value of a site with its noise off, and record its draws.
+
+        Args:
+            site: The site.
+            value: Its input.
+
+        Returns:
+            The value.
+        """
         self._units[site.name] = num_units(site, value)
         self.likes[site.name] = torch.zeros((), dtype=value.dtype).expand(value.shape)
         if self._units[site.name] == 1:
@@ -85,23 +115,37 @@ class Footprint:
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """The bytes of every value of two rows, those it was given too."""
+        """Return the bytes of every value of two rows, values from outside included."""
         return {name: max(sizes) for name, sizes in self._nbytes.items()} | self.given
 
     def row_bytes(self, thinned: Collection[str] = ()) -> int:
-        """What a row adds to the value to which it adds most, at least 1. thinned: values that are about halved."""
+        """Return the bytes that a row adds to the value to which it adds most, at least 1.
+
+        Args:
+            thinned: Values that thinning about halves.
+
+        Returns:
+            Bytes.
+        """
         added = {name: max(sizes) - min(sizes) for name, sizes in self._nbytes.items()}
         return max((size // 2 if name in thinned else size for name, size in added.items()), default=0) or 1
 
     @property
     def num_units(self) -> int:
-        """The draws of a pass, at least 1."""
+        """The number of draws of a pass, at least 1."""
         return sum(self._units.values()) or 1
 
 
 @dataclass(frozen=True)
 class FootprintProbe:
-    """What a row does to a network's values. output: one row of it. crossing_bytes: of its boundary."""
+    """The footprint of a network.
+
+    Attributes:
+        prefix: Footprint of the prefix.
+        suffix: Footprint of the suffix.
+        output: The output of one row.
+        crossing_bytes: Bytes of the boundary of one row.
+    """
 
     prefix: Footprint
     suffix: Footprint
@@ -109,7 +153,15 @@ class FootprintProbe:
     crossing_bytes: int
 
     def chunks(self, chunk_bytes: int | None, thinned: Collection[str] = ()) -> Chunks:
-        """The chunks of such rows, see `chunks_of`."""
+        """Return the chunk sizes for such rows.
+
+        Args:
+            chunk_bytes: Bytes that the largest value of a chunk may fill; None for the default.
+            thinned: Values of the suffix that can be thinned.
+
+        Returns:
+            The sizes.
+        """
         return chunks_of(self.prefix, self.suffix, thinned, self.crossing_bytes, chunk_bytes, self.output.device)
 
 
@@ -121,9 +173,18 @@ def chunks_of(
     chunk_bytes: int | None,
     device: torch.device,
 ) -> Chunks:
-    """The chunks for what one row needs.
+    """Return the chunk sizes for the memory that one row costs.
 
-    thinned: the values of the suffix that can be. crossing_bytes: of the boundary. chunk_bytes: None for the usual.
+    Args:
+        prefix: Footprint of the prefix.
+        suffix: Footprint of the suffix.
+        thinned: Values of the suffix that can be thinned.
+        crossing_bytes: Bytes of the boundary of one row.
+        chunk_bytes: Bytes that the largest value of a chunk may fill; None for the default.
+        device: Device that computes.
+
+    Returns:
+        The sizes.
     """
     budget = chunk_bytes or _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
     suffix_rows = _rows_within(budget, suffix.row_bytes())
@@ -144,7 +205,15 @@ def _rows_within(budget: int, row_bytes: int) -> int:
 
 
 def run_with_fewer_rows(rows: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
-    """The result of an attempt on so many rows at once, or on half as many, and so on, where memory runs out."""
+    """Try to compute `rows` rows at once, and half as many each time the memory runs out.
+
+    Args:
+        rows: Rows of the first attempt.
+        attempt: Computes with the given number of rows at once.
+
+    Returns:
+        The result, and the number of rows that succeeded.
+    """
     while True:
         try:
             return attempt(rows), rows

@@ -1,4 +1,4 @@
-"""Where a network puts a row before its last linear layer: the input of that layer, with the noise off."""
+"""Embeddings: the input of a network's last linear layer, with the noise off."""
 
 from collections.abc import Mapping
 
@@ -29,9 +29,18 @@ _MIN_CHUNK_ROWS = 8
 
 
 def last_hidden(graph: Graph) -> str:
-    """The name of the value that the last linear layers take. All that the output knows of a row passes through it.
+    """Return the name of the value that the last linear layers read.
 
-    Raises InvalidInput where there is no such layer, or a way around it.
+    Everything that the output knows of a row passes through it.
+
+    Args:
+        graph: The graph.
+
+    Returns:
+        The name.
+
+    Raises:
+        InvalidInput: There is no such layer, or a path around it.
     """
     if graph.is_outline:
         raise InvalidInput(
@@ -64,10 +73,20 @@ def last_hidden(graph: Graph) -> str:
 
 
 def embeddings(graph: Graph, weights: Mapping[str, Tensor], inputs: NamedTensors) -> Tensor:
-    """The input of the last linear layer for each row, float32 [B, D], every draw left out.
+    """Return the input of the last linear layer for each row, with every draw left out.
 
-    inputs: by name, rows first. Memory, beside the answer, is that of a chunk of rows. Raises InvalidInput for a
-    network without such a layer (see `last_hidden`) and for one that gives it other than one vector a row.
+    Besides the answer, memory is that of a chunk of rows.
+
+    Args:
+        graph: The graph.
+        weights: Weights by name.
+        inputs: Tensors [B, *F] by name.
+
+    Returns:
+        float32 [B, D].
+
+    Raises:
+        InvalidInput: There is no such layer (see `last_hidden`), or it does not read one vector per row.
     """
     name, sizes = last_hidden(graph), sizes_of(graph, inputs)
     stage = Stage(needed(graph.nodes, {name}, {node.name for node in graph.nodes}), keep=[name])
@@ -95,7 +114,7 @@ def embeddings(graph: Graph, weights: Mapping[str, Tensor], inputs: NamedTensors
 
 
 def _taken(node: Node, depends: set[str]) -> str | None:
-    """What a linear layer takes of the row; None of any other node."""
+    """Return what a linear layer reads of the row; None for any other node."""
     if not isinstance(node, Operation) or node.target not in _LINEAR:
         return None
     value, weight = (node.args[place] for place in _LINEAR[node.target])
@@ -103,7 +122,7 @@ def _taken(node: Node, depends: set[str]) -> str | None:
 
 
 def _without_noise(nodes: tuple[Node, ...], name: str) -> str:
-    """What a value is with the noise off: a dropout's is its input, which two dropouts may share."""
+    """Return the name of a value with the noise off: a dropout's is its input, which two dropouts may share."""
     sites = {node.name: node.input.name for node in nodes if isinstance(node, Site) and node.kind in _DROPOUTS}
     while name in sites:
         name = sites[name]
@@ -111,7 +130,7 @@ def _without_noise(nodes: tuple[Node, ...], name: str) -> str:
 
 
 def _reached(nodes: tuple[Node, ...], sources: set[str]) -> set[str]:
-    """The sources and what depends on them, among these nodes in order."""
+    """Return the sources and the nodes that depend on them."""
     reached = set(sources)
     for node in nodes:
         if reached.intersection(references(node)):

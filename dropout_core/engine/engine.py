@@ -33,9 +33,12 @@ Wanted = Callable[[int], Tensor | None]
 
 @dataclass(frozen=True)
 class Chunk:
-    """The network's outputs [t, b, *out] for passes of some rows. Chunks of one `index` hold the same rows.
+    """The network's outputs for some passes of some rows.
 
-    prefix_s: the seconds the prefix took so far; on a GPU those of handing it its work.
+    Attributes:
+        index: Chunks with one index hold the same rows.
+        outputs: [t, b, *out].
+        prefix_s: Seconds that the prefix took so far; on a GPU, the seconds of submitting its work.
     """
 
     index: int
@@ -45,7 +48,7 @@ class Chunk:
 
 @dataclass
 class _Run:
-    """One call of `run`. prefix_rows and suffix_rows shrink where a device has no memory for as many."""
+    """One call of `run`. prefix_rows and suffix_rows shrink when a device runs out of memory."""
 
     weights: Mapping[str, Tensor]
     plan: ExecutionPlan
@@ -57,9 +60,12 @@ class _Run:
 
 
 class Engine:
-    """Runs a Program's structure on weights given with each call.
+    """Runs a program's structure on weights that are given with each call.
 
-    network: who computes its halves; torch, where nothing is said.
+    Args:
+        program: The program.
+        tuning: Choices measured on this machine; the defaults otherwise.
+        network: Computes the halves of the network; torch by default.
     """
 
     def __init__(self, program: Program, tuning: Tuning | None = None, network: Network | None = None) -> None:
@@ -72,12 +78,19 @@ class Engine:
         self._lock = threading.Lock()
 
     def tuned(self, tuning: Tuning) -> "Engine":
-        """An engine of the same network with other choices."""
+        """Return an engine of the same network with other choices.
+
+        Args:
+            tuning: The choices.
+
+        Returns:
+            The engine.
+        """
         return Engine(Program(self._graph, {}), tuning, self.network)
 
     @property
     def looped(self) -> str:
-        """Why passes run one by one, or an empty string when they are batched."""
+        """The reason why passes run one by one, or an empty string if they are batched."""
         return "noise on weights takes one draw for each pass" if self._one_pass_at_a_time else ""
 
     def run(
@@ -131,11 +144,27 @@ class Engine:
             index += len(boundaries)
 
     def chunk_rows(self, weights: Mapping[str, Tensor], inputs: Tensor | NamedTensors) -> int:
-        """How many rows times passes of these inputs go at once."""
+        """Return how many rows times passes of these inputs run at once.
+
+        Args:
+            weights: Weights by name.
+            inputs: Tensors by name, or the only input.
+
+        Returns:
+            The number.
+        """
         return self._planned(weights, inputs).chunks.suffix_rows
 
     def thins(self, weights: Mapping[str, Tensor], inputs: Tensor | NamedTensors) -> bool:
-        """Whether passes over these inputs can be thinned."""
+        """Return whether passes over these inputs can be thinned.
+
+        Args:
+            weights: Weights by name.
+            inputs: Tensors by name, or the only input.
+
+        Returns:
+            Whether they can.
+        """
         return bool(self._planned(weights, inputs).suffix.chains)
 
     def _planned(self, weights: Mapping[str, Tensor], inputs: Tensor | NamedTensors) -> ExecutionPlan:
@@ -173,7 +202,7 @@ class Engine:
     def _boundaries(
         self, run: _Run, inputs: NamedTensors, sizes: Mapping[str, int], places: Tensor | None
     ) -> Iterator[list[Boundary]]:
-        """What the suffix needs of the rows, of as many at a time as are held."""
+        """Yield the boundaries of the rows, as many at a time as are held."""
         places = torch.arange(sizes[ROWS], device=run.device) if places is None else places
         held, at_once = run.plan.chunks.block_rows, run.plan.chunks.suffix_rows
         for block, where in zip(split_rows(inputs, held), places.split(held), strict=True):
@@ -185,7 +214,7 @@ class Engine:
 
     @torch.inference_mode()
     def _cross(self, run: _Run, rows: NamedTensors, sizes: Mapping[str, int], places: Tensor) -> Boundary:
-        """The prefix for some rows: all that the suffix needs of it."""
+        """Run the prefix for some rows, and return what the suffix needs of it."""
 
         def attempt(at_once: int) -> list[dict[str, Tensor]]:
             parts = split_rows(rows, at_once)
@@ -197,7 +226,7 @@ class Engine:
 
     @torch.inference_mode()
     def _outputs(self, run: _Run, boundary: Boundary, noise: PassNoise, start: int, suffix_rows: int) -> Tensor:
-        """The outputs [t, b, *out] of as many passes as go at once, from the group's pass `start` on."""
+        """Return the outputs [t, b, *out] of the passes that run at once, from the group's pass `start` on."""
         chunks = run.plan.chunks
         room = suffix_rows
         if noise.suffix.thinned and suffix_rows == chunks.suffix_rows:
@@ -234,7 +263,7 @@ class Engine:
         return self._groups.make(run.weights, part, run.options, passes, num_rows, keep=keep, alone=alone)
 
     def _plan(self, weights: Mapping[str, Tensor], inputs: NamedTensors, sizes: Mapping[str, int]) -> ExecutionPlan:
-        """The plan for inputs of these sizes: known, or measured on one row."""
+        """Return the plan for inputs of these sizes, which is measured on one row the first time."""
         key = tuple(sizes[free.name] for free in self._graph.free)
         with self._lock:
             plan = self._plans.get(key)
@@ -247,7 +276,7 @@ class Engine:
         return plan
 
     def _measure(self, weights: Mapping[str, Tensor], inputs: NamedTensors, sizes: Mapping[str, int]) -> ExecutionPlan:
-        """From runs of the first row, or of a row of zeros where there is none."""
+        """Measure a plan on the first row, or on a row of zeros if there is none."""
         row = select_rows(inputs, slice(1))
         if not num_rows(row):
             row = {name: value.new_zeros((1, *value.shape[1:])) for name, value in row.items()}

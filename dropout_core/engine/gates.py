@@ -1,7 +1,8 @@
-"""Branches that a pass drops whole, as stochastic depth does: where one mask serves all rows they need not be run.
+"""Gates: residual branches that a pass drops as a whole, as stochastic depth does, so that they need not run.
 
-A gate is shortcut + branch · mask, the mask one draw of a pass. Where the draw is 0 the sum is its shortcut, and what
-only the branch needs is not computed. The answer is the same, but for a branch of NaN or infinity: 0 times it is NaN.
+A gate is shortcut + branch · mask with one draw of the mask per pass. Where the draw is 0, the sum is the shortcut, and
+what only the branch needs is not computed. The answer is the same unless the branch is NaN or infinite: 0 times it is
+NaN.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,7 +23,13 @@ _SHAPED = {_aten.reshape.default, _aten.view.default, _aten.expand.default, _ate
 
 @dataclass(frozen=True)
 class Gate:
-    """The site of a mask, the sum that it gates, and the sum's other term."""
+    """A residual sum whose branch one mask scales.
+
+    Attributes:
+        site: The site of the mask.
+        total: Name of the sum.
+        shortcut: The other term of the sum.
+    """
 
     site: Site
     total: str
@@ -32,10 +39,16 @@ class Gate:
 def gates_of(
     nodes: tuple[Node, ...], keep: Collection[str], sizes: Mapping[str, int], single: Collection[str]
 ) -> tuple[Gate, ...]:
-    """The gates among some nodes.
+    """Return the gates among some nodes.
 
-    keep: the values that are wanted of them. sizes: the bytes of each value for two rows, which tell it from one that
-    has no rows. single: the sites of one draw a pass.
+    Args:
+        nodes: The nodes, in order.
+        keep: Names of the values that are needed afterwards.
+        sizes: Bytes of each value for two rows, which tell a value with rows from one without.
+        single: Sites with one draw per pass.
+
+    Returns:
+        The gates.
     """
     readers: dict[str, list[Node]] = {}
     for node in nodes:
@@ -46,7 +59,17 @@ def gates_of(
 
 
 def closed(gates: tuple[Gate, ...], masks: Masks, templates: Mapping[str, Tensor], count: int) -> list[frozenset[str]]:
-    """The sums whose branch is dropped, for each of the passes 0 … count − 1 of a run."""
+    """Return the sums whose branch is dropped, for each pass of a run.
+
+    Args:
+        gates: The gates.
+        masks: Noise of the run.
+        templates: An input of each site, by name.
+        count: Number of passes.
+
+    Returns:
+        Names of sums, for each pass.
+    """
     shut = [~masks.kept(gate.site, templates[gate.site.name], 0, count).flatten() for gate in gates]
     by_pass = torch.stack(shut, dim=1).tolist()
     return [frozenset(gate.total for gate, is_shut in zip(gates, row, strict=True) if is_shut) for row in by_pass]
@@ -55,7 +78,17 @@ def closed(gates: tuple[Gate, ...], masks: Masks, templates: Mapping[str, Tensor
 def without(
     nodes: tuple[Any, ...], keep: Collection[str], gates: tuple[Gate, ...], shut: frozenset[str]
 ) -> tuple[Any, ...]:
-    """The nodes that are needed when some sums are their shortcuts."""
+    """Return the nodes that are needed when some sums equal their shortcuts.
+
+    Args:
+        nodes: The nodes, in order.
+        keep: Names of the values that are needed afterwards.
+        gates: The gates.
+        shut: Names of the sums whose branch is dropped.
+
+    Returns:
+        The remaining nodes.
+    """
     shortcuts = {gate.total: gate.shortcut for gate in gates if gate.total in shut}
     replaced = tuple(
         Operation(node.name, _aten.alias.default, (shortcuts[node.name],), {}) if node.name in shortcuts else node
@@ -67,7 +100,7 @@ def without(
 def _gate(
     site: Site, readers: Mapping[str, list[Node]], keep: Collection[str], sizes: Mapping[str, int]
 ) -> Gate | None:
-    """The gate of a site, where its value does nothing but scale one branch of a sum."""
+    """Return the gate of a site, if its value only scales one branch of a sum."""
     if site.kind not in ("dropout", "unscaled") or site.rows is None:
         return None
     name, widened = site.name, False

@@ -1,4 +1,4 @@
-"""The noise of (seed, scheme, passes), site by site, and what the sites make of it."""
+"""Masks: the noise of some passes, site by site, and what sites compute with it."""
 
 import math
 from functools import lru_cache
@@ -15,9 +15,13 @@ from dropout_core.noise.philox import drop_threshold, words
 
 
 class Masks:
-    """The noise of a run of passes, made when a site first asks for it and kept for its other rows.
+    """The noise of a run of passes, made when a site first needs it and kept for its other rows.
 
-    Shared and balanced, sixteen passes of a unit are kept as one number; independent noise is not kept.
+    Sixteen shared, balanced passes of a unit are kept as one number; independent noise is not kept.
+
+    Args:
+        options: How the passes draw.
+        passes: The passes.
     """
 
     def __init__(self, options: PassOptions, passes: range) -> None:
@@ -26,22 +30,38 @@ class Masks:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of what is kept."""
+        """The bytes held."""
         return sum(kept.nbytes for kept in list(self._kept.values()))
 
     def apply(self, site: Site, value: Tensor, start: int, stop: int, rows: Tensor) -> Tensor:
-        """The value of a site in passes start … stop − 1, counted from the first of this run.
+        """Return the value of a site in some passes.
 
-        value: its input, of as many rows (at least one), or of (stop − start) times as many, passes outermost. rows:
-        int64 [b], the places of the rows in their request.
+        Args:
+            site: The site.
+            value: Its input, of b ≥ 1 rows or of (stop − start) · b rows, passes outermost.
+            start: First pass, counted from the first of this run.
+            stop: Pass after the last.
+            rows: int64 [b], the position of each row in its request.
+
+        Returns:
+            The value of (stop − start) · b rows, passes outermost.
         """
         return applied(site, value, self.draws(site, value, start, stop, rows), len(rows))
 
     def draws(self, site: Site, like: Tensor, start: int, stop: int, rows: Tensor) -> Tensor:
-        """The draws of a site in passes start … stop − 1, as `applied` takes them: [*pre, before, t, m, after, *post].
+        """Return the draws of a site in some passes, as `applied` takes them.
 
-        like: of the shape of its input, of any number of rows, with its type and device; no value of it is read. rows:
-        as in `apply`. m is 1 for shared masks, and else b. Noise on weights has the shape of one pass of it, the first.
+        Args:
+            site: The site.
+            like: A tensor in the shape of its input, with any number of rows, whose dtype and device count; its values
+                are not read.
+            start: First pass, counted from the first of this run.
+            stop: Pass after the last.
+            rows: int64 [b], the position of each row in its request.
+
+        Returns:
+            [*pre, before, t, m, after, *post], where m is 1 for shared masks and b otherwise. Noise on weights has the
+            shape of one pass, the first.
         """
         shape, drawn = mask_shape(site, like)
         if site.rows is None:
@@ -54,12 +74,22 @@ class Masks:
         return _drawn(site, like, own).reshape(-1, len(rows), *shape).movedim((0, 1), (axis + 1, axis + 2))
 
     def kept(self, site: Site, value: Tensor, start: int, stop: int) -> Tensor:
-        """Which units a shared dropout keeps, bool [t, *shape]."""
+        """Return which units a shared dropout keeps.
+
+        Args:
+            site: The site.
+            value: Its input.
+            start: First pass, counted from the first of this run.
+            stop: Pass after the last.
+
+        Returns:
+            bool [t, *shape].
+        """
         shape, drawn = mask_shape(site, value)
         return self._shared(site, value, drawn, start, stop).reshape(-1, *shape) != 0
 
     def _shared(self, site: Site, value: Tensor, drawn: tuple[int, ...], start: int, stop: int) -> Tensor:
-        """The draws of some passes, [t, …]."""
+        """Return the draws of some passes, [t, …]."""
         key = (site.index, drawn)
         if key not in self._kept:
             self._kept[key] = self._make(site, value, drawn)
@@ -91,9 +121,16 @@ class Masks:
 
 
 def applied(site: Site, value: Tensor, draws: Tensor, num_rows: int | torch.SymInt) -> Tensor:
-    """The value of a site, given its draws as `Masks.draws` makes them.
+    """Return the value of a site, given its draws as `Masks.draws` makes them.
 
-    value: its input, of num_rows rows or of a multiple of them, passes outermost.
+    Args:
+        site: The site.
+        value: Its input, of num_rows rows or of a multiple, passes outermost.
+        draws: The draws.
+        num_rows: Number of rows.
+
+    Returns:
+        The value.
     """
     apply = NOISE_KINDS[site.kind].apply
     if site.rows is None:
@@ -104,21 +141,44 @@ def applied(site: Site, value: Tensor, draws: Tensor, num_rows: int | torch.SymI
 
 
 def quiet(site: Site, value: Tensor) -> Tensor:
-    """The value of a site with its noise off."""
+    """Return the value of a site with its noise off.
+
+    Args:
+        site: The site.
+        value: Its input.
+
+    Returns:
+        The value.
+    """
     return NOISE_KINDS[site.kind].quiet(value, site.rate)
 
 
 def num_units(site: Site, value: Tensor) -> int:
-    """How many draws one pass of a site takes."""
+    """Return how many draws one pass of a site takes.
+
+    Args:
+        site: The site.
+        value: Its input.
+
+    Returns:
+        The number.
+    """
     return math.prod(mask_shape(site, value)[1])
 
 
 def mask_shape(site: Site, value: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape of one pass of a mask, [*pre, before, after, *post], and the coordinates it is drawn over.
+    """Return the shape of one pass of a mask, and the coordinates over which it is drawn.
 
-    A feature dropout draws over the first two axes only. The rows' own axis is no coordinate: rows share a mask. How
-    many coordinates a site has does not depend on sizes (a fold of 1 is no fold), so that a longer sequence contains a
-    shorter one's mask.
+    A feature dropout draws over the first two axes only. The row axis is not a coordinate, because rows share a mask.
+    The number of coordinates does not depend on sizes (a factor of 1 does not count), so the mask of a longer sequence
+    contains that of a shorter one.
+
+    Args:
+        site: The site.
+        value: Its input.
+
+    Returns:
+        The shape [*pre, before, after, *post], and the shape of the coordinates.
     """
     sizes = [(size, axis < 2 or not NOISE_KINDS[site.kind].per_channel) for axis, size in enumerate(value.shape)]
     if site.rows is not None:
@@ -137,5 +197,5 @@ def _drawn(site: Site, value: Tensor, drawn: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _table(kind: str, rate: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The draws of sixteen passes for each column that a unit can have, [16, 480]."""
+    """Return the draws of sixteen passes for each column that a unit can have, [16, 480]."""
     return NOISE_KINDS[kind].draw(table_words(), rate, dtype).to(device)

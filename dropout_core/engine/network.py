@@ -1,4 +1,4 @@
-"""What an engine runs: a network's two halves, whoever computes them."""
+"""The interface between the engine and what computes a network's halves."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,12 @@ from dropout_core.graph.program import Graph
 
 @dataclass(frozen=True)
 class PassGroup:
-    """The noise of some passes, the weights of the chains that are thinned by it, and each pass's shut gates.
+    """The noise of some passes, and the work it spares.
 
-    shut: empty where passes do not run one at a time.
+    Attributes:
+        masks: The noise.
+        thinned: Thinned weights of chains, by name.
+        shut: The closed gates of each pass; empty if passes do not run one at a time.
     """
 
     masks: Masks
@@ -31,7 +34,13 @@ class PassGroup:
 
 @dataclass(frozen=True)
 class PassNoise:
-    """The noise of a group of passes. Where they branch, `trunk` is that of all sites but the last ones."""
+    """The noise of a group of passes.
+
+    Attributes:
+        passes: The passes.
+        trunk: Noise of all sites but the last ones, if passes branch.
+        suffix: Noise of the suffix, or of the head if passes branch.
+    """
 
     passes: range
     trunk: PassGroup
@@ -39,10 +48,14 @@ class PassNoise:
 
 
 class Section:
-    """What of some passes can be spared, for a part of the noisy half. Nothing, unless a subclass knows better.
+    """Work that a section of the suffix can skip: thinnable chains and closable gates. The base class skips nothing.
 
-    chains: what can be thinned, and the weights of it. gates: what a single draw shuts. name: of its chains, among the
-    parts of one network. gated: the inputs of the sites of one draw a pass.
+    Attributes:
+        chains: Chains that can be thinned.
+        gates: Gates that one draw closes.
+        weights: Names of the chains' weights.
+        name: Identifies the chains among the sections of one network.
+        gated: Inputs of the sites with one draw per pass.
     """
 
     chains: tuple[Chain, ...] = ()
@@ -52,15 +65,29 @@ class Section:
     gated: Mapping[str, Tensor] = MappingProxyType({})
 
     def shut(self, masks: Masks, count: int) -> list[frozenset[str]]:
-        """For each of so many passes the gates that are shut."""
+        """Return the closed gates of each pass.
+
+        Args:
+            masks: Noise of the passes.
+            count: Number of passes.
+
+        Returns:
+            Names of sums, for each pass.
+        """
         return closed(self.gates, masks, self.gated, count)
 
 
 @dataclass(frozen=True)
 class ExecutionPlan(ABC):
-    """How a network runs on inputs of some sizes: how much at once, what one row's output is, and the noisy half.
+    """How a network runs on inputs of some sizes.
 
-    suffix: all of it. trunk, head: what comes before its last sites, and the rest.
+    Attributes:
+        chunks: How much runs at once.
+        out_shape: Shape of one row's output.
+        out_dtype: dtype of the output.
+        suffix: The whole suffix.
+        trunk: The part before the last sites.
+        head: The rest.
     """
 
     chunks: Chunks
@@ -74,14 +101,29 @@ class ExecutionPlan(ABC):
     def run(
         self, weights: Mapping[str, Tensor], boundary: Boundary, noise: PassNoise, branches: int, start: int, stop: int
     ) -> Tensor:
-        """The outputs [t·b, *out] of passes start … stop − 1, counted from the first of the noise, passes outermost."""
+        """Return the outputs of some passes.
+
+        Args:
+            weights: Weights by name.
+            boundary: Values of the prefix.
+            noise: Noise of the group of passes.
+            branches: Number of passes that share a trunk.
+            start: First pass, counted from the first of the group.
+            stop: Pass after the last.
+
+        Returns:
+            [t·b, *out], passes outermost.
+        """
 
 
 class Network(ABC):
-    """The halves of a network. One serves many threads.
+    """The halves of a network. One instance serves many threads.
 
-    computer: who computes it, in a word. no_branches: why its passes cannot branch, or an empty string. nbytes: of
-    weights of its own, beside those that it is given.
+    Attributes:
+        graph: The graph.
+        computer: Name of what computes, such as "torch".
+        no_branches: Reason why passes cannot branch, or an empty string.
+        nbytes: Bytes of its own weights, in addition to those it is given.
     """
 
     graph: Graph
@@ -96,10 +138,29 @@ class Network(ABC):
 
     @abstractmethod
     def prefix(self, weights: Mapping[str, Tensor], rows: NamedTensors, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        """What the noisy half needs of some rows, at least one. sizes: of the free dimensions."""
+        """Return what the suffix needs of some rows.
+
+        Args:
+            weights: Weights by name.
+            rows: At least one row, by input.
+            sizes: Sizes of the free dimensions.
+
+        Returns:
+            Values by name.
+        """
 
     @abstractmethod
     def plan(
         self, weights: Mapping[str, Tensor], row: NamedTensors, sizes: Mapping[str, int], chunk_bytes: int | None
     ) -> ExecutionPlan:
-        """The plan for inputs of the sizes of a row. chunk_bytes: what the largest value of a chunk may fill."""
+        """Return the plan for inputs of the sizes of a row.
+
+        Args:
+            weights: Weights by name.
+            row: One row, by input.
+            sizes: Sizes of the free dimensions.
+            chunk_bytes: Bytes that the largest value of a chunk may fill; None for the default.
+
+        Returns:
+            The plan.
+        """

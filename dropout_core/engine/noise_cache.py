@@ -1,4 +1,4 @@
-"""The noise of groups of passes and the weights thinned by it: made when wanted, and kept within bounds of bytes."""
+"""A bounded cache of the noise of passes and of the weights thinned by it."""
 
 import threading
 from collections import OrderedDict
@@ -22,7 +22,7 @@ _THINNED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class _Thin:
-    """The thinned chains of a part, and the weights they were made of, so that no others take their addresses."""
+    """The thinned chains of a section, and the weights of which they were made: these must keep their addresses."""
 
     chains: Mapping[str, Thinned]
     weights: tuple[Tensor, ...]
@@ -34,7 +34,11 @@ class _Thin:
 
 
 class NoiseCache:
-    """Makes groups, for many threads, and keeps what it made last."""
+    """Makes groups of noise for many threads, and keeps the most recent ones.
+
+    Args:
+        tuning: From how many rows on thinning pays.
+    """
 
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
@@ -52,9 +56,19 @@ class NoiseCache:
         keep: bool,
         alone: bool,
     ) -> PassGroup:
-        """The noise of some passes, and the thinned weights of a part where so many rows are worth their making.
+        """Return the noise of some passes, with thinned weights if there are enough rows for them.
 
-        keep: whether another run may want them again. alone: whether passes run one at a time.
+        Args:
+            weights: Weights by name.
+            part: The section of the suffix.
+            options: How the passes draw.
+            passes: The passes.
+            num_rows: Number of rows.
+            keep: Whether another run may need them again.
+            alone: Whether passes run one at a time.
+
+        Returns:
+            The noise.
         """
         key = (options.noise_key, passes)
         make = partial(Masks, options, passes)
@@ -82,12 +96,12 @@ def _thin(weights: Mapping[str, Tensor], part: Section, masks: Masks, count: int
 
 
 def _version(weight: Tensor) -> tuple[int, int]:
-    """Changes with every change of a weight that torch's autograd sees."""
+    """Return a value that changes with every change of a weight that torch's autograd sees."""
     return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 class Sized(Protocol):
-    """What knows its size; it may grow after it was made."""
+    """A value that knows its size, which may grow after it was made."""
 
     @property
     def nbytes(self) -> int:
@@ -102,7 +116,11 @@ _MAX_VALUES = 16  # all their sizes are added up whenever one is made
 
 
 class Cache(Generic[Value]):
-    """The few values used last, within a bound of bytes. It serves many threads."""
+    """The most recently used values, within a bound of bytes. It serves many threads.
+
+    Args:
+        max_bytes: The bound.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -110,14 +128,29 @@ class Cache(Generic[Value]):
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
     def get(self, key: Hashable) -> Value | None:
-        """The value of a key, or None where it is not kept."""
+        """Return the value of a key.
+
+        Args:
+            key: The key.
+
+        Returns:
+            The value, or None if it is not kept.
+        """
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def get_or_make(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of a key. Two threads may make it at once; both then get the first."""
+        """Return the value of a key, and make it if it is not kept. If two threads make it at once, both get the first.
+
+        Args:
+            key: The key.
+            make: Makes the value.
+
+        Returns:
+            The value.
+        """
         value = self.get(key)
         if value is not None:
             return value
@@ -128,7 +161,7 @@ class Cache(Generic[Value]):
         return value
 
     def _trim(self) -> None:
-        """Forget the oldest beyond the bound, sizes as they are now."""
+        """Forget the oldest values beyond the bound."""
         total = sum(value.nbytes for value in self._values.values())
         while total > self._max_bytes or len(self._values) > _MAX_VALUES:
             _, oldest = self._values.popitem(last=False)

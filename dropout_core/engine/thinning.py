@@ -1,9 +1,9 @@
-"""Thinned passes: what a shared mask drops is not computed.
+"""Thinned passes: units that a shared mask drops are not computed.
 
-A chain is dropout → linear → pointwise → dropout → linear …: where one mask serves all rows of a pass, the dropped
-units of a layer are rows and columns of its weight that need not be there. Each pass gets the kept ones, padded with
-zero columns to the most that any pass of its group keeps, so that all passes run as one batched product. Exact for
-Bernoulli masks; the numbers differ from the dense ones by rounding only.
+A chain is dropout → linear → pointwise → dropout → linear …. Where one mask serves all rows of a pass, the dropped
+units of a layer are rows and columns of its weight that can be left out. Each pass gets the kept ones, padded with
+zero columns to the largest number that any pass of its group keeps, so that all passes run as one batched product.
+This is exact for Bernoulli masks; results differ from dense ones by rounding only.
 """
 
 from collections.abc import Collection, Mapping
@@ -31,7 +31,13 @@ _POINTWISE = {
 
 @dataclass(frozen=True)
 class Link:
-    """A dropout, the linear layer that alone reads it, and the pointwise operations up to the next link."""
+    """A dropout, the linear layer that alone reads it, and the pointwise operations up to the next link.
+
+    Attributes:
+        site: The dropout.
+        linear: The linear layer.
+        pointwise: The operations after it.
+    """
 
     site: Site
     linear: Operation
@@ -40,7 +46,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Chain:
-    """Links one after the other, as one node that reads `input` and has the name of its last layer."""
+    """Consecutive links as one node.
+
+    Attributes:
+        name: Name of its last layer.
+        input: The value that it reads.
+        links: The links.
+    """
 
     name: str
     input: Ref
@@ -48,22 +60,29 @@ class Chain:
 
     @property
     def inside(self) -> set[str]:
-        """The values that are thinned: all but the last layer's."""
+        """The thinned values: all but the last layer's."""
         layers = [operation.name for link in self.links for operation in (link.linear, *link.pointwise)]
         return {*(link.site.name for link in self.links), *layers} - {self.name}
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """The weights it reads."""
+        """The names of the weights that it reads."""
         return tuple(name for link in self.links for name in references(link.linear)[1:])
 
 
 def with_chains(
     nodes: tuple[Node, ...], keep: Collection[str], weights: Collection[str], widths: Mapping[str, int]
 ) -> tuple[Any, ...]:
-    """The nodes, chains in place of what they do.
+    """Return nodes with chains in place of the nodes that they contain.
 
-    keep: the values that are wanted of them. widths: of the site inputs that are matrices, a row for each row.
+    Args:
+        nodes: The nodes, in order.
+        keep: Names of the values that are needed afterwards.
+        weights: Names of weights.
+        widths: Widths of the site inputs that are matrices with a line per row.
+
+    Returns:
+        The nodes.
     """
     only = _only_readers(nodes, keep)
     result: list[Any] = []
@@ -82,7 +101,7 @@ def with_chains(
 
 
 def _only_readers(nodes: tuple[Node, ...], keep: Collection[str]) -> dict[str, Node]:
-    """The node that alone reads a value, for the values that have one and are not kept."""
+    """Return the single reader of each value that has one and is not kept."""
     readers: dict[str, list[Node]] = {}
     for node in nodes:
         for name in references(node):
@@ -93,7 +112,7 @@ def _only_readers(nodes: tuple[Node, ...], keep: Collection[str]) -> dict[str, N
 def _links(
     node: Node | None, only: Mapping[str, Node], weights: Collection[str], widths: Mapping[str, int]
 ) -> list[Link]:
-    """The links of the longest chain that begins at a node: all its values but the last are read in the chain only."""
+    """Return the links of the longest chain that begins at a node: only the chain reads its values, except the last."""
     links: list[Link] = []
     while isinstance(node, Site) and node.kind == "dropout" and node.rows == RowAxis(0) and node.name in widths:
         linear = only.get(node.name)
@@ -124,11 +143,14 @@ def _is_pointwise(node: Operation) -> bool:
 
 @dataclass(frozen=True)
 class Thinned:
-    """A chain's weights for each of a group of passes.
+    """A chain's weights for each pass of a group.
 
-    counts: how many units each pass keeps before each layer. kept: int64 [t, k], the units of the input that are kept,
-    padded with some that are not. weights: [t, m, k] a layer, the columns scaled by 1 / (1 − rate) and those of the
-    padding 0; the last one [t, k, m]. biases: [t, m, 1], the last one [m].
+    Attributes:
+        counts: Number of units that each pass keeps before each layer.
+        kept: int64 [t, k], the kept units of the input, padded with units that are not kept.
+        weights: [t, m, k] per layer, with columns scaled by 1 / (1 − rate) and those of the padding 0; the last [t, k,
+            m].
+        biases: [t, m, 1] per layer, the last [m].
     """
 
     counts: tuple[tuple[int, ...], ...]
@@ -143,7 +165,17 @@ class Thinned:
 
 
 def thinned(chain: Chain, weights: Mapping[str, Tensor], masks: Masks, num_passes: int) -> Thinned:
-    """The weights of a chain for passes 0 … num_passes − 1 of a run."""
+    """Return the weights of a chain for all passes of a run.
+
+    Args:
+        chain: The chain.
+        weights: Weights by name.
+        masks: Noise of the run.
+        num_passes: Number of passes.
+
+    Returns:
+        The thinned weights.
+    """
     layers = [[weights[name] for name in references(link.linear)[1:]] for link in chain.links]
     kept = [
         masks.kept(link.site, weight[:1], 0, num_passes).flatten(1)
@@ -165,9 +197,18 @@ def thinned(chain: Chain, weights: Mapping[str, Tensor], masks: Masks, num_passe
 
 
 def run(chain: Chain, thin: Thinned, value: Tensor, start: int, stop: int, num_rows: int) -> Tensor:
-    """The last layer of a chain in passes start … stop − 1, [t·b, m], passes outermost.
+    """Return the last layer of a chain in some passes.
 
-    value: the first site's input, [b, n], or [t·b, n] where it has noise of its own.
+    Args:
+        chain: The chain.
+        thin: Its thinned weights.
+        value: Input of the first site, [b, n], or [t·b, n] if passes differ there.
+        start: First pass, counted from the first of the group.
+        stop: Pass after the last.
+        num_rows: Number of rows b.
+
+    Returns:
+        [t·b, m], passes outermost.
     """
     widths = [max(counts[start:stop]) for counts in thin.counts]  # the most that these passes keep
     x = _units(value, thin.kept[start:stop, : widths[0]], num_rows)
@@ -181,7 +222,7 @@ def run(chain: Chain, thin: Thinned, value: Tensor, start: int, stop: int, num_r
 
 
 def _units(value: Tensor, kept: Tensor, num_rows: int) -> Tensor:
-    """The kept units of each pass, [t, k, b]."""
+    """Return the kept units of each pass, [t, k, b]."""
     passes, count = kept.shape
     if len(value) == num_rows:
         return value.t().contiguous().index_select(0, kept.flatten()).reshape(passes, count, num_rows)
@@ -190,18 +231,18 @@ def _units(value: Tensor, kept: Tensor, num_rows: int) -> Tensor:
 
 
 def _places(kept: Tensor, most: int) -> Tensor:
-    """The kept units of each pass first, [t, most], most what any pass keeps at most."""
+    """Return unit numbers with the kept ones first, [t, most]."""
     return kept.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 def _scale(kept: Tensor, width: int, rate: float, dtype: torch.dtype) -> Tensor:
-    """1 / (1 − rate) for the columns of kept units, 0 for the padding, [t, 1, k]."""
+    """Return 1 / (1 − rate) for the columns of kept units and 0 for the padding, [t, 1, k]."""
     real = torch.arange(width, device=kept.device) < kept.sum(1, keepdim=True)
     return (real.to(dtype) * (1.0 / (1.0 - rate) if rate < 1 else 0.0)).unsqueeze(1)
 
 
 def _submatrices(weight: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
-    """For each pass its rows and columns of a weight, [t, m, k]. rows: None for all."""
+    """Return the rows and columns of a weight for each pass, [t, m, k]; rows of None means all."""
     count, width = columns.shape
     found = weight.new_empty((count, len(weight) if rows is None else rows.shape[1], width))
     for number in range(count):

@@ -1,4 +1,4 @@
-"""A network that torch computes, operation by operation: the stages of a captured graph."""
+"""A network that torch computes operation by operation: the stages of a captured graph."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +23,14 @@ _MAX_COMPILED = 64
 
 
 class TorchSection(Section):
-    """Nodes that run for several passes at once, and the names of what is kept of them."""
+    """Nodes that run for several passes at once.
+
+    Args:
+        nodes: The nodes, in order.
+        keep: Names of the values to return.
+        weights: Names of weights.
+        observed: Footprint of the suffix.
+    """
 
     def __init__(
         self, nodes: tuple[Node, ...], keep: Iterable[str], weights: Collection[str], observed: Footprint
@@ -41,9 +48,18 @@ class TorchSection(Section):
     def run(
         self, weights: Mapping[str, Tensor], boundary: Boundary, group: PassGroup, start: int, stop: int
     ) -> dict[str, Tensor]:
-        """What is kept of passes start … stop − 1, counted from the group's first, [t·b] rows, passes outermost.
+        """Return the kept values of some passes.
 
-        boundary: values of the rows alone, or of some passes of them, each standing for as many passes in a row.
+        Args:
+            weights: Weights by name.
+            boundary: Prefix values [b, …], or trunk values [t₀·b, …] where each of t₀ trunk passes serves several
+                consecutive passes.
+            group: Noise of the group of passes.
+            start: First pass, counted from the first of the group.
+            stop: Pass after the last.
+
+        Returns:
+            Values of t·b rows by name, passes outermost.
         """
         passes = stop - start
         shut = group.shut[start] if group.shut and passes == 1 else frozenset[str]()
@@ -67,7 +83,7 @@ class TorchSection(Section):
 
     @staticmethod
     def _spread(compiled: "_Compiled", boundary: Boundary, name: str, value: Tensor, passes: int) -> Tensor:
-        """A value once for each pass, unless only sites read it: they spread what they read themselves."""
+        """Copy a value once per pass, unless only sites read it: they repeat their inputs themselves."""
         where = boundary.layout[name]
         held = 1 if where is None else value.shape[where.axis] // (where.before * boundary.num_rows * where.after)
         if held == passes or (held == 1 and name not in compiled.tiled):
@@ -76,7 +92,7 @@ class TorchSection(Section):
 
 
 class _Compiled:
-    """The nodes as a stage, and the values that need a copy for each pass."""
+    """The nodes as a stage, and the names of the values that need a copy for each pass."""
 
     def __init__(self, nodes: tuple[Any, ...], keep: tuple[str, ...]) -> None:
         self.stage = Stage(nodes, keep)
@@ -85,7 +101,11 @@ class _Compiled:
 
 @dataclass(frozen=True)
 class TorchPlan(ExecutionPlan):
-    """How the stages run on inputs of some sizes."""
+    """How the stages run on inputs of some sizes.
+
+    Attributes:
+        output: Name of the output.
+    """
 
     output: str
     suffix: TorchSection
@@ -95,7 +115,7 @@ class TorchPlan(ExecutionPlan):
     def run(
         self, weights: Mapping[str, Tensor], boundary: Boundary, noise: PassNoise, branches: int, start: int, stop: int
     ) -> Tensor:
-        """The passes; where they branch, the trunk once for all its branches."""
+        """Run the passes; if they branch, the trunk runs once for all its branches."""
         if branches == 1:
             return self.suffix.run(weights, boundary, noise.suffix, start, stop)[self.output]
         first, last = start // branches, -(-stop // branches)
@@ -106,7 +126,11 @@ class TorchPlan(ExecutionPlan):
 
 
 class TorchNetwork(Network):
-    """The stages of a Program's graph, on weights given with each call."""
+    """The stages of a program's graph, on weights that are given with each call.
+
+    Args:
+        program: The program.
+    """
 
     computer = "torch"
 
@@ -127,17 +151,17 @@ class TorchNetwork(Network):
 
     @property
     def late(self) -> frozenset[str]:
-        """The sites that reach no other one."""
+        """The names of the sites that reach no other site."""
         return frozenset(node.name for node in self._last.suffix if isinstance(node, Site))
 
     def prefix(self, weights: Mapping[str, Tensor], rows: NamedTensors, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        """What crosses to the suffix."""
+        """Return the values that cross to the suffix."""
         return self._run_prefix(weights, rows, sizes)
 
     def plan(
         self, weights: Mapping[str, Tensor], row: NamedTensors, sizes: Mapping[str, int], chunk_bytes: int | None
     ) -> TorchPlan:
-        """From runs of a row, alone and twice."""
+        """Measure a plan by running a row alone and twice."""
         seen = self.see(weights, row, sizes)
 
         def part(nodes: tuple[Node, ...], keep: list[str]) -> TorchSection:
@@ -157,7 +181,16 @@ class TorchNetwork(Network):
 
     @torch.inference_mode()
     def see(self, weights: Mapping[str, Tensor], row: NamedTensors, sizes: Mapping[str, int]) -> FootprintProbe:
-        """Run a row alone and twice, the noise off."""
+        """Run a row alone and twice with the noise off.
+
+        Args:
+            weights: Weights by name.
+            row: One row, by input.
+            sizes: Sizes of the free dimensions.
+
+        Returns:
+            The footprint of the network.
+        """
         prefix, suffix = Footprint(), Footprint()
         stage = Stage(self._split.suffix, keep=[self.graph.output])
         for count in (2, 1):

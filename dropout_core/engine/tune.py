@@ -1,4 +1,4 @@
-"""The choices of an engine, measured on the machine that will run it. Seconds at most, once for each network."""
+"""Measuring an engine's choices on the machine that will run it: a few seconds, once for each network."""
 
 import itertools
 import time
@@ -28,7 +28,13 @@ _LONGEST_S = 0.3  # a measurement that takes longer is the last of its kind
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of a run of so many rows, dense and thinned."""
+    """Seconds of a run.
+
+    Attributes:
+        rows: Number of rows.
+        dense_s: Seconds of dense passes.
+        thin_s: Seconds of thinned passes.
+    """
 
     rows: int
     dense_s: float
@@ -36,7 +42,16 @@ class Timed:
 
 
 def tune(program: Program, example: Tensor | NamedTensors, network: Network | None = None) -> Tuning:
-    """Measure the choices for a network. example: some rows of its inputs, at least one. network: see Engine."""
+    """Measure the choices for a network.
+
+    Args:
+        program: The program.
+        example: At least one row of its inputs.
+        network: What computes its halves; torch by default.
+
+    Returns:
+        The choices.
+    """
     inputs = inputs_by_name(program.graph, example)
     engine = Engine(program, network=network)
     tuning = Tuning(NEVER, NEVER, _chunk_bytes(engine, program, inputs))
@@ -50,14 +65,29 @@ def tune(program: Program, example: Tensor | NamedTensors, network: Network | No
 
 
 def warm_rows(timed: Sequence[Timed]) -> int:
-    """From how many rows on thinned passes were never slower."""
+    """Return the number of rows from which on thinned passes were never slower.
+
+    Args:
+        timed: Measurements.
+
+    Returns:
+        The number.
+    """
     slower = [one.rows for one in timed if one.thin_s > one.dense_s]
     faster = [one.rows for one in timed if one.rows > max(slower, default=0)]
     return min(faster, default=NEVER)
 
 
 def cold_rows(timed: Sequence[Timed], making_s: float) -> int:
-    """From how many rows on thinned passes pay for the making of their weights: gains grow with the rows."""
+    """Return the number of rows from which on thinned passes pay for making their weights; gains grow with the rows.
+
+    Args:
+        timed: Measurements.
+        making_s: Seconds of making the weights.
+
+    Returns:
+        The number.
+    """
     most = timed[-1]
     if warm_rows(timed) == NEVER:
         return NEVER
@@ -66,7 +96,7 @@ def cold_rows(timed: Sequence[Timed], making_s: float) -> int:
 
 
 def _chunk_bytes(engine: Engine, program: Program, inputs: NamedTensors) -> int | None:
-    """The fastest budget of a chunk; None where the usual one is about as fast, or a device has room for all."""
+    """Return the fastest chunk size; None if the default is about as fast, or a device has room for everything."""
     if next(iter(inputs.values())).device.type != "cpu":
         return None
     rows = _affordable(engine, program, inputs)
@@ -81,7 +111,7 @@ def _chunk_bytes(engine: Engine, program: Program, inputs: NamedTensors) -> int 
 
 
 def _affordable(engine: Engine, program: Program, inputs: NamedTensors) -> NamedTensors:
-    """As many rows as run in the time of the longest measurement, up to 64: fewer chunks would say little."""
+    """Return as many rows, up to 64, as run in the time of the longest measurement; a few chunks would tell little."""
     seconds = _best(partial(_run, engine, program, _repeated(inputs, 1), 0), 1)
     return _repeated(inputs, max(1, min(_MOST_CHUNK_ROWS, int(_LONGEST_S / seconds))))
 
@@ -98,7 +128,17 @@ def _timed(program: Program, inputs: NamedTensors, dense: Engine, thin: Engine) 
 
 
 def seconds(engine: Engine, program: Program, example: NamedTensors, count: int) -> float:
-    """The shortest time of 32 passes over so many rows, made of an example."""
+    """Return the shortest time of 32 passes.
+
+    Args:
+        engine: The engine.
+        program: The program.
+        example: Rows to repeat.
+        count: Number of rows.
+
+    Returns:
+        Seconds.
+    """
     return _best(partial(_run, engine, program, _repeated(example, count), 0), _ROUNDS)
 
 
@@ -110,7 +150,7 @@ def _run(engine: Engine, program: Program, inputs: NamedTensors, seed: int) -> N
 
 
 def _best(run: Callable[[], None], rounds: int) -> float:
-    """The shortest of some runs, after one that is not counted: what others do on the machine only adds."""
+    """Return the shortest of some runs after a warm-up: other work on the machine only adds time."""
     seconds = []
     for _ in range(rounds + 1):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is faster on this machine: measured (dropout_core.engine.tune), or a guess until then."""
+"""Choices that are faster on this machine: measured by `dropout_core.engine.tune`, or guessed until then."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,15 @@ NEVER = 2**31
 
 @dataclass(frozen=True)
 class Tuning:
-    """Choices that change the time of an answer, and its last digits, and nothing else.
+    """Choices that change the time of an answer and its last digits, and nothing else.
 
-    thin_rows, thin_rows_cold: from how many rows on thinned passes are faster than dense ones, when their weights are
-    kept from an earlier run and when they are not. chunk_bytes: what the largest value of a chunk may fill; None: as
-    much as suits most networks. The guess for the rows is that of two layers of 512 units.
+    The guess for the rows is that of two layers of 512 units.
+
+    Attributes:
+        thin_rows: Number of rows from which on thinned passes are faster, if their weights are kept from an earlier
+            run.
+        thin_rows_cold: The same if they are not.
+        chunk_bytes: Bytes that the largest value of a chunk may fill; None for a size that suits most networks.
     """
 
     thin_rows: int = 16

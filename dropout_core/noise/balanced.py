@@ -1,13 +1,13 @@
-"""Balanced noise: in every block of 16 passes a unit's draws fall one into each sixteenth of their range.
+"""Balanced noise: in every block of 16 passes, a unit has one draw in each sixteenth of the range.
 
-Each draw alone has the law of an independent one, so a unit of rate p is dropped with probability p in every pass; but
-in a block it is dropped ⌊16p⌋ or ⌈16p⌉ times. Between passes the noise is stratified (a Latin hypercube, McKay,
-Beckman, Conover 1979), which takes from the Monte Carlo error all that is a sum over units.
+Each draw alone has the law of an independent one, so a unit with rate p is dropped with probability p in every pass;
+but in a block it is dropped ⌊16p⌋ or ⌈16p⌉ times. Between passes the noise is stratified (a Latin hypercube; McKay,
+Beckman, Conover 1979), which removes from the Monte Carlo error everything that is a sum over units.
 
-One word decides a unit's block. Of it, a permutation of the sixteen strata, and a place within a stratum that all
-passes of the block share. The permutations are x → σ(a·x + b) over the field of 16 elements, a ≠ 0: to any two passes
-they give any two strata equally often, so every pair of passes is exchangeable, and a squared error, which depends on
-pairs only, is what it is under all 16! of them.
+One word decides a unit's block: a permutation of the sixteen strata, and a place within a stratum that all passes of
+the block share. The permutations are x → σ(a·x + b) over the field of 16 elements with a ≠ 0. They give any two passes
+any two strata equally often, so every pair of passes is exchangeable, and a squared error, which depends on pairs
+only, is the same as under all 16! permutations.
 """
 
 from collections.abc import Sequence
@@ -37,9 +37,18 @@ def balanced_words(
     rows: Tensor | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Random 32-bit words for one site, stratified over each block of 16 passes.
+    """Return random 32-bit words for one site, stratified over each block of 16 passes.
 
-    passes: consecutive. Otherwise as dropout_core.noise.philox.words. Returns int64 [t, *shape] or [t, b, *shape].
+    Args:
+        seed: 0 … 2^63 − 1.
+        site: Index of the site.
+        passes: Consecutive passes.
+        shape: Sizes of the coordinates.
+        rows: int64 [b], values of a first coordinate.
+        device: Device of the words.
+
+    Returns:
+        int64 [t, *shape] or [t, b, *shape].
     """
     blocks = range(passes.start // BLOCK, -(-passes.stop // BLOCK))
     permutation, place = block_words(seed, site, blocks, shape, rows=rows, device=device)
@@ -58,9 +67,18 @@ def block_words(
     rows: Tensor | None = None,
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The permutation 0 … 239 of each unit in each block, and its place 0 … 2^28 − 1 within a stratum.
+    """Return the permutation of each unit in each block, and its place within a stratum.
 
-    Returns two int64 tensors [n, *shape] or [n, b, *shape].
+    Args:
+        seed: 0 … 2^63 − 1.
+        site: Index of the site.
+        blocks: Numbers of blocks.
+        shape: Sizes of the coordinates.
+        rows: int64 [b], values of a first coordinate.
+        device: Device of the words.
+
+    Returns:
+        Permutations 0 … 239 and places 0 … 2^28 − 1, int64 [n, *shape] or [n, b, *shape].
     """
     numbers = torch.arange(blocks.start, blocks.stop, device=device)
     scaled = words(seed, site, numbers, shape, rows=rows, stream=STREAM) * NUM_PERMUTATIONS
@@ -68,18 +86,29 @@ def block_words(
 
 
 def table_words() -> Tensor:
-    """The words of a block at the lowest and at the highest place of each stratum, int64 [16, 480].
+    """Return the words of a block at the lowest and at the highest place of each stratum.
 
-    Column i is permutation i at the lowest place, column 240 + i the same at the highest.
+    Column i is permutation i at the lowest place, and column 240 + i the same permutation at the highest.
+
+    Returns:
+        int64 [16, 480].
     """
     low = _strata(torch.device("cpu")) << _STRATUM_BITS
     return torch.cat([low, low | (2**_STRATUM_BITS - 1)], dim=1)
 
 
 def columns(permutation: Tensor, place: Tensor, threshold: int) -> Tensor:
-    """The column of table_words that lies on the same side of a threshold as the words of a unit, int32.
+    """Return the column of `table_words` that lies on the same side of a threshold as the words of a unit.
 
-    threshold: 0 … 2^32. A step at it, taken of the table, gives each unit's draws for the sixteen passes.
+    A step function at the threshold, applied to the table, gives each unit's draws for the sixteen passes.
+
+    Args:
+        permutation: Permutations of units.
+        place: Their places within a stratum.
+        threshold: 0 … 2^32.
+
+    Returns:
+        int32.
     """
     above: Tensor = place >= threshold % 2**_STRATUM_BITS
     return permutation.add(above, alpha=NUM_PERMUTATIONS).int()
@@ -87,7 +116,7 @@ def columns(permutation: Tensor, place: Tensor, threshold: int) -> Tensor:
 
 @cache
 def _strata(device: torch.device) -> Tensor:
-    """[16, 240]: the stratum of pass x under permutation (a − 1) · 16 + b. Copied to a device once."""
+    """Return [16, 240]: the stratum of pass x under permutation (a − 1) · 16 + b. Copied to a device once."""
     return torch.tensor(
         [[_SIGMA[_times(a, x) ^ b] for a in range(1, BLOCK) for b in range(BLOCK)] for x in range(BLOCK)],
         device=device,
@@ -95,7 +124,7 @@ def _strata(device: torch.device) -> Tensor:
 
 
 def _times(a: int, b: int) -> int:
-    """The product of two elements of the field of 16."""
+    """Return the product of two elements of the field of 16."""
     product = 0
     for bit in range(4):
         product ^= (a << bit) * (b >> bit & 1)

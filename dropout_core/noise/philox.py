@@ -1,10 +1,10 @@
-"""Noise as a pure function: one draw is decided by (seed, site, pass, coordinates) and by nothing else.
+"""Noise as a pure function: (seed, site, pass, coordinates) decide one draw, and nothing else does.
 
-Never by a tensor's size, a chunk or a device: a sequence of length 20 contains the draws of length 5, passes
-0 … 29 of 100 are the passes of 30, and CPU and GPU agree to the bit (integer arithmetic only).
+A tensor's size, a chunk or a device have no effect: a sequence of length 20 contains the draws of length 5, passes 0 …
+29 of 100 are the passes of 30, and CPU and GPU agree to the bit (integer arithmetic only).
 
-The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3").
-Noise version 1:
+The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"). Noise
+version 1:
 
 * the key of a site is the first 64 bits of philox(key=seed, counter=(site, VERSION, stream, 0));
 * the counter of a draw is (pass, w1, w2, w3); the 96 bits w hold the coordinates, the last one divided by 4;
@@ -34,7 +34,18 @@ _FEW = 4096  # coordinates that are worth keeping for the next seed
 
 
 def philox(key: tuple[int, int], counter: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """Philox4x32-10 of one counter: four 32-bit words. Source: Salmon et al. 2011, section 3.3."""
+    """Return Philox4x32-10 of one counter.
+
+    Args:
+        key: Two 32-bit words.
+        counter: Four 32-bit words.
+
+    Returns:
+        Four 32-bit words.
+
+    References:
+        Salmon et al. 2011, section 3.3.
+    """
     c0, c1, c2, c3 = counter
     for k0, k1 in _round_keys(key):
         left, right = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
@@ -43,10 +54,17 @@ def philox(key: tuple[int, int], counter: tuple[int, int, int, int]) -> tuple[in
 
 
 def philox_words(key: tuple[int, int], counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-    """Philox4x32-10 of many counters.
+    """Return Philox4x32-10 of many counters.
 
-    counter: four int64 tensors of 32-bit words that broadcast together. Returns int64 [*shape, 4]. Words c0, c2 and
-    words c1, c3 take each step together, in half the operations. The product wraps in int64; its high word survives.
+    Words c0, c2 and words c1, c3 take each step together, in half the operations. The product wraps in int64; its high
+    word survives.
+
+    Args:
+        key: Two 32-bit words.
+        counter: Four int64 tensors of 32-bit words that broadcast.
+
+    Returns:
+        int64 [*shape, 4].
     """
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     even, odd = torch.stack([c0, c2]), torch.stack([c1, c3])
@@ -64,11 +82,21 @@ def philox_words(key: tuple[int, int], counter: tuple[Tensor, Tensor, Tensor, Te
 def words(
     seed: int, site: int, passes: Tensor, shape: Sequence[int], *, rows: Tensor | None = None, stream: int = 0
 ) -> Tensor:
-    """Random 32-bit words for one site.
+    """Return random 32-bit words for one site.
 
-    seed: 0 … 2^63 − 1. site: its index in the Program. passes: int64 [t], the pass numbers wanted. shape: the sizes of
-    the coordinates, at most six of them. rows: int64 [b], a first coordinate whose values are given. stream: draws of
-    another use under the same seed and site. Returns int64 [t, *shape], or [t, b, *shape], each 0 … 2^32 − 1.
+    Args:
+        seed: 0 … 2^63 − 1.
+        site: Index of the site in the program.
+        passes: int64 [t], pass numbers.
+        shape: Sizes of the coordinates, at most six.
+        rows: int64 [b], values of a first coordinate.
+        stream: Number of another use under the same seed and site.
+
+    Returns:
+        int64 [t, *shape] or [t, b, *shape], each 0 … 2^32 − 1.
+
+    Raises:
+        InvalidInput: The seed is out of range.
     """
     outer = () if rows is None else (len(rows),)
     if 0 in (*outer, *shape) or passes.numel() == 0:
@@ -83,34 +111,75 @@ def words(
 
 
 def keep_mask(seed: int, site: int, passes: Tensor, shape: Sequence[int], p: float) -> Tensor:
-    """Bernoulli(1 − p) draws: True where a unit is kept.
+    """Return Bernoulli(1 − p) draws.
 
-    p: the drop probability, 0 … 1, resolved to 2^-32. Returns bool [t, *shape].
+    Args:
+        seed: 0 … 2^63 − 1.
+        site: Index of the site.
+        passes: int64 [t], pass numbers.
+        shape: Sizes of the coordinates.
+        p: Drop probability, 0 … 1, resolved to 2^-32.
+
+    Returns:
+        bool [t, *shape], True where a unit is kept.
     """
     return words(seed, site, passes, shape) >= drop_threshold(p)
 
 
 def drop_threshold(p: float) -> int:
-    """The words below it drop their unit. p: the drop probability, 0 … 1."""
+    """Return the number below which a word drops its unit.
+
+    Args:
+        p: Drop probability, 0 … 1.
+
+    Returns:
+        The threshold, 0 … 2^32.
+    """
     if not 0.0 <= p <= 1.0:
         raise InvalidInput(f"the drop probability is {p}; it must lie between 0 and 1.")
     return round(p * 2**32)
 
 
 def uniform(seed: int, site: int, passes: Tensor, shape: Sequence[int]) -> Tensor:
-    """Uniform draws in [0, 1), float64 [t, *shape], a multiple of 2^-32 each."""
+    """Return uniform draws in [0, 1), each a multiple of 2^-32.
+
+    Args:
+        seed: 0 … 2^63 − 1.
+        site: Index of the site.
+        passes: int64 [t], pass numbers.
+        shape: Sizes of the coordinates.
+
+    Returns:
+        float64 [t, *shape].
+    """
     return words(seed, site, passes, shape).double() * 2.0**-32
 
 
 def normal(seed: int, site: int, passes: Tensor, shape: Sequence[int]) -> Tensor:
-    """Standard normal draws, float64 [t, *shape]."""
+    """Return standard normal draws.
+
+    Args:
+        seed: 0 … 2^63 − 1.
+        site: Index of the site.
+        passes: int64 [t], pass numbers.
+        shape: Sizes of the coordinates.
+
+    Returns:
+        float64 [t, *shape].
+    """
     return normal_of(words(seed, site, passes, shape))
 
 
 def normal_of(drawn: Tensor) -> Tensor:
-    """Standard normal draws, float64: Φ⁻¹ of the middle of the interval of 2^-32 that a word names.
+    """Return standard normal draws: Φ⁻¹ of the middle of the interval of 2^-32 that a word names.
 
-    The largest is 6.34. They follow the order of the words, and agree between devices to rounding.
+    The largest is 6.34. They follow the order of the words, and agree between devices up to rounding.
+
+    Args:
+        drawn: Words.
+
+    Returns:
+        float64 of the same shape.
     """
     value: Tensor = torch.special.ndtri((drawn.double() + 0.5) * 2.0**-32)
     return value
@@ -125,7 +194,7 @@ def _site_key(seed: int, site: int, stream: int) -> tuple[int, int]:
 
 @cache
 def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The multipliers, and what each round adds to either word of a key: copied to a device once, for copies wait."""
+    """Return the multipliers, and what each round adds to either word of a key; copied to a device once."""
     steps = ([word * step for step in range(_ROUNDS)] for word in _WEYL)
     first, second = (torch.tensor(values, device=device) for values in steps)
     return torch.tensor(_MULTIPLIERS, device=device), first, second
@@ -137,9 +206,9 @@ def _round_keys(key: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _coordinates(sizes: tuple[int, ...], rows: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The 96-bit coordinate words: two halves of 48 bits, each shared evenly by its coordinates.
+    """Return the 96-bit coordinate words: two halves of 48 bits, divided evenly among their coordinates.
 
-    The width of a field depends on the number of coordinates only, never on their sizes.
+    The width of a field depends on the number of coordinates and not on their sizes.
     """
     rank = len(sizes) + (rows is not None)
     if rank > _MAX_RANK:
