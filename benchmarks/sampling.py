@@ -1,6 +1,6 @@
 """Claim: with shared masks, balanced passes have a smaller error of every measure than iid ones, in the same time.
 
-For T of 16, 32 and 64 passes, each scheme (sampling/masks/branches, see dropout_core.engine.scheme) and three trained
+For T of 16, 32 and 64 passes, each scheme (sampling/masks/branches, see dropout_core.engine.options) and three trained
 networks of digits: the squared error of each measure over rows, columns and seeds, as a multiple of that of iid passes
 with shared masks at the same T; the CPU time of a prediction likewise, and their product: the time to equal error where
 errors fall as 1 / T. The bias. Of a batch, the error of its mean mutual information, and how well its rows are ordered.
@@ -57,7 +57,10 @@ MEASURES = {
     "votes": "vote_variation_ratio",
 }
 IID, SAMPLINGS = PassOptions(sampling="iid", masks="shared", branches=1), get_args(Sampling)[::-1]
-SCHEMES = [PassOptions() for some in itertools.product(SAMPLINGS, get_args(Sharing), BRANCHES)]
+SCHEMES = [
+    PassOptions(sampling=sampling, masks=masks, branches=branches)
+    for sampling, masks, branches in itertools.product(SAMPLINGS, get_args(Sharing), BRANCHES)
+]
 INTERVAL_SCHEMES = [
     PassOptions(sampling=sampling, masks="shared", branches=branches) for sampling in SAMPLINGS for branches in (1, 4)
 ]

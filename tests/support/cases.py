@@ -92,6 +92,11 @@ class Case:
     dtypes: tuple[torch.dtype, ...] = FLOATS
     smooth: bool = True
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether there is an input or a parameter that gradients flow to."""
+        return self.rows(1).is_floating_point() or any(True for _ in self.layer().parameters())
+
     def layer(self, p: float = 0.3, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The layer in training mode, with weights drawn under one seed."""
         with torch.random.fork_rng():
