@@ -15,7 +15,7 @@ class LazyCommand(TyperCommand):
         name: Name of the command.
         target: module:attribute of a function, or of a Typer app with commands of its own.
         summary: The first sentence of its help.
-        settings: Further arguments of `typer.core.TyperCommand`.
+        **settings: Further arguments of `typer.core.TyperCommand`.
     """
 
     def __init__(self, name: str, target: str, summary: str, **settings: Any) -> None:

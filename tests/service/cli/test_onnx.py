@@ -97,7 +97,7 @@ def test_torch_cannot_compute_an_imported_network(files, mcdrop, monkeypatch):
     assert_refused(mcdrop("predict", "net", "rows.npy", "--bundles", "bundles"), "onnx only, but the backend is torch")
     monkeypatch.setenv("MCDROP_BACKEND", "auto")
     assert mcdrop("predict", "net", "rows.npy", "--bundles", "bundles")[0] == 0
-    assert_refused(mcdrop("lint", "net", "--bundles", "bundles"), "came as an ONNX file")
+    assert_refused(mcdrop("lint", "net", "--bundles", "bundles"), "was published from an ONNX file")
     assert mcdrop("bench", "net", "--rows", 2, "--bundles", "bundles")[0] == 0
 
 
