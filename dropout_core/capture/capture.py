@@ -25,6 +25,7 @@ from torch.export import ExportedProgram
 from torch.nn.modules.batchnorm import _NormBase
 
 from dropout_core.capture.arguments import Inputs, bind, spread
+from dropout_core.capture.comparisons import rewrite_comparisons
 from dropout_core.capture.decompositions import DECOMPOSITIONS
 from dropout_core.capture.dynamic import Axes, Dynamic, dimensions, free_axes, refuse_constant
 from dropout_core.capture.live import Live, look
@@ -173,7 +174,6 @@ def _export(model: nn.Module, asked: _Asked) -> ExportedProgram:
             warnings.simplefilter("ignore")
             traced = torch.export.export(model, given.args, given.kwargs, dynamic_shapes=shapes, strict=False)
             functional: ExportedProgram = traced.run_decompositions(DECOMPOSITIONS)
-            return functional
     except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
         raise DataDependent(
             f"the forward decides on the value of a tensor{_place(error)}, which cannot be captured. Decide on tensors "
@@ -182,6 +182,8 @@ def _export(model: nn.Module, asked: _Asked) -> ExportedProgram:
         ) from error
     except Exception as error:
         raise CaptureError(f"torch.export refused the model{_place(error)}: {_reason(error)}") from error
+    rewrite_comparisons(functional.graph)
+    return functional
 
 
 def _reason(error: Exception) -> str:

@@ -24,18 +24,41 @@ from dropout_core.capture.booleans import (
 _aten = torch.ops.aten
 
 
-def draw_truths(graph: fx.Graph, live: Callable[[fx.Graph], list[fx.Node]]) -> None:
-    """Rewrite a graph in place. live: its nodes that reach the output. Doing so twice changes nothing more."""
-    masks = [node for node in live(graph) if _is_mask(node)]
+def rewrite_comparisons(graph: fx.Graph) -> None:
+    """Rewrite comparisons of uniform draws as draws of 0 and 1, in place.
+
+    A second call changes nothing.
+
+    Args:
+        graph: A functionalised graph, as `torch.export` makes it.
+    """
+    masks = [node for node in live_nodes(graph) if _is_mask(node)]
     for dropout in dict.fromkeys(mask.all_input_nodes[0] for mask in masks):  # in order: it decides the new names
         _compare_instead(graph, dropout)
-    for node in live(graph):
+    for node in live_nodes(graph):
         if node.target in UNIFORM_COMPARISONS or node.target in TENSOR_COMPARISONS:
-            now = live(graph)  # a rewritten comparison has changed what another is used in
+            now = live_nodes(graph)  # a rewritten comparison has changed what another is used in
             drawn = _drawn(node, set(now))
             uses = None if drawn is None else _uses(node, now)
             if drawn is not None and uses is not None:
                 _write(graph, {node: drawn(_adding(graph, node))}, uses)
+
+
+def live_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """Return the nodes that reach the output, in the order they run.
+
+    Args:
+        graph: A graph with one output node.
+
+    Returns:
+        The nodes without those whose values nothing uses.
+    """
+    output = graph.output_node()
+    live = {output}
+    for node in reversed(graph.nodes):
+        if node in live:
+            live.update(node.all_input_nodes)
+    return [node for node in graph.nodes if node in live]
 
 
 def _is_mask(node: fx.Node) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from dropout_core.capture.comparisons import draw_truths
+from dropout_core.capture.comparisons import live_nodes
 from dropout_core.errors import UnknownRandomness
 from dropout_core.graph.noise_kinds import SELU_FLOOR, alpha_affine
 from dropout_core.graph.operators import arguments_by_name
@@ -58,16 +58,23 @@ class SiteDraft:
 
 
 def find_sites(graph: fx.Graph) -> tuple[dict[fx.Node, SiteDraft], dict[fx.Node, fx.Node]]:
-    """Sites by the node they replace, and the nodes that are the identity (rate 0, or switched off).
+    """Find the sites of a graph and the dropouts that do nothing. The graph is not changed.
 
-    The graph's comparisons of uniform draws are rewritten first, in place (comparisons.py). Raises UnknownRandomness
-    for a live random operator of any other kind, naming it and its line.
+    Args:
+        graph: A functionalised graph whose comparisons of uniform draws `rewrite_comparisons` has rewritten.
+
+    Returns:
+        The sites by the node they replace; and for each dropout that is the identity (its rate is 0, or it is switched
+        off), the node it returns.
+
+    Raises:
+        UnknownRandomness: A random operator that reaches the output is of no known kind. The message names the
+            operator and its line.
     """
     _refuse_nested_draws(graph)
-    draw_truths(graph, _live_nodes)
     sites: dict[fx.Node, SiteDraft] = {}
     identities: dict[fx.Node, fx.Node] = {}
-    for node in _live_nodes(graph):
+    for node in live_nodes(graph):
         if not draws(node.target, node.args, node.kwargs):
             continue
         if node.target is _aten.native_dropout.default:
@@ -213,7 +220,7 @@ def _only_user(node: fx.Node, target: Any) -> fx.Node | None:
 
 
 def _refuse_nested_draws(graph: fx.Graph) -> None:
-    for node in _live_nodes(graph):
+    for node in live_nodes(graph):
         for inner in _nested_draws(node):
             raise _unknown(inner, f"it stands inside {node.target}, where it runs or not by the values of a tensor")
 
@@ -229,15 +236,6 @@ def _nested_draws(node: fx.Node) -> Iterator[fx.Node]:
             if draws(inner.target, inner.args, inner.kwargs):
                 yield inner
             yield from _nested_draws(inner)
-
-
-def _live_nodes(graph: fx.Graph) -> list[fx.Node]:
-    output = graph.output_node()
-    live = {output}
-    for node in reversed(graph.nodes):
-        if node in live:
-            live.update(node.all_input_nodes)
-    return [node for node in graph.nodes if node in live]
 
 
 def _node(argument: Any) -> fx.Node:
