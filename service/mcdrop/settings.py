@@ -188,6 +188,9 @@ class _File(PydanticBaseSettingsSource):
         Args:
             field: The field.
             field_name: Its name.
+
+        Returns:
+            The value, the name, and whether the value is complex.
         """
         return self().get(field_name), field_name, False
 
@@ -216,6 +219,9 @@ def is_loopback(host: str) -> bool:
 
     Args:
         host: Address, or a host name.
+
+    Returns:
+        Whether it is a loopback address.
     """
     if host == "localhost":
         return True

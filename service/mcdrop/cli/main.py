@@ -48,6 +48,9 @@ class _Commands(TyperGroup):
 
         Args:
             ctx: Context of the group.
+
+        Returns:
+            Names of commands.
         """
         return list(COMMANDS)
 

@@ -71,7 +71,10 @@ class AsyncClient:
         return is_ready(await self._answer(READY, retries=0))
 
     async def models(self) -> list[dict[str, Any]]:
-        """List every version of every model, with its name, version, state and the reason if it is refused.
+        """List every version of every model.
+
+        Returns:
+            Name, version, state, and the reason if it is refused, of each.
 
         Raises:
             ServerError: The server refused the request or failed.

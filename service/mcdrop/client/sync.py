@@ -71,7 +71,10 @@ class Client:
         return is_ready(self._answer(READY, retries=0))
 
     def models(self) -> list[dict[str, Any]]:
-        """List every version of every model, with its name, version, state and the reason if it is refused.
+        """List every version of every model.
+
+        Returns:
+            Name, version, state, and the reason if it is refused, of each.
 
         Raises:
             ServerError: The server refused the request or failed.

@@ -65,10 +65,13 @@ class JsonLines(logging.Formatter):
     """Formats a record as a JSON object: time (RFC 3339), level, logger, message and further fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line.
+        """Format a record.
 
         Args:
             record: The record.
+
+        Returns:
+            One line of JSON.
         """
         document = {
             "time": _time(record),
@@ -87,10 +90,13 @@ class TextLines(logging.Formatter):
     """Formats a record for people: the message, further fields, and the traceback below."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, and the lines of the traceback.
+        """Format a record.
 
         Args:
             record: The record.
+
+        Returns:
+            One line, and the lines of the traceback.
         """
         known = [f"{name}={value}" for name, value in _fields(record).items() if name not in _IN_MESSAGE]
         line = " ".join([_time(record), f"{record.levelname:<8}", record.getMessage(), *known])
