@@ -14,7 +14,7 @@ import torch
 _aten = torch.ops.aten
 
 # How an operator is called: a node is added to a graph, or it is run.
-Call = Callable[..., Any]
+OperatorCall = Callable[..., Any]
 
 UNIFORM_COMPARISONS: dict[Any, bool] = {
     _aten.lt.Scalar: True,
@@ -80,7 +80,7 @@ def is_known(target: Any, args: Sequence[Any], is_truth: Callable[[Any], bool], 
     return target in SHAPES | _ARITHMETIC | _LOGIC.keys() | {_aten._to_copy.default}
 
 
-def written(call: Call, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def written(call: OperatorCall, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], dtype: torch.dtype) -> Any:
     """The result of a known use, its truths given as numbers. dtype: what the use itself would give.
 
     Where that is no float, the result is a truth again, or a whole number that a truth decides.
@@ -91,31 +91,31 @@ def written(call: Call, target: Any, args: Sequence[Any], kwargs: Mapping[str, A
     return rule(call, *args) if rule else call(target, *args, **kwargs)
 
 
-def _negated(call: Call, truth: Any) -> Any:
+def _negated(call: OperatorCall, truth: Any) -> Any:
     return call(_aten.rsub.Scalar, truth, 1)
 
 
-def _both(call: Call, first: Any, second: Any) -> Any:
+def _both(call: OperatorCall, first: Any, second: Any) -> Any:
     return call(_aten.mul.Tensor, first, second)
 
 
-def _either(call: Call, first: Any, second: Any) -> Any:
+def _either(call: OperatorCall, first: Any, second: Any) -> Any:
     return call(_aten.sub.Tensor, call(_aten.add.Tensor, first, second), _both(call, first, second))
 
 
-def _chosen(call: Call, truth: Any, if_true: Any, if_false: Any) -> Any:
+def _chosen(call: OperatorCall, truth: Any, if_true: Any, if_false: Any) -> Any:
     parts = [_weighted(call, truth, if_true), _weighted(call, _negated(call, truth), if_false)]
     kept = [part for part in parts if part is not None]
     return call(_aten.add.Tensor, *kept) if len(kept) == 2 else (kept or [call(_aten.mul.Scalar, truth, 0)])[0]
 
 
-def _weighted(call: Call, truth: Any, value: Any) -> Any:
+def _weighted(call: OperatorCall, truth: Any, value: Any) -> Any:
     if isinstance(value, int | float):
         return call(_aten.mul.Scalar, truth, value) if value != 0 else None
     return call(_aten.mul.Tensor, value, truth)
 
 
-def _filled(call: Call, value: Any, truth: Any, fill: Any) -> Any:
+def _filled(call: OperatorCall, value: Any, truth: Any, fill: Any) -> Any:
     return _chosen(call, truth, fill, value)
 
 

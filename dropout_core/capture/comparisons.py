@@ -15,7 +15,7 @@ from dropout_core.capture.booleans import (
     SHAPES,
     TENSOR_COMPARISONS,
     UNIFORM_COMPARISONS,
-    Call,
+    OperatorCall,
     is_known,
     probability_below,
     written,
@@ -78,7 +78,7 @@ def _compare_instead(graph: fx.Graph, node: fx.Node) -> None:
         user.replace_all_uses_with(kept if user.args[1] == 1 else scaled)
 
 
-def _drawn(node: fx.Node, live: set[fx.Node]) -> Callable[[Call], Any] | None:
+def _drawn(node: fx.Node, live: set[fx.Node]) -> Callable[[OperatorCall], Any] | None:
     """How the truth of a comparison is drawn as a number, or None for any other node."""
     if node.target in UNIFORM_COMPARISONS:
         uniform, bound = cast("tuple[fx.Node, float]", node.args)
@@ -110,13 +110,13 @@ def _covers(uniform: fx.Node, bound: fx.Node) -> bool:
     return bool(torch.broadcast_shapes(shape, other) == shape)
 
 
-def _constant(call: Call, template: Any, probability: float) -> Any:
+def _constant(call: OperatorCall, template: Any, probability: float) -> Any:
     if not 0 < probability < 1:
         return call(_aten.full_like.default, template, probability)
     return call(_aten.bernoulli.p, template, probability)
 
 
-def _likely(call: Call, uniform: fx.Node, bound: fx.Node, is_below: bool) -> Any:
+def _likely(call: OperatorCall, uniform: fx.Node, bound: fx.Node, is_below: bool) -> Any:
     """A draw as likely as a value of the network says."""
     template = uniform.args[0]
     dtype = uniform.meta["val"].dtype
@@ -125,7 +125,7 @@ def _likely(call: Call, uniform: fx.Node, bound: fx.Node, is_below: bool) -> Any
     return drawn if is_below else call(_aten.rsub.Scalar, drawn, 1)
 
 
-def _moved(call: Call, node: fx.Node, drawn: fx.Node) -> Any:
+def _moved(call: OperatorCall, node: fx.Node, drawn: fx.Node) -> Any:
     """What the nodes between a draw and its comparison make of another draw in its place."""
     if node.target is _aten.rand_like.default:
         return drawn
@@ -151,7 +151,7 @@ def _write(graph: fx.Graph, numbers: dict[fx.Node, fx.Node], uses: list[fx.Node]
     for node in uses:
         call, dtype = _adding(graph, node), node.meta["val"].dtype
 
-        def number(argument: Any, call: Call = call, dtype: torch.dtype = dtype) -> Any:
+        def number(argument: Any, call: OperatorCall = call, dtype: torch.dtype = dtype) -> Any:
             if not isinstance(argument, fx.Node) or argument not in numbers:
                 return argument
             found = numbers[argument]
@@ -166,7 +166,7 @@ def _write(graph: fx.Graph, numbers: dict[fx.Node, fx.Node], uses: list[fx.Node]
             numbers[node] = result
 
 
-def _adding(graph: fx.Graph, before: fx.Node) -> Call:
+def _adding(graph: fx.Graph, before: fx.Node) -> OperatorCall:
     """Adds calls before a node, said to come from its place in the source."""
 
     def call(target: Any, *args: Any, **kwargs: Any) -> fx.Node:

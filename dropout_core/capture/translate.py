@@ -28,7 +28,7 @@ from dropout_core.graph.program import (
     references,
 )
 from dropout_core.graph.sizes import Expression, Size
-from dropout_core.graph.split import live
+from dropout_core.graph.split import reachable_nodes
 
 Shape = tuple[int | Size, ...]
 _OPERATORS = {"Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "Mod": "mod", "PythonMod": "mod"}
@@ -69,7 +69,7 @@ def translate(
     translator = _Translator(exported, names, axes, result)
     found = translator.nodes()
     output, moved = _classes_last(translator, class_axis)
-    nodes = live((*found, *moved), output)
+    nodes = reachable_nodes((*found, *moved), output)
     used = {name for node in nodes for name in references(node)} | {output}
     numbered, index = [], 0
     for node in nodes:

@@ -22,7 +22,7 @@ _BOUNDARY_BYTES = 64 * 2**20
 _MASK_UNITS = 2**21
 _MASK_PASSES = 32
 
-Result = TypeVar("Result")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _rows_within(budget: int, row_bytes: int) -> int:
     return max(1, few, budget // row_bytes)
 
 
-def run_with_fewer_rows(rows: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
+def run_with_fewer_rows(rows: int, attempt: Callable[[int], Outcome]) -> tuple[Outcome, int]:
     """Try to compute `rows` rows at once, and half as many each time the memory runs out.
 
     Args:

@@ -10,8 +10,8 @@ from dropout_core.engine.masks import quiet
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.inputs import NamedTensors, num_rows, select_rows, sizes_of, split_rows
 from dropout_core.graph.program import ROWS, Graph, Node, Operation, Site, references
-from dropout_core.graph.split import live, needed
-from dropout_core.graph.stage import Observer, Stage
+from dropout_core.graph.split import needed, reachable_nodes
+from dropout_core.graph.stage import NodeObserver, Stage
 
 _aten = torch.ops.aten
 # which argument is the layer's input, and which the weight
@@ -47,7 +47,7 @@ def last_hidden(graph: Graph) -> str:
             "the network came as an ONNX file, whose last linear layer is not known; k_centre and badge need its "
             "input. Choose by a score."
         )
-    nodes, data = live(graph.nodes, graph.output), {spec.name for spec in graph.inputs}
+    nodes, data = reachable_nodes(graph.nodes, graph.output), {spec.name for spec in graph.inputs}
     depends = _reached(nodes, data)
     taken: set[str] = set()  # by linear layers that no other one follows
     before: set[str] = set()  # values that reach a linear layer
@@ -91,7 +91,7 @@ def embeddings(graph: Graph, weights: Mapping[str, Tensor], inputs: NamedTensors
     name, sizes = last_hidden(graph), sizes_of(graph, inputs)
     stage = Stage(needed(graph.nodes, {name}, {node.name for node in graph.nodes}), keep=[name])
 
-    def run(rows: NamedTensors, observe: Observer | None = None) -> Tensor:
+    def run(rows: NamedTensors, observe: NodeObserver | None = None) -> Tensor:
         count = num_rows(rows)
         device = next(iter(rows.values())).device
         found = stage.run({**weights, **rows}, {**sizes, ROWS: count}, device, quiet, observe)[name]

@@ -28,7 +28,7 @@ _MAX_PLANS = 64
 # Of a longer run the groups would push one another out before they are wanted again.
 _MOST_KEPT_PASSES = 128
 
-Wanted = Callable[[int], Tensor | None]
+RowsNeeded = Callable[[int], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Engine:
         weights: Mapping[str, Tensor],
         inputs: Tensor | NamedTensors,
         options: PassOptions,
-        wanted: Wanted | None = None,
+        wanted: RowsNeeded | None = None,
         places: Tensor | None = None,
     ) -> Iterator[Chunk]:
         """Yield the outputs of all passes over all rows, in chunks: rows in order, then passes.

@@ -17,7 +17,7 @@ from dropout_core.engine.thinning import Chain, run, with_chains
 from dropout_core.graph.inputs import NamedTensors, num_rows
 from dropout_core.graph.program import ROWS, Graph, Node, Operation, Program, Site, references
 from dropout_core.graph.split import split, split_last
-from dropout_core.graph.stage import Observer, Stage
+from dropout_core.graph.stage import NodeObserver, Stage
 
 _MAX_COMPILED = 64
 
@@ -208,7 +208,7 @@ class TorchNetwork(Network):
         weights: Mapping[str, Tensor],
         rows: NamedTensors,
         sizes: Mapping[str, int],
-        observe: Observer | None = None,
+        observe: NodeObserver | None = None,
     ) -> dict[str, Tensor]:
         sizes = {**sizes, ROWS: num_rows(rows)}
         found = self._prefix.run({**weights, **rows}, sizes, _device(rows), quiet, observe)

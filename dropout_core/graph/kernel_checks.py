@@ -17,7 +17,7 @@ _aten = torch.ops.aten
 _GATES = {_aten.lstm.input: 4, _aten.gru.input: 3, _aten.rnn_tanh.input: 1, _aten.rnn_relu.input: 1}
 
 
-def check_sizes(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_kernel_sizes(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Check that the tensors of a call fit together, for the operators that do not check it themselves.
 
     Args:

@@ -68,7 +68,7 @@ def needed(nodes: tuple[Node, ...], wanted: set[str], among: set[str]) -> tuple[
     return tuple(reversed(kept))
 
 
-def live(nodes: tuple[Node, ...], output: str) -> tuple[Node, ...]:
+def reachable_nodes(nodes: tuple[Node, ...], output: str) -> tuple[Node, ...]:
     """Return the nodes that the output depends on, in order.
 
     Args:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dropout_core.graph.kernel_checks import check_sizes
+from dropout_core.graph.kernel_checks import check_kernel_sizes
 from dropout_core.graph.program import GETITEM, Device, Node, Operation, Ref, Site, references
 from dropout_core.graph.sizes import Size
 
-Observer = Callable[[str, Any], None]
+NodeObserver = Callable[[str, Any], None]
 
 
 class Stage:
@@ -38,7 +38,7 @@ class Stage:
         sizes: Mapping[str, int],
         device: torch.device,
         noise: Callable[[Site, Any], Tensor],
-        observe: Observer | None = None,
+        observe: NodeObserver | None = None,
     ) -> dict[str, Any]:
         """Run the nodes and return the values to keep.
 
@@ -71,7 +71,7 @@ def _call(node: Operation, values: Mapping[str, Any], sizes: Mapping[str, int], 
     if node.target == GETITEM:
         return args[0][args[1]]
     kwargs = {key: _resolve(arg, values, sizes, device) for key, arg in node.kwargs.items()}
-    check_sizes(node.target, args, kwargs)
+    check_kernel_sizes(node.target, args, kwargs)
     return node.target(*args, **kwargs)
 
 

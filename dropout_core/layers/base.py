@@ -13,12 +13,15 @@ With the noise off, a captured network must return what it returns in eval mode.
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
+
+Per = Literal["row", "batch"]
 
 
 class Rate:

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import Rate, capturing, checked_rank, checked_rate
+from dropout_core.layers.base import Per, Rate, capturing, checked_rank, checked_rate
 
-Per = Literal["row", "batch"]
 MonteCarlo = Literal["weights", "moments"]
 
 

@@ -1,15 +1,13 @@
 """Dropout of words: whole types of a vocabulary, and single tokens."""
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import Rate, RateLayer, capturing, kept, mask
-
-Per = Literal["row", "batch"]
+from dropout_core.layers.base import Per, Rate, RateLayer, capturing, kept, mask
 
 
 def embedding_dropout(

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.base import RateLayer, capturing, checked_rate, mask, unscaled_mask
+from dropout_core.layers.base import Per, RateLayer, capturing, checked_rate, mask, unscaled_mask
 
-Per = Literal["row", "batch"]
-Form = Literal["linspace", "huang"]
+DepthForm = Literal["linspace", "huang"]
 
 
 def drop_path(x: Tensor, p: float, training: bool = True, per: Per = "row", classic: bool = False) -> Tensor:
@@ -122,7 +121,7 @@ class StochasticDepth(DropPath):
         return y
 
 
-def linear_depth_rates(num_blocks: int, last: float, form: Form = "linspace") -> list[float]:
+def linear_depth_rates(num_blocks: int, last: float, form: DepthForm = "linspace") -> list[float]:
     """Return drop probabilities that grow linearly with depth, for blocks 1 … L.
 
     Args:
@@ -148,4 +147,4 @@ def linear_depth_rates(num_blocks: int, last: float, form: Form = "linspace") ->
         return [last * (block / num_blocks) for block in range(1, num_blocks + 1)]
     if form == "linspace":
         return [last * (block / max(num_blocks - 1, 1)) for block in range(num_blocks)]
-    raise InvalidInput(f"form is {form!r}; it is one of {', '.join(get_args(Form))}.")
+    raise InvalidInput(f"form is {form!r}; it is one of {', '.join(get_args(DepthForm))}.")

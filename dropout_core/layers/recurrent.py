@@ -27,10 +27,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.base import Rate, RateLayer, capturing, checked_rank, mask
 from dropout_core.layers.rnn_operator import check_lengths, fused, rnn
-from dropout_core.layers.rnn_steps import Outcome, stepped
+from dropout_core.layers.rnn_steps import RecurrentOutput, stepped
 
 Nonlinearity = Literal["tanh", "relu"]
-State = Tensor | tuple[Tensor, Tensor]
+RecurrentState = Tensor | tuple[Tensor, Tensor]
 
 
 def locked_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -93,7 +93,7 @@ def variational_rnn(
     lengths: Tensor | None = None,
     state: tuple[Tensor | None, Tensor | None] = (None, None),
     training: bool = True,
-) -> Outcome:
+) -> RecurrentOutput:
     """Compute recurrent layers under given masks, by the module's equations.
 
     Args:
@@ -165,7 +165,7 @@ class _VariationalRNN(nn.RNNBase):
         self.p_input, self.p_recurrent, self.p_output = p_input, p_recurrent, p_output
 
     def forward(
-        self, x: Tensor | PackedSequence, lengths: Tensor | None = None, state: State | None = None
+        self, x: Tensor | PackedSequence, lengths: Tensor | None = None, state: RecurrentState | None = None
     ) -> tuple[Any, Any]:
         """Return the output and the final state.
 
@@ -220,7 +220,7 @@ class _VariationalRNN(nn.RNNBase):
         if lengths is not None:
             check_lengths(lengths, x.shape[0], None if capturing() else x.shape[1])
 
-    def _states(self, x: Tensor, state: State | None) -> list[Tensor]:
+    def _states(self, x: Tensor, state: RecurrentState | None) -> list[Tensor]:
         """Return h_0 and, in an LSTM, c_0; an empty list if they are zeros."""
         if state is None:
             return []
@@ -232,7 +232,9 @@ class _VariationalRNN(nn.RNNBase):
             raise InvalidInput(f"the state has shapes {shapes}; {[list(wanted)] * count} is wanted.")
         return parts
 
-    def _packed(self, x: PackedSequence, lengths: Tensor | None, state: State | None) -> tuple[PackedSequence, Any]:
+    def _packed(
+        self, x: PackedSequence, lengths: Tensor | None, state: RecurrentState | None
+    ) -> tuple[PackedSequence, Any]:
         if capturing() or lengths is not None:
             raise InvalidInput(
                 "a PackedSequence says its lengths itself, and none can be captured, for its sizes depend on values; "

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dropout_core.errors import InvalidInput
-from dropout_core.layers.rnn_steps import Outcome, stepped
+from dropout_core.layers.rnn_steps import RecurrentOutput, stepped
 
 # How many gates a cell has: its weights have as many times H rows.
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -34,7 +34,7 @@ def fused(
     cell: str,
     bidirectional: bool,
     training: bool = False,
-) -> Outcome:
+) -> RecurrentOutput:
     """Compute layers without masks by torch's kernel.
 
     Args:
@@ -87,7 +87,7 @@ def _run(
     c0: Tensor | None,
     cell: str,
     bidirectional: bool,
-) -> Outcome:
+) -> RecurrentOutput:
     """Compute one layer whose hidden state enters W_hh times the mask [B, D, H] at every step; None masks nothing."""
     _check(x, lengths, weights, mask, h0, c0, cell, bidirectional)
     runs = list(_runs(x, mask))
@@ -109,7 +109,7 @@ def _run(
     return torch.cat(output), torch.cat(h_n, 1), torch.cat(c_n, 1)
 
 
-def _shapes(x: Tensor, weights: Sequence[Tensor], cell: str, bidirectional: bool) -> Outcome:
+def _shapes(x: Tensor, weights: Sequence[Tensor], cell: str, bidirectional: bool) -> RecurrentOutput:
     directions, hidden = 1 + bidirectional, weights[1].shape[1]
     state = (directions, x.shape[0], hidden)
     c_n = x.new_empty(state if cell == "lstm" else (*state[:2], 0))

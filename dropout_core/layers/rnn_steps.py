@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-Outcome = tuple[Tensor, Tensor, Tensor]
+RecurrentOutput = tuple[Tensor, Tensor, Tensor]
 
 
 def stepped(
@@ -17,7 +17,7 @@ def stepped(
     c0: Tensor | None,
     cell: str,
     bidirectional: bool,
-) -> Outcome:
+) -> RecurrentOutput:
     """Compute one layer whose hidden state enters W_hh times a mask.
 
     The directions run side by side, [D, B, *]; the second has the steps of each row in reverse.

@@ -10,12 +10,12 @@ from torch.nn.modules.conv import _ConvNd
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.base import checked_rate
 from dropout_core.surgery.attention import drop_attention
-from dropout_core.surgery.changes import Beside, Kind, Side, beside, built, joined, move, named
+from dropout_core.surgery.changes import Beside, Kind, Side, beside, built, child_path, move, named
 from dropout_core.surgery.flow import Flow
-from dropout_core.surgery.fx_trace import traced
+from dropout_core.surgery.fx_trace import trace_by_fx
 from dropout_core.surgery.places import Place, activations, heads, space_of, usual
 from dropout_core.surgery.report import Notes, Report, described
-from dropout_core.surgery.run_trace import ran
+from dropout_core.surgery.run_trace import trace_by_running
 
 Where = Literal["head", "activations", "attention"]
 
@@ -81,9 +81,9 @@ def add_dropout(
 
 def _flow(model: nn.Module, example: Any) -> Flow:
     if example is not None:
-        return ran(model, example)
+        return trace_by_running(model, example)
     try:
-        return traced(model)
+        return trace_by_fx(model)
     except InvalidInput as error:
         raise InvalidInput(f"{error}. Give an example, which is run, or name modules: names=[...].") from error
 
@@ -95,7 +95,7 @@ def _changes(model: nn.Module, place: Place, side: Side, kind: Kind | None, p: f
         return
     module, chosen, why_not = place.what, kind or place.kind, place.why_not
     if beside(module, side) is not None:
-        why_not = f"it has {joined(place.path, f'dropout_{side}')} already; set_rates sets its rate"
+        why_not = f"it has {child_path(place.path, f'dropout_{side}')} already; set_rates sets its rate"
     elif chosen is None and not why_not:
         why_not = "whether units or maps reach it cannot be told; give a kind or an example"
     if why_not or chosen is None:
@@ -103,7 +103,7 @@ def _changes(model: nn.Module, place: Place, side: Side, kind: Kind | None, p: f
         return
     layer = built(chosen, p)
     change = Beside(place.path, module, side, layer)
-    now = f"{described(layer)} {side} it, {joined(place.path, change.name)}"
+    now = f"{described(layer)} {side} it, {child_path(place.path, change.name)}"
     notes.changed(place.path, described(module), now)
     move(layer, module, model)
     yield change
@@ -113,7 +113,7 @@ def _named(path: str, module: nn.Module, side: Side, kind: Kind | None) -> Place
     """The place that a path names. Raises InvalidInput for what runs nothing itself, and where no kind is usual."""
     while type(module).forward is nn.Sequential.forward and len(module._modules) > 0:
         name, child = list(module._modules.items())[0 if side == "before" else -1]
-        path, module = joined(path, name), child  # type: ignore[assignment]
+        path, module = child_path(path, name), child  # type: ignore[assignment]
     if isinstance(module, _NormBase):
         raise InvalidInput(
             f"{path!r} is a {type(module).__name__}, which often is in eval mode by itself; a dropout that it holds "

@@ -175,7 +175,7 @@ def move(layer: nn.Module, beside: nn.Module, model: nn.Module) -> None:
     layer.to(near.device)
 
 
-def joined(path: str, name: str) -> str:
+def child_path(path: str, name: str) -> str:
     """The path of what a module has by this name."""
     return f"{path}.{name}" if path else name
 

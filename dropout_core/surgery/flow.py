@@ -21,7 +21,7 @@ Sources = dict[int, bool]
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """One run of a module, or of a function that does what a layer does.
 
     place: the module's path, or the function's line. what: the module, or the function's name. sources: of its inputs.
@@ -39,7 +39,7 @@ class Call:
 class Flow:
     """All calls in the order they run, and where the output comes from."""
 
-    calls: list[Call] = field(default_factory=list)
+    calls: list[ModuleCall] = field(default_factory=list)
     output: Sources = field(default_factory=dict)
 
     def layers(self, sources: Sources) -> Sources:
@@ -48,7 +48,7 @@ class Flow:
         for number, same_axes in sources.items():
             call = self.calls[number]
             beyond = {number: True} if call.role == "weights" else self.layers(call.sources)
-            merge(found, {layer: same and same_axes for layer, same in beyond.items()})
+            merge_sources(found, {layer: same and same_axes for layer, same in beyond.items()})
         return found
 
     def last(self) -> set[int]:
@@ -60,11 +60,11 @@ class Flow:
         layers = [self.calls[number] for number in near if self.calls[number].role == "weights"]
         return near.difference(*(self._back(layer.sources, lambda _: True) for layer in layers))
 
-    def readers(self, number: int) -> list[Call]:
+    def readers(self, number: int) -> list[ModuleCall]:
         """Who reads what a call returns."""
         return [call for call in self.calls if number in call.sources]
 
-    def _back(self, sources: Sources, through: Callable[[Call], bool]) -> set[int]:
+    def _back(self, sources: Sources, through: Callable[[ModuleCall], bool]) -> set[int]:
         """All calls before; those that `through` refuses are there, but not what is before them."""
         found, front = set[int](), set(sources)
         while front:
@@ -73,7 +73,7 @@ class Flow:
         return found
 
 
-def merge(into: Sources, more: Sources) -> None:
+def merge_sources(into: Sources, more: Sources) -> None:
     """Add sources; of those that come on two ways the axes are the same when they are on both."""
     for number, same_axes in more.items():
         into[number] = same_axes and into.get(number, True)

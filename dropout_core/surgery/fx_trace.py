@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.selection import is_ours
-from dropout_core.surgery.flow import Call, Flow, Sources, callers_line, in_mode, merge
+from dropout_core.surgery.flow import Flow, ModuleCall, Sources, callers_line, in_mode, merge_sources
 from dropout_core.surgery.roles import RESHAPING, has_weights, role_of, role_of_function
 
 _SHAPE_READS = {"size", "dim", "numel"}
@@ -15,7 +15,7 @@ _SHAPE_ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
 _ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def traced(model: nn.Module) -> Flow:
+def trace_by_fx(model: nn.Module) -> Flow:
     """The flow of a network in eval mode. Raises InvalidInput when it cannot be traced."""
     graph, flow = trace(model, training=False), Flow()
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -24,7 +24,7 @@ def traced(model: nn.Module) -> Flow:
     for node in graph.nodes:
         sources: Sources = {}
         for each in node.all_input_nodes:
-            merge(sources, known[each])
+            merge_sources(sources, known[each])
         if node.op == "get_attr" or (node.all_input_nodes and constants.issuperset(node.all_input_nodes)):
             constants.add(node)
         call = _call(node, sources, modules, constants)
@@ -78,15 +78,15 @@ class _Tracer(fx.Tracer):
         return node
 
 
-def _call(node: fx.Node, sources: Sources, modules: dict[str, nn.Module], constants: set[fx.Node]) -> Call | None:
+def _call(node: fx.Node, sources: Sources, modules: dict[str, nn.Module], constants: set[fx.Node]) -> ModuleCall | None:
     """What a node runs, where that has a role."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         role = role_of(module)
-        return None if role is None else Call(str(node.target), module, role, sources)
+        return None if role is None else ModuleCall(str(node.target), module, role, sources)
     name = function_of(node)
     role = "weights" if has_weights(name, not constants.isdisjoint(node.all_input_nodes)) else role_of_function(name)
-    return None if role is None else Call(line_of(node), name, role, sources)
+    return None if role is None else ModuleCall(line_of(node), name, role, sources)
 
 
 def _passed(node: fx.Node, sources: Sources, modules: dict[str, nn.Module]) -> Sources:

@@ -10,8 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.spatial import SpatialDropout1d, SpatialDropout2d, SpatialDropout3d
 from dropout_core.layers.standard import AlphaDropout, Dropout
-from dropout_core.surgery.changes import Kind, Side, beside, joined, named, paths_of
-from dropout_core.surgery.flow import Call, Flow
+from dropout_core.surgery.changes import Kind, Side, beside, child_path, named, paths_of
+from dropout_core.surgery.flow import Flow, ModuleCall
 from dropout_core.surgery.roles import role_of
 
 _USUAL: Mapping[int, Kind] = {0: Dropout, 1: SpatialDropout1d, 2: SpatialDropout2d, 3: SpatialDropout3d}
@@ -94,7 +94,7 @@ def _after(flow: Flow, path: str, module: nn.Module, numbers: Sequence[int]) -> 
     return Place(path, module, None if space is None else usual(space, module))
 
 
-def _space_at(flow: Flow, call: Call) -> int | None:
+def _space_at(flow: Flow, call: ModuleCall) -> int | None:
     """Over how many axes maps extend that a call gets, 0 for units, None where that cannot be told."""
     spaces = set[int | None]()
     for number, same_axes in flow.layers(call.sources).items():
@@ -106,10 +106,10 @@ def _space_at(flow: Flow, call: Call) -> int | None:
     return spaces.pop() if len(spaces) == 1 else None
 
 
-def _all_drop(calls: Sequence[Call], side: Side) -> str:
+def _all_drop(calls: Sequence[ModuleCall], side: Side) -> str:
     """Where all of these are dropouts, or have one on that side: the place of the first; otherwise an empty string."""
     dropping = [
-        call.place if call.role == "dropout" else joined(call.place, f"dropout_{side}")
+        call.place if call.role == "dropout" else child_path(call.place, f"dropout_{side}")
         for call in calls
         if call.role == "dropout" or (isinstance(call.what, nn.Module) and beside(call.what, side) is not None)
     ]

@@ -9,7 +9,7 @@ from torch import nn
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.base import checked_rate
 from dropout_core.layers.selection import rates_of
-from dropout_core.surgery.changes import RateChange, joined, paths_of
+from dropout_core.surgery.changes import RateChange, child_path, paths_of
 from dropout_core.surgery.functions import note_functions
 from dropout_core.surgery.report import Notes, Report, described
 from dropout_core.surgery.roles import is_dropout
@@ -40,7 +40,7 @@ def set_rates(model: nn.Module, rates: Rates) -> Report:
         if not attributes and is_dropout(layer):
             notes.left(", ".join(paths), described(layer), "it has no rate of its own, or learns it")
         for attribute in attributes:
-            keys = [joined(path, attribute) for path in paths] + (paths if attributes == ("p",) else [])
+            keys = [child_path(path, attribute) for path in paths] + (paths if attributes == ("p",) else [])
             known.update(keys)
             changes += _changes(_Rate(layer, attribute, paths, keys), rates, notes)
     if isinstance(rates, Mapping) and (unknown := [name for name in rates if name not in known]):
@@ -61,7 +61,7 @@ class _Rate:
 def _changes(rate: _Rate, rates: Rates, notes: Notes) -> Iterator[RateChange]:
     """What to do to a rate, if anything, and a note of it."""
     alone = rate.attribute == "p"
-    path = ", ".join(rate.paths if alone else (joined(each, rate.attribute) for each in rate.paths))
+    path = ", ".join(rate.paths if alone else (child_path(each, rate.attribute) for each in rate.paths))
     value: Any = None
     why_not = ""
     if isinstance(rates, Mapping):

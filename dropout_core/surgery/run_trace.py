@@ -9,11 +9,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dropout_core.surgery.flow import Call, Flow, Sources, callers_line, in_mode
+from dropout_core.surgery.flow import Flow, ModuleCall, Sources, callers_line, in_mode
 from dropout_core.surgery.roles import Role, has_weights, role_of, role_of_function
 
 
-def ran(model: nn.Module, example: Any) -> Flow:
+def trace_by_running(model: nn.Module, example: Any) -> Flow:
     """The flow of a network in eval mode on an example, a tensor or a tuple of arguments. It is left as it was."""
     recorder, handles = _Recorder(), []
     for path, module in model.named_modules():
@@ -88,7 +88,9 @@ class _Recorder(TorchFunctionMode):
     def _noted(self, place: str, what: nn.Module | str, role: Role, inputs: Any, output: Any) -> Any:
         tensors = [each for each in tree_leaves(output) if isinstance(each, Tensor)]
         number = len(self.flow.calls)
-        self.flow.calls.append(Call(place, what, role, self.sources(inputs), tensors[0].dim() if tensors else None))
+        self.flow.calls.append(
+            ModuleCall(place, what, role, self.sources(inputs), tensors[0].dim() if tensors else None)
+        )
         return tree_map(lambda value: self._cut_off(value, number), output)
 
     def _cut_off(self, value: Any, number: int) -> Any:

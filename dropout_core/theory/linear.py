@@ -13,10 +13,10 @@ from torch import Tensor
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.base import checked_rate
 
-Form = Literal["inverted", "classic"]
+MaskScale = Literal["inverted", "classic"]
 
 
-def mask_variance(p: float, form: Form = "inverted") -> float:
+def mask_variance(p: float, form: MaskScale = "inverted") -> float:
     """The variance of a unit's factor: p / keep in the inverted form (p below 1), p · keep in the classic one.
 
     Source: Srivastava et al. 2014, JMLR 15, sections 9.1 and 10.
@@ -26,12 +26,12 @@ def mask_variance(p: float, form: Form = "inverted") -> float:
     return p / (1.0 - p) if form == "inverted" else p * (1.0 - p)
 
 
-def _mask_mean(p: float, form: Form) -> float:
+def _mask_mean(p: float, form: MaskScale) -> float:
     _check_form(form)
     return 1.0 if form == "inverted" else 1.0 - p
 
 
-def monte_carlo_variance(x: Tensor, weight: Tensor, p: float, form: Form = "inverted") -> Tensor:
+def monte_carlo_variance(x: Tensor, weight: Tensor, p: float, form: MaskScale = "inverted") -> Tensor:
     """The variance over masks of W (n ⊙ x), in closed form: mask_variance(p, form) · W² x².
 
     x: [B, C], what comes into the dropout. weight: [O, C], of the layer behind it. Returns [B, O], in the squared unit
@@ -43,7 +43,7 @@ def monte_carlo_variance(x: Tensor, weight: Tensor, p: float, form: Form = "inve
     return mask_variance(p, form) * (x.square() @ weight.square().T)
 
 
-def equivalent_l2_penalty(x: Tensor, weight: Tensor, p: float, form: Form = "inverted") -> Tensor:
+def equivalent_l2_penalty(x: Tensor, weight: Tensor, p: float, form: MaskScale = "inverted") -> Tensor:
     """What dropout adds to the squared error of a linear model: mask_variance(p, form) · Σ_i mean(x_i²) · ‖w_i‖².
 
     E ‖y − W (n ⊙ x)‖² = ‖y − E[n] W x‖² + this, as means over the rows, the squares added up over the outputs; E[n] is
@@ -56,7 +56,7 @@ def equivalent_l2_penalty(x: Tensor, weight: Tensor, p: float, form: Form = "inv
     return (x.square().mean(0) * weight.square().sum(0)).sum() * mask_variance(p, form)
 
 
-def dropout_least_squares(x: Tensor, y: Tensor, p: float, form: Form = "inverted") -> Tensor:
+def dropout_least_squares(x: Tensor, y: Tensor, p: float, form: MaskScale = "inverted") -> Tensor:
     """The weights [O, C] to which linear regression with dropout on its inputs converges, in closed form.
 
     W = ((XᵀX + p / keep · diag(XᵀX))⁻¹ XᵀY)ᵀ, the minimum of E ‖y − W (n ⊙ x)‖²; ÷ keep in the classic form, whose
@@ -100,8 +100,8 @@ def check_linear(x: Tensor, weight: Tensor) -> None:
 
 
 def _check_form(form: str) -> None:
-    if form not in get_args(Form):
-        raise InvalidInput(f"form is {form!r}; it is one of {', '.join(get_args(Form))}.")
+    if form not in get_args(MaskScale):
+        raise InvalidInput(f"form is {form!r}; it is one of {', '.join(get_args(MaskScale))}.")
 
 
 def _check_regression(x: Tensor, y: Tensor) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.base import checked_rate
-from dropout_core.layers.path import Form, linear_depth_rates
+from dropout_core.layers.path import DepthForm, linear_depth_rates
 
 
 def expected_active_depth(rates: Iterable[float]) -> float:
@@ -18,7 +18,7 @@ def expected_active_depth(rates: Iterable[float]) -> float:
     return math.fsum(1.0 - checked_rate(rate, "a rate") for rate in rates)
 
 
-def last_rate_for_depth(num_blocks: int, depth: float, form: Form = "linspace") -> float:
+def last_rate_for_depth(num_blocks: int, depth: float, form: DepthForm = "linspace") -> float:
     """The `last` at which linear_depth_rates(num_blocks, last, form) has this expected active depth.
 
     2 · (L − depth) / L for "linspace", of two blocks or more, and 2 · (L − depth) / (L + 1) for "huang": with their

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from dropout_core.errors import InvalidInput
 
-Form = Literal["constant", "linear"]
+CurriculumForm = Literal["constant", "linear"]
 
 
 class Curve(ABC):
@@ -131,12 +131,12 @@ class Early(Curve):
     """
 
     steps: int
-    form: Form = "linear"
+    form: CurriculumForm = "linear"
 
     def __post_init__(self) -> None:
         checked_count(self.steps, "steps", 1)
-        if self.form not in get_args(Form):
-            raise InvalidInput(f"form is {self.form!r}; it is one of {', '.join(get_args(Form))}.")
+        if self.form not in get_args(CurriculumForm):
+            raise InvalidInput(f"form is {self.form!r}; it is one of {', '.join(get_args(CurriculumForm))}.")
 
     def at(self, step: int) -> float:
         """The factor at a step."""

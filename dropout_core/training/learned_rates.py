@@ -18,7 +18,7 @@ from torch.func import functional_call
 from dropout_core.errors import InvalidInput
 from dropout_core.layers.concrete import ConcreteDropout
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -35,7 +35,7 @@ def logits_of(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def hypergradients(
-    model: nn.Module, loss: Loss, train: Batch, validation: Batch, lr: float
+    model: nn.Module, loss: LossFunction, train: Batch, validation: Batch, lr: float
 ) -> tuple[dict[str, Tensor], float]:
     """∂ L_val(w − lr · ∂L_train(w, φ)/∂w) / ∂φ for every learned rate, by the name of its logit, and L_val itself.
 
@@ -78,7 +78,7 @@ class RateLearner:
         learner.step((x, y), (x_val, y_val))
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, lr: float, rate_lr: float = 0.05) -> None:
+    def __init__(self, model: nn.Module, loss: LossFunction, lr: float, rate_lr: float = 0.05) -> None:
         self._model, self._loss, self._lr = model, loss, lr
         self._logits = logits_of(model)
         self._optimiser = torch.optim.Adam(self._logits.values(), rate_lr)

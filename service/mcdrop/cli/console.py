@@ -140,7 +140,7 @@ def announce(settings: Settings, catalogue: Catalogue) -> None:
     print("\n".join(lines), flush=True)  # noqa: T201 - to be pasted as it is: no wrapping, no colours
 
 
-def models(entries: Sequence[dict[str, Any]]) -> None:
+def print_models(entries: Sequence[dict[str, Any]]) -> None:
     """Print every version of every model, with the reason if it is refused.
 
     Args:
@@ -155,7 +155,7 @@ def models(entries: Sequence[dict[str, Any]]) -> None:
     _out.print(table)
 
 
-def variants(known: Sequence[Variant]) -> None:
+def print_variants(known: Sequence[Variant]) -> None:
     """Print the dropout layers: a table if the terminal is wide enough for it, a list otherwise.
 
     Args:

@@ -16,12 +16,12 @@ def models(bundles: Bundles = None, url: Url = None) -> None:
     """
     if url is not None:
         with client_of(url) as client:
-            console.models(client.models())
+            console.print_models(client.models())
         return
     from mcdrop_models.bundle.repository import Repository
 
     entries = Repository(bundles_folder(bundles)).entries()
-    console.models(
+    console.print_models(
         [
             {
                 "name": entry.name,
@@ -62,4 +62,4 @@ def variants() -> None:
     """
     from dropout_core.layers.variants import VARIANTS
 
-    console.variants(VARIANTS)
+    console.print_variants(VARIANTS)

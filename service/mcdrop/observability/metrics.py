@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from mcdrop.observability.events import BatchFinished, CallFinished
 from mcdrop.observability.middleware import Exchange
-from mcdrop.observability.tallies import Histogram, Statistics, Tally
+from mcdrop.observability.tallies import Histogram, Tally, VersionCounts
 
 _S = 1e9
 _LABELS = ("model", "version")
@@ -89,7 +89,7 @@ class Metrics:
             with self._lock:
                 self._responses[exchange.status] += 1
 
-    def statistics(self, model: str, version: int) -> Statistics:
+    def statistics(self, model: str, version: int) -> VersionCounts:
         """Return the counts of a version.
 
         Args:

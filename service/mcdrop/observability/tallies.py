@@ -81,7 +81,7 @@ class TimedCount:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class VersionCounts:
     """The counts of one version, named as the statistics of the Open Inference Protocol.
 
     Attributes:
@@ -167,11 +167,11 @@ class Tally:
         self.by_size[size] = TimedCount(before.count + 1, before.ns + ns)
         self.last_ms = now_ms
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> VersionCounts:
         """The counts as they are now."""
         prefix, suffix = _duration(self.phases["prefix"]), _duration(self.phases["suffix"])
         successes = self.outcomes["success"]
-        return Statistics(
+        return VersionCounts(
             inference_count=self.rows,
             execution_count=self.batches["success"],
             last_inference_ms=self.last_ms,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dropout_core.graph.program import GETITEM, Device, Graph, Input, Operation, Program, Ref, RowAxis, Site, references
 from dropout_core.graph.sizes import Size
-from dropout_core.graph.split import live, split
+from dropout_core.graph.split import reachable_nodes, split
 from dropout_core.graph.stage import Stage
 
 aten = torch.ops.aten
@@ -108,7 +108,7 @@ def test_noise_that_does_not_reach_the_output_leaves_no_suffix():
 
 def test_dead_nodes_are_not_live():
     nodes = (op("dead", aten.tanh.default, Ref("x")), op("out", aten.tanh.default, Ref("x")))
-    assert names(live(nodes, "out")) == ["out"]
+    assert names(reachable_nodes(nodes, "out")) == ["out"]
 
 
 def test_references_are_found_at_any_depth():

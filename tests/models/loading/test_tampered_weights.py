@@ -14,7 +14,7 @@ from torch import nn
 
 from dropout_core.engine.options import PassOptions
 from dropout_core.errors import InvalidInput
-from dropout_core.graph.kernel_checks import check_sizes
+from dropout_core.graph.kernel_checks import check_kernel_sizes
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.publishing.torch import publish
@@ -221,9 +221,9 @@ def _recurrent_calls():
 def test_recurrent_layers_of_every_form_fit():
     for target, args in _recurrent_calls():
         target(*args)
-        check_sizes(target, args, {})
+        check_kernel_sizes(target, args, {})
         *most, first = args
-        check_sizes(target, most, {"batch_first": first})
+        check_kernel_sizes(target, most, {"batch_first": first})
 
 
 def test_recurrent_layers_of_every_form_do_not_fit_when_one_size_is_off():
@@ -237,20 +237,20 @@ def test_recurrent_layers_of_every_form_do_not_fit_when_one_size_is_off():
         calls += [(wrong, hx, weights) for wrong in (x[..., :1], x[:1, :1], x[0], x.unsqueeze(2))]
         for call in calls:
             with pytest.raises(InvalidInput, match="sizes do not fit together"):
-                check_sizes(target, [*call, *rest], {})
+                check_kernel_sizes(target, [*call, *rest], {})
 
 
 def test_the_number_of_layers_follows_the_weights():
     for target, (x, hx, weights, bias, layers, *rest) in _recurrent_calls():
         more = [torch.cat([state, state]) for state in hx] if isinstance(hx, list) else torch.cat([hx, hx])
         with pytest.raises(InvalidInput, match="sizes do not fit together"):
-            check_sizes(target, [x, more, weights, bias, 2 * layers, *rest], {})
+            check_kernel_sizes(target, [x, more, weights, bias, 2 * layers, *rest], {})
 
 
 def test_projections_are_left_to_the_kernel_that_checks():
     net = nn.LSTM(4, 6, proj_size=2)
     hx = [torch.zeros(1, 5, 2), torch.zeros(1, 5, 6)]
-    check_sizes(
+    check_kernel_sizes(
         torch.ops.aten.lstm.input, [torch.zeros(2, 5, 4), hx, net._flat_weights, True, 1, 0.0, False, False, False], {}
     )
 

@@ -59,7 +59,7 @@ def test_what_was_published_is_said_with_its_metrics(capsys, digits, tmp_path):
 
 
 def test_models_are_a_table_with_the_reason_of_a_refusal(capsys):
-    console.models([{"name": "a", "version": 2, "state": "refused", "reason": "[/b] was :cat: changed"}])
+    console.print_models([{"name": "a", "version": 2, "state": "refused", "reason": "[/b] was :cat: changed"}])
 
     assert cells(capsys.readouterr().out) == [
         ["name", "version", "state", "reason"],
@@ -68,7 +68,7 @@ def test_models_are_a_table_with_the_reason_of_a_refusal(capsys):
 
 
 def test_without_models_it_is_said_how_to_make_one(capsys):
-    console.models([])
+    console.print_models([])
 
     assert capsys.readouterr().out == "no bundles. Make one with: mcdrop train digits\n"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dropout_core.graph.program import Operation
 from dropout_core.layers.rnn_operator import GATES, rnn
-from dropout_core.layers.rnn_steps import Outcome
+from dropout_core.layers.rnn_steps import RecurrentOutput
 from mcdrop_models.errors import NotExportable
 from mcdrop_models.onnx.to_onnx.loops import steps
 
@@ -76,7 +76,7 @@ def _layer(
     c0: Tensor | None,
     cell: str,
     bidirectional: bool,
-) -> Outcome:
+) -> RecurrentOutput:
     """`mcdrop::rnn`: one layer whose hidden state enters W_hh times the mask [B, D, H]."""
     each = len(weights) // (1 + bidirectional)
     w_ih, w_hh, *biases = (torch.stack(tuple(weights[kind::each])) for kind in range(each))

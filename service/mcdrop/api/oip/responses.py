@@ -19,7 +19,7 @@ class ServerMetadata(BaseModel):
     extensions: list[str]
 
 
-class Live(BaseModel):
+class LiveResponse(BaseModel):
     """Whether the process runs."""
 
     live: bool

@@ -13,7 +13,7 @@ from mcdrop.api.oip.metadata import model_config, model_metadata, server_metadat
 from mcdrop.api.oip.requests import InferRequest
 from mcdrop.api.oip.responses import (
     InferResponse,
-    Live,
+    LiveResponse,
     ModelConfig,
     ModelMetadata,
     ModelNames,
@@ -40,7 +40,7 @@ _INTERNAL = oip_error_docs("internal")
 _OF_MODEL = oip_error_docs(*MODEL_ERRORS)
 _UNREADY: Responses = {503: {"model": NotReady, "description": "No model can answer, and why."}, **_INTERNAL}
 _DEAD: Responses = {
-    503: {"model": Live, "description": "The compute thread died; restart the server."},
+    503: {"model": LiveResponse, "description": "The compute thread died; restart the server."},
     **_INTERNAL,
 }
 _MODEL_UNREADY: Responses = {
@@ -96,10 +96,10 @@ async def server() -> ServerMetadata:
 
 
 @router.get("/health/live", responses=_DEAD)
-async def live(response: Response, state: State) -> Live:
+async def live(response: Response, state: State) -> LiveResponse:
     """Report whether the process and its compute thread run."""
     response.status_code = 200 if state.batcher.alive else 503
-    return Live(live=state.batcher.alive)
+    return LiveResponse(live=state.batcher.alive)
 
 
 @router.get("/health/ready", response_model=Ready, responses=_UNREADY)

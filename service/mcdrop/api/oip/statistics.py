@@ -2,12 +2,12 @@
 
 from mcdrop.api.oip.responses import BatchStatistics, Duration, InferStatistics, VersionStatistics
 from mcdrop.inference.catalogue import ModelKey
-from mcdrop.observability.tallies import Statistics, TimedCount
+from mcdrop.observability.tallies import TimedCount, VersionCounts
 
 _NONE = Duration(count=0, ns=0)
 
 
-def statistics_response(key: ModelKey, counted: Statistics) -> VersionStatistics:
+def statistics_response(key: ModelKey, counted: VersionCounts) -> VersionStatistics:
     """Return the statistics of a version.
 
     Args:
