@@ -12,7 +12,7 @@ from dropout_core.acquire.epig import epig as epig
 from dropout_core.acquire.joint import JointChoice as JointChoice
 from dropout_core.acquire.joint import batchbald as batchbald
 from dropout_core.acquire.need import Need as Need
-from dropout_core.acquire.need import joined as joined
+from dropout_core.acquire.need import concatenate_chunks as concatenate_chunks
 from dropout_core.acquire.options import RankOptions as RankOptions
 from dropout_core.acquire.pointwise import epistemic_variance as epistemic_variance
 from dropout_core.acquire.pointwise import expected_entropy as expected_entropy

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dropout_core.acquire.configurations import Configurations, entropy_terms
 from dropout_core.acquire.constraints import NO_LIMITS, Constraints, OpenRows, open_rows
-from dropout_core.acquire.epig import checked_targets
+from dropout_core.acquire.epig import check_targets
 from dropout_core.acquire.joint import JointChoice, check_sizes, first_best, joint_choice
-from dropout_core.acquire.probabilities import doubled
+from dropout_core.acquire.probabilities import normalized
 
 _DOUBLE = 8
 # columns of targets at once: enough for a matrix product to be one
@@ -44,28 +44,28 @@ def batch_epig(
     Source: Bickford Smith et al. 2023 (arXiv 2304.08151), eq. 8, of the joint label of a batch; the greedy choice and
     the configurations of Kirsch et al. 2019 (arXiv 1906.08158), section 3.
     """
-    checked_targets(probs, target_probs)
+    check_targets(probs, target_probs)
     check_sizes(k, num_samples, None, max_bytes)
     num_rows = probs.shape[1]
     limits.check(num_rows)
     costs = probs.new_ones(num_rows, dtype=torch.float64) if limits.costs is None else limits.costs.to(probs.device)
     still = OpenRows(open_rows(num_rows, limits.exclude).to(probs.device), limits)
-    told = _Told(Configurations(probs, seed, num_samples), doubled(target_probs), max_bytes)
+    information = _TargetInformation(Configurations(probs, seed, num_samples), normalized(target_probs), max_bytes)
     scores: list[float] = []
     while len(scores) < k and bool(still.keep.any()):
         if scores:
-            told.state.extend()
+            information.state.extend()
         rows = still.keep.nonzero()[:, 0]
-        so_far = told.of(None)
-        gains = torch.stack([told.of(doubled(probs[:, row])) for row in rows]) - so_far
+        so_far = information.of(None)
+        gains = torch.stack([information.of(normalized(probs[:, row])) for row in rows]) - so_far
         best = first_best(gains / costs[rows], rows)
         scores.append(max(float(so_far + gains[best]), scores[-1] if scores else 0.0))
-        told.state.picks.append(int(rows[best]))
+        information.state.picks.append(int(rows[best]))
         still.take(int(rows[best]))
-    return joint_choice(told.state.picks, scores, told.most, probs.device)
+    return joint_choice(information.state.picks, scores, information.most, probs.device)
 
 
-class _Told:
+class _TargetInformation:
     """What the labels of the picked rows, and one row's more, tell about a target's label, nats."""
 
     def __init__(self, state: Configurations, targets: Tensor, max_bytes: int) -> None:
@@ -86,5 +86,5 @@ class _Told:
             own += weights @ torch.special.entr(left.sum(-1))
             for few in self._columns.split(_COLUMNS, dim=1):
                 joint += weights @ entropy_terms(left @ few).sum(-1)
-        told: Tensor = (self._marginal - joint / self._num_targets + own).clamp_min(0.0)
-        return told
+        information: Tensor = (self._marginal - joint / self._num_targets + own).clamp_min(0.0)
+        return information

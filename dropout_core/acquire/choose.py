@@ -65,25 +65,25 @@ class Ranking:
         return self.shares is not None and bool((self.shares > SATURATION).any())
 
 
-def choose(asked: RankOptions) -> Choice:
+def choose(options: RankOptions) -> Choice:
     """Yield what must be known next, be sent it, and return the Ranking.
 
     Raises InvalidInput where what is sent cannot be ranked: NaN or infinity in a row that is not excluded.
     """
-    rows, score = asked.open_rows(), asked.of_score
+    rows, score = options.open_rows(), options.of_score
     if not len(rows):
-        return _no_choice(asked)
-    if asked.score == RANDOM:
-        return _by_chance(asked, rows)
+        return _no_choice(options)
+    if options.score == RANDOM:
+        return _by_chance(options, rows)
     if score is None:
-        return (yield from _spread(asked, rows))
-    targets = (yield Need("targets", samples=True))[SAMPLES].movedim(1, 0) if asked.score == EPIG else None
-    known = yield from _of_pool(asked, score, rows, targets)
-    if asked.selector == "batchbald":
-        ranking = yield from _jointly(asked, known, targets)
+        return (yield from _spread(options, rows))
+    targets = (yield Need("targets", samples=True))[SAMPLES].movedim(1, 0) if options.score == EPIG else None
+    known = yield from _of_pool(options, score, rows, targets)
+    if options.selector == "batchbald":
+        ranking = yield from _jointly(options, known, targets)
     else:
-        ranking = _one_by_one(asked, known, score.urgency(known.scores))
-    return (yield from _with_parts(asked, ranking, known))
+        ranking = _one_by_one(options, known, score.urgency(known.scores))
+    return (yield from _with_parts(options, ranking, known))
 
 
 def advance(choice: Choice, arrays: Arrays | None) -> "Need | Ranking":
@@ -125,10 +125,10 @@ def drive(choice: Choice, answer: Callable[[Need], Arrays]) -> "Ranking":
     return step
 
 
-def _no_choice(asked: RankOptions) -> Ranking:
+def _no_choice(options: RankOptions) -> Ranking:
     nothing = torch.zeros(0, dtype=torch.float64)
-    scores = None if asked.score is None else nothing
-    return Ranking(nothing.long(), asked.score, scores, shares=nothing if asked.selector == "batchbald" else None)
+    scores = None if options.score is None else nothing
+    return Ranking(nothing.long(), options.score, scores, shares=nothing if options.selector == "batchbald" else None)
 
 
 @dataclass(frozen=True)
@@ -144,97 +144,99 @@ class _Known:
         return self.arrays[_SCORE]
 
 
-def _by_chance(asked: RankOptions, rows: Tensor) -> Ranking:
-    drawn = _drawn(asked)
-    picks = top_k(drawn, asked.k, asked.seed, asked.limits)
-    return Ranking(picks, asked.score, drawn[picks], considered=len(rows))
+def _by_chance(options: RankOptions, rows: Tensor) -> Ranking:
+    drawn = _drawn(options)
+    picks = top_k(drawn, options.k, options.seed, options.limits)
+    return Ranking(picks, options.score, drawn[picks], considered=len(rows))
 
 
-def _of_pool(asked: RankOptions, score: Score, rows: Tensor, targets: Tensor | None) -> Generator[Need, Arrays, _Known]:
+def _of_pool(
+    options: RankOptions, score: Score, rows: Tensor, targets: Tensor | None
+) -> Generator[Need, Arrays, _Known]:
     """The score of each row that may be chosen, and what else is a few numbers a row and costs nothing then."""
-    alone = asked.score == THOMPSON
-    parts = () if alone else parts_of(asked.output)
-    classes = ("mean",) if asked.by_class else ()
+    alone = options.score == THOMPSON
+    parts = () if alone else parts_of(options.output)
+    classes = ("mean",) if options.by_class else ()
     found = yield Need(
-        rows=None if len(rows) == asked.num_rows else rows,
+        rows=None if len(rows) == options.num_rows else rows,
         measures=tuple(dict.fromkeys([*score.measures, *parts, *classes])),
         samples=targets is not None,
         passes=1 if alone else None,
-        kept=partial(_kept, asked, score, parts, targets),
+        kept=partial(_kept, options, score, parts, targets),
     )
-    arrays = {name: _over_pool(values, rows, asked.num_rows) for name, values in found.items()}
-    limits = asked.limits
-    if asked.by_class:
-        limits = replace(limits, groups=arrays[_PREDICTED], quotas=asked.quotas)
+    arrays = {name: _over_pool(values, rows, options.num_rows) for name, values in found.items()}
+    limits = options.limits
+    if options.by_class:
+        limits = replace(limits, groups=arrays[_PREDICTED], quotas=options.quotas)
     return _Known(arrays, rows, limits)
 
 
-def _kept(asked: RankOptions, score: Score, parts: tuple[str, ...], targets: Tensor | None, arrays: Arrays) -> Arrays:
+def _kept(options: RankOptions, score: Score, parts: tuple[str, ...], targets: Tensor | None, arrays: Arrays) -> Arrays:
     """One number of each kind for each row of a chunk."""
     if targets is not None:
         values = epig(arrays[SAMPLES].movedim(1, 0), targets.to(arrays[SAMPLES].device))
     else:
-        values = score.of(arrays, _DEVIATIONS if asked.deviations is None else asked.deviations)
-    reduced = _reduced_parts(asked, {name: arrays[name] for name in parts})
+        values = score.of(arrays, _DEVIATIONS if options.deviations is None else options.deviations)
+    reduced = _reduced_parts(options, {name: arrays[name] for name in parts})
     numbers = torch.maximum(reduced[_NUMBERS], _numbers(values)) if parts else _numbers(values)
-    kept = {**reduced, _NUMBERS: numbers, _SCORE: _reduced(asked, score, values)}
-    return kept | ({_PREDICTED: predicted_classes(arrays["mean"])} if asked.by_class else {})
+    kept = {**reduced, _NUMBERS: numbers, _SCORE: _reduced(options, score, values)}
+    return kept | ({_PREDICTED: predicted_classes(arrays["mean"])} if options.by_class else {})
 
 
-def _one_by_one(asked: RankOptions, known: _Known, urgency: Tensor) -> Ranking:
-    sharpness = {} if asked.beta is None else {"beta": asked.beta}
-    picks = _BY_SCORE[asked.selector](urgency, asked.k, asked.seed, limits=known.limits, **sharpness)
-    return Ranking(picks, asked.score, known.scores[picks], considered=len(known.rows))
+def _one_by_one(options: RankOptions, known: _Known, urgency: Tensor) -> Ranking:
+    sharpness = {} if options.beta is None else {"beta": options.beta}
+    picks = _BY_SCORE[options.selector](urgency, options.k, options.seed, limits=known.limits, **sharpness)
+    return Ranking(picks, options.score, known.scores[picks], considered=len(known.rows))
 
 
-def _jointly(asked: RankOptions, known: _Known, targets: Tensor | None) -> Generator[Need, Arrays, Ranking]:
+def _jointly(options: RankOptions, known: _Known, targets: Tensor | None) -> Generator[Need, Arrays, Ranking]:
     """The best candidates by their score alone, equal ones in drawn order; of these, those that tell most together."""
-    most = asked.most_candidates
-    rows = top_k(known.scores, most, asked.seed, known.limits.scaled(most // asked.k))
+    most = options.most_candidates
+    rows = top_k(known.scores, most, options.seed, known.limits.scaled(most // options.k))
     if not len(rows):
-        return _no_choice(asked)
+        return _no_choice(options)
     samples = (yield from _of_rows(rows, samples=True))[SAMPLES].movedim(1, 0)
     limits = known.limits.of_rows(rows)
-    size = {} if asked.num_samples is None else {"num_samples": asked.num_samples}
+    size = {} if options.num_samples is None else {"num_samples": options.num_samples}
     if targets is None:
-        choice = batchbald(samples, asked.k, seed=asked.seed, limits=limits, **size)
+        choice = batchbald(samples, options.k, seed=options.seed, limits=limits, **size)
     else:
-        choice = batch_epig(samples, targets, asked.k, seed=asked.seed, limits=limits, **size)
+        choice = batch_epig(samples, targets, options.k, seed=options.seed, limits=limits, **size)
     picks = rows[choice.indices.to(rows.device)]
-    return Ranking(picks, asked.score, choice.scores.cpu(), shares=choice.shares.cpu(), considered=len(rows))
+    return Ranking(picks, options.score, choice.scores.cpu(), shares=choice.shares.cpu(), considered=len(rows))
 
 
-def _spread(asked: RankOptions, rows: Tensor) -> Generator[Need, Arrays, Ranking]:
+def _spread(options: RankOptions, rows: Tensor) -> Generator[Need, Arrays, Ranking]:
     """k_centre and badge, of all rows that may be chosen or of as many drawn ones as are considered."""
-    limits = asked.limits
-    if asked.by_class:
+    limits = options.limits
+    if options.by_class:
         found = yield from _of_rows(rows, measures=("mean",), kept=_classes)
-        limits = replace(limits, groups=_over_pool(found[_PREDICTED], rows, asked.num_rows), quotas=asked.quotas)
-    most = asked.most_candidates
+        limits = replace(limits, groups=_over_pool(found[_PREDICTED], rows, options.num_rows), quotas=options.quotas)
+    most = options.most_candidates
     if len(rows) > most:
-        rows = top_k(_drawn(asked), most, asked.seed, limits.scaled(most // asked.k)).sort().values
+        rows = top_k(_drawn(options), most, options.seed, limits.scaled(most // options.k)).sort().values
     if not len(rows):
-        return _no_choice(asked)
-    means = ("mean",) if asked.selector == "badge" else ()
+        return _no_choice(options)
+    means = ("mean",) if options.selector == "badge" else ()
     found = yield from _of_rows(rows, measures=means, embeddings=True)
     within = limits.of_rows(rows)
-    if asked.selector == "badge":
-        places = badge(found["mean"], found[EMBEDDINGS], asked.k, asked.seed, within)
+    if options.selector == "badge":
+        places = badge(found["mean"], found[EMBEDDINGS], options.k, options.seed, within)
     else:
-        labelled = (yield Need("labelled", embeddings=True))[EMBEDDINGS] if asked.num_labelled else None
-        places = k_centre(found[EMBEDDINGS], labelled, asked.k, asked.seed, within)
+        labelled = (yield Need("labelled", embeddings=True))[EMBEDDINGS] if options.num_labelled else None
+        places = k_centre(found[EMBEDDINGS], labelled, options.k, options.seed, within)
     ranking = Ranking(rows[places.to(rows.device)], None, considered=len(rows))
-    return (yield from _with_parts(asked, ranking, None))
+    return (yield from _with_parts(options, ranking, None))
 
 
-def _with_parts(asked: RankOptions, ranking: Ranking, known: _Known | None) -> Generator[Need, Arrays, Ranking]:
+def _with_parts(options: RankOptions, ranking: Ranking, known: _Known | None) -> Generator[Need, Arrays, Ranking]:
     """The parts of the chosen rows: as they are known, or asked for."""
-    names, picks = parts_of(asked.output), ranking.indices
+    names, picks = parts_of(options.output), ranking.indices
     arrays: Arrays = {} if known is None else {name: values[picks] for name, values in known.arrays.items()}
     if len(picks) and not set(names) <= set(arrays):
-        found = yield from _of_rows(picks, measures=names, kept=partial(_reduced_parts, asked))
+        found = yield from _of_rows(picks, measures=names, kept=partial(_reduced_parts, options))
         arrays = {**arrays, **found}
-    reduction = (asked.reduction or "mean") if _NUMBERS in arrays and bool((arrays[_NUMBERS] > 1).any()) else None
+    reduction = (options.reduction or "mean") if _NUMBERS in arrays and bool((arrays[_NUMBERS] > 1).any()) else None
     return replace(ranking, parts={name: arrays[name].cpu() for name in names if name in arrays}, reduction=reduction)
 
 
@@ -258,8 +260,8 @@ def _classes(arrays: Arrays) -> Arrays:
     return {_PREDICTED: predicted_classes(arrays["mean"])}
 
 
-def _reduced_parts(asked: RankOptions, arrays: Arrays) -> Arrays:
-    reduced = {name: _reduced(asked, SCORES.get(name), values) for name, values in arrays.items()}
+def _reduced_parts(options: RankOptions, arrays: Arrays) -> Arrays:
+    reduced = {name: _reduced(options, SCORES.get(name), values) for name, values in arrays.items()}
     return reduced | {_NUMBERS: torch.stack([_numbers(values) for values in arrays.values()]).amax(0)} if arrays else {}
 
 
@@ -268,9 +270,9 @@ def _numbers(values: Tensor) -> Tensor:
     return torch.full((len(values),), math.prod(values.shape[1:]))
 
 
-def _reduced(asked: RankOptions, score: Score | None, values: Tensor) -> Tensor:
+def _reduced(options: RankOptions, score: Score | None, values: Tensor) -> Tensor:
     """One number for each row, [b], in its own sign; the largest are those where to label first."""
-    how, fraction = asked.reduction or "mean", asked.fraction
+    how, fraction = options.reduction or "mean", options.fraction
     return reduce(values, how, fraction) if score is None else score.own(reduce(score.urgency(values), how, fraction))
 
 
@@ -285,5 +287,5 @@ def _over_pool(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
     return every
 
 
-def _drawn(asked: RankOptions) -> Tensor:
-    return uniform(asked.seed, _RANDOM_SITE, torch.zeros(1, dtype=torch.int64), (asked.num_rows,))[0]
+def _drawn(options: RankOptions) -> Tensor:
+    return uniform(options.seed, _RANDOM_SITE, torch.zeros(1, dtype=torch.int64), (options.num_rows,))[0]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dropout_core.acquire.probabilities import doubled
+from dropout_core.acquire.probabilities import normalized
 from dropout_core.noise.philox import uniform
 
 # a counter site of its own: a network's sites count from 0
@@ -54,7 +54,7 @@ class Configurations:
         self.masses, self.posteriors = even[:, 0] / size, even / self._num_passes
 
     def _enumerate(self) -> None:
-        labels = doubled(self._probs[:, self.picks[-1]])
+        labels = normalized(self._probs[:, self.picks[-1]])
         joint = (self.posteriors[:, None, :] * labels.T).flatten(0, 1)
         evidence = joint.sum(-1)
         masses = self.masses.repeat_interleave(labels.shape[-1]) * evidence
@@ -62,7 +62,7 @@ class Configurations:
         self.masses, self.posteriors = masses[alive], joint[alive] / evidence[alive, None]
 
     def _draw(self, number: int) -> None:
-        labels = doubled(self._probs[:, self.picks[number]])
+        labels = normalized(self._probs[:, self.picks[number]])
         below = labels.cumsum(-1)
         position = torch.tensor([number], device=labels.device)
         u = uniform(self._seed, _SITE, position, (len(self.masses),))[0]

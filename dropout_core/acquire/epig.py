@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dropout_core.acquire.probabilities import checked_probabilities, doubled
+from dropout_core.acquire.probabilities import check_probabilities, normalized
 from dropout_core.errors import InvalidInput
 
 _DOUBLE = 8
@@ -20,27 +20,27 @@ def epig(probs: Tensor, target_probs: Tensor, *, max_bytes: int = 2**24) -> Tens
     Raises InvalidInput for anything that is not probabilities, other numbers of passes, and no targets.
     Source: Bickford Smith et al. 2023 (arXiv 2304.08151), section 4.
     """
-    checked_targets(probs, target_probs)
+    check_targets(probs, target_probs)
     if max_bytes < 1:
         raise InvalidInput(f"max_bytes is {max_bytes}; it must be at least 1.")
     num_passes, num_rows, num_classes = probs.shape
-    targets = doubled(target_probs)
+    targets = normalized(target_probs)
     found = torch.zeros(num_rows, dtype=torch.float64, device=probs.device)
     marginal = torch.special.entr(targets.mean(0)).sum(-1).mean()
     columns = targets.flatten(1)
     size = max(1, max_bytes // (_DOUBLE * num_classes * (4 * num_passes + 4)))
     for start in range(0, num_rows, size):
-        part = doubled(probs[:, start : start + size])
+        part = normalized(probs[:, start : start + size])
         joint = _joint_entropy(part, columns, max_bytes) / targets.shape[1]
         own = torch.special.entr(part.mean(0)).sum(-1)
         found[start : start + size] = (own + marginal - joint).clamp_min(0.0)
     return found
 
 
-def checked_targets(probs: Tensor, target_probs: Tensor) -> None:
+def check_targets(probs: Tensor, target_probs: Tensor) -> None:
     """Refuse a pool and targets that are not probabilities from the same passes."""
-    checked_probabilities("probs", probs)
-    checked_probabilities("target_probs", target_probs)
+    check_probabilities("probs", probs)
+    check_probabilities("target_probs", target_probs)
     if len(target_probs) != len(probs) or not target_probs.shape[1]:
         raise InvalidInput(
             f"target_probs has shape {tuple(target_probs.shape)}; [{len(probs)}, targets, classes] is wanted, with "

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dropout_core.acquire.configurations import Configurations, entropy_terms
 from dropout_core.acquire.constraints import NO_LIMITS, Constraints, OpenRows, open_rows, within_quotas
-from dropout_core.acquire.probabilities import checked_probabilities, doubled
+from dropout_core.acquire.probabilities import check_probabilities, normalized
 from dropout_core.errors import InvalidInput
 
 SATURATION = 0.9
@@ -85,12 +85,12 @@ def batchbald(
     Raises InvalidInput for anything that is not probabilities, k below 1, and candidates below k.
     Source: Kirsch, van Amersfoort, Gal 2019 (arXiv 1906.08158), section 3, algorithm 1; Minoux 1978 (older gains).
     """
-    checked_probabilities("probs", probs)
+    check_probabilities("probs", probs)
     check_sizes(k, num_samples, candidates, max_bytes)
     num_passes, num_rows, _ = probs.shape
     limits.check(num_rows)
     gains = _bald(probs, max_bytes)
-    rows = culled(limits.per_cost(gains), k, candidates, limits)
+    rows = best_candidates(limits.per_cost(gains), k, candidates, limits)
     costs = torch.ones_like(gains) if limits.costs is None else limits.costs.to(gains)
     state = Configurations(probs, seed, num_samples)
     still = OpenRows(open_rows(num_rows, limits.exclude).to(probs.device), limits)
@@ -115,7 +115,7 @@ def joint_choice(picks: list[int], scores: list[float], most: float, device: tor
     return JointChoice(torch.tensor(picks, dtype=torch.int64, device=device), found, shares)
 
 
-def culled(keys: Tensor, k: int, candidates: int | None, limits: Constraints) -> Tensor:
+def best_candidates(keys: Tensor, k: int, candidates: int | None, limits: Constraints) -> Tensor:
     """The rows of the largest keys [B] that are not excluded, so many of them: the lower index first among equals.
 
     Of a group with a quota at most `candidates` / k times as many, so that k rows remain where there are any.
@@ -155,7 +155,7 @@ def _gains(state: Configurations, probs: Tensor, rows: Tensor, max_bytes: int) -
     mean_posterior = state.masses @ state.posteriors
     found = []
     for few in rows.split(_fitting(max_bytes, 4 * num_passes * num_classes)):
-        part = doubled(probs[:, few])
+        part = normalized(probs[:, few])
         aleatoric = mean_posterior @ torch.special.entr(part).sum(-1)
         columns = part.flatten(1)
         total = torch.zeros_like(columns[0])
@@ -170,7 +170,7 @@ def _bald(probs: Tensor, max_bytes: int) -> Tensor:
     """The mutual information of each row alone, nats, float64 [B]."""
     found = []
     for part in probs.split(_fitting(max_bytes, 4 * probs.shape[0] * probs.shape[2]), dim=1):
-        exact = doubled(part)
+        exact = normalized(part)
         expected = torch.special.entr(exact).sum(-1).mean(0)
         found.append((torch.special.entr(exact.mean(0)).sum(-1) - expected).clamp_min(0.0))
     return torch.cat(found)

@@ -17,7 +17,7 @@ def _all(arrays: Arrays) -> Arrays:
 
 @dataclass(frozen=True)
 class Need:
-    """Run these rows in chunks, hand what each chunk gave to `kept`, and send `joined` of all, rows in order.
+    """Run these rows in chunks, apply `kept` to each chunk, and send the chunks concatenated, rows in order.
 
     of: the rows are of the pool, or are the labelled ones or the targets. rows: int64 [n], ascending; None: all.
     measures: of an Estimate, by name. samples: also its passes, as SAMPLES, rows first: [b, T, C]. embeddings: also the
@@ -40,6 +40,6 @@ class Need:
         return self.samples or bool(self.measures)
 
 
-def joined(parts: Sequence[Arrays]) -> Arrays:
+def concatenate_chunks(parts: Sequence[Arrays]) -> Arrays:
     """The arrays of several chunks, at least one, as one: rows in order."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

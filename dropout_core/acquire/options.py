@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dropout_core.acquire.constraints import Constraints, check_quotas, open_rows
-from dropout_core.acquire.pointwise import Reduction, checked_reduction
+from dropout_core.acquire.pointwise import Reduction, check_reduction
 from dropout_core.acquire.vocabulary import (
     BOUND,
     EPIG,
@@ -16,9 +16,9 @@ from dropout_core.acquire.vocabulary import (
     SCORES,
     THOMPSON,
     Score,
+    default_score,
     exact_score,
     exact_selector,
-    usual_score,
 )
 from dropout_core.engine.options import Sharing
 from dropout_core.errors import InvalidInput
@@ -148,7 +148,7 @@ class RankOptions:
                 raise InvalidInput(f"{self.selector} picks without a score; leave {self.score!r} out.")
             return None
         if self.score is None:
-            return EPIG if self.selector == "batchbald" and self.num_targets else usual_score(self.output)
+            return EPIG if self.selector == "batchbald" and self.num_targets else default_score(self.output)
         return exact_score(self.score, self.output)
 
     def _check_parameters(self) -> None:
@@ -157,7 +157,7 @@ class RankOptions:
                 raise InvalidInput(f"{name} belongs to {', '.join(selectors)}; {self.selector} has none. Leave it out.")
         if self.deviations is not None and self.score != BOUND:
             raise InvalidInput(f"deviations belong to the score {BOUND}; leave them out.")
-        checked_reduction(self.reduction or "mean", self.fraction)
+        check_reduction(self.reduction or "mean", self.fraction)
 
     def _check_sizes(self) -> None:
         for name in ("beta", "deviations"):

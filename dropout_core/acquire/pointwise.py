@@ -123,7 +123,7 @@ def reduce(values: Tensor, how: Reduction = "mean", fraction: float | None = Non
     """
     if values.dim() < 1 or 0 in values.shape[1:]:
         raise InvalidInput(f"the scores have shape {list(values.shape)}; [B, …] with something to reduce is wanted.")
-    checked_reduction(how, fraction)
+    check_reduction(how, fraction)
     flat = values.double().reshape(len(values), math.prod(values.shape[1:]))
     reductions: dict[str, Callable[[], Tensor]] = {
         "mean": lambda: flat.mean(-1),
@@ -133,7 +133,7 @@ def reduce(values: Tensor, how: Reduction = "mean", fraction: float | None = Non
     return reductions[how]()
 
 
-def checked_reduction(how: str, fraction: float | None) -> None:
+def check_reduction(how: str, fraction: float | None) -> None:
     """Refuse what is no reduction, and a fraction that is none of the reduction's."""
     if how not in get_args(Reduction):
         raise InvalidInput(f"there is no reduction {how!r}; there are {', '.join(get_args(Reduction))}.")

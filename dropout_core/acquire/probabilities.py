@@ -9,7 +9,7 @@ from dropout_core.errors import InvalidInput
 _SUM_TOLERANCE = 0.02
 
 
-def checked_probabilities(name: str, probs: Tensor) -> None:
+def check_probabilities(name: str, probs: Tensor) -> None:
     """Refuse what is not [T, B, C] probabilities over classes. Never guesses: logits are refused, not mended.
 
     Raises InvalidInput for another rank, no pass, no class, integers, values below 0 or not finite, and classes
@@ -27,7 +27,7 @@ def checked_probabilities(name: str, probs: Tensor) -> None:
             )
 
 
-def doubled(probs: Tensor) -> Tensor:
+def normalized(probs: Tensor) -> Tensor:
     """The probabilities as float64 that sum to 1 over the last axis."""
     exact = probs.to(torch.float64)
     return exact / exact.sum(-1, keepdim=True)

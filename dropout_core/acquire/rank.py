@@ -7,7 +7,7 @@ from typing import Any, Literal, Unpack
 from torch import Tensor, nn
 
 from dropout_core.acquire.choose import Ranking, choose, drive
-from dropout_core.acquire.need import EMBEDDINGS, SAMPLES, Arrays, Need, joined
+from dropout_core.acquire.need import EMBEDDINGS, SAMPLES, Arrays, Need, concatenate_chunks
 from dropout_core.acquire.options import RankOptions
 from dropout_core.acquire.pointwise import Reduction
 from dropout_core.acquire.vocabulary import Selector
@@ -20,7 +20,7 @@ from dropout_core.measures.measures import OutputKind
 from dropout_core.predict import embed, predict
 
 # rows whose moments, or whose passes, are held at once
-_MOMENT_ROWS, _SAMPLE_ROWS = 4096, 256
+MOMENT_ROWS, SAMPLE_ROWS = 4096, 256
 
 
 def rank(  # noqa: PLR0913 - a choice has many parameters, each of one selector
@@ -89,7 +89,7 @@ def rank(  # noqa: PLR0913 - a choice has many parameters, each of one selector
     rows = {"pool": bind(model, x)}
     rows |= {} if labelled is None else {"labelled": bind(model, labelled)}
     rows |= {} if targets is None else {"targets": bind(model, targets)}
-    asked = RankOptions(
+    question = RankOptions(
         output,
         num_rows(rows["pool"]),
         k,
@@ -110,10 +110,10 @@ def rank(  # noqa: PLR0913 - a choice has many parameters, each of one selector
         num_targets=num_rows(rows["targets"]) if "targets" in rows else 0,
         masks=options.get("masks") or "shared",
     )
-    asked.check_tolerance(options.get("tolerance"))
+    question.check_tolerance(options.get("tolerance"))
     described = {"output": output, "result": result, "class_axis": class_axis, "dynamic": dynamic}
     live = _Live(model, rows, described, options)
-    return drive(choose(asked), live.answer)
+    return drive(choose(question), live.answer)
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ class _Live:
 
     def answer(self, need: Need) -> Arrays:
         """Return what a Need asks for, chunk by chunk."""
-        return joined([need.kept(self._arrays(need, chunk)) for chunk in self._chunks(need)])
+        return concatenate_chunks([need.kept(self._arrays(need, chunk)) for chunk in self._chunks(need)])
 
     def _chunks(self, need: Need) -> Iterator[NamedTensors]:
-        inputs, size = self.rows[need.of], _SAMPLE_ROWS if need.samples else _MOMENT_ROWS
+        inputs, size = self.rows[need.of], SAMPLE_ROWS if need.samples else MOMENT_ROWS
         if need.rows is None:
             yield from split_rows(inputs, size)
             return

@@ -111,7 +111,7 @@ def parts_of(output: OutputKind) -> tuple[str, ...]:
     return tuple(name for name in _PARTS[kind.task] if name in kind.measures)
 
 
-def usual_score(output: OutputKind) -> str:
+def default_score(output: OutputKind) -> str:
     """The score where none is named: mutual information, or for regression the variance."""
     return "variance" if output_kind(output).task == "regression" else "mutual_information"
 

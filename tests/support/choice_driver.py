@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dropout_core.acquire import Need, Ranking, RankOptions, choose, joined
+from dropout_core.acquire import Need, Ranking, RankOptions, choose, concatenate_chunks
 from dropout_core.acquire.need import EMBEDDINGS, SAMPLES
 from dropout_core.engine.engine import Chunk
 from dropout_core.estimate.estimate import fold_passes
@@ -40,7 +40,7 @@ class Driver:
         self.needs.append(need)
         rows = torch.arange(self._count(need.of)) if need.rows is None else need.rows
         assert torch.equal(rows, rows.unique()), "ascending, each once"
-        kept = joined([need.kept(self._arrays(need, some)) for some in rows.split(self.chunk_rows)])
+        kept = concatenate_chunks([need.kept(self._arrays(need, some)) for some in rows.split(self.chunk_rows)])
         assert all(len(values) == len(rows) for values in kept.values())
         if need.of == "pool" and len(rows) == self._count("pool"):
             self.most_held = max(self.most_held, *(values[0].numel() for values in kept.values()))

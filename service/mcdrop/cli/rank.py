@@ -66,15 +66,15 @@ def rank(
     Example: `mcdrop rank digits pool.npy -k 10 --score mutual_information --selector batchbald --out ranked.csv`
     """
     from mcdrop.pool.job import Files, RankJob
-    from mcdrop.pool.model import of_bundle, of_server
+    from mcdrop.pool.model import bundle_model, server_model
     from mcdrop.pool.output import check_suffix
-    from mcdrop.pool.readers.columns import Named
+    from mcdrop.pool.readers.columns import SpecialColumns
 
     if out is not None:
         check_suffix(out)
     elif resume:
         raise InvalidInput("what was computed lies beside --out; name the same file again to resume.")
-    apart = Named(id_column, cost_column)
+    apart = SpecialColumns(id_column, cost_column)
     files = Files(pool, labelled, targets, exclude, costs, groups, apart, pixel_scale)
     parameters = {
         "k": k,
@@ -90,11 +90,11 @@ def rank(
     }
     overrides = PassOverrides(passes=passes, seed=seed, masks=cast("Sharing | None", masks))
     if url is None:
-        model = of_bundle(predictor_of(name, version, bundles, device), overrides)
+        model = bundle_model(predictor_of(name, version, bundles, device), overrides)
         _rank(RankJob(model, files, parameters, rows_at_once), out, resume=resume)
     else:
         with client_of(url) as client:
-            model = of_server(client, name, version, overrides)
+            model = server_model(client, name, version, overrides)
             _rank(RankJob(model, files, parameters, rows_at_once, client), out, resume=resume)
 
 

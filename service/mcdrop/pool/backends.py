@@ -16,7 +16,7 @@ from mcdrop_models.loading.predictor import Predictor, finite_rows
 
 
 @dataclass(frozen=True)
-class OfBundle:
+class BundleAnswerer:
     """A bundle's answers."""
 
     predictor: Predictor
@@ -46,7 +46,7 @@ class OfBundle:
 
 
 @dataclass(frozen=True)
-class OfServer:
+class ServerAnswerer:
     """A server's answers, by its predictions: it is sent some rows at a time."""
 
     client: Client

@@ -17,9 +17,9 @@ from mcdrop.client import Client
 from mcdrop.client.requests import Inputs
 from mcdrop.pool.checkpoint import Checkpoint
 from mcdrop.pool.model import PoolModel
-from mcdrop.pool.output import Ranked, told_by
+from mcdrop.pool.output import Ranked, ranked_from_response
 from mcdrop.pool.readers.base import Pool
-from mcdrop.pool.readers.columns import Named
+from mcdrop.pool.readers.columns import SpecialColumns
 from mcdrop.pool.readers.open import open_pool
 from mcdrop.pool.run import Drive, OnRows, rows_at_once
 from mcdrop.pool.side_files import costs_of, excluded_rows, groups_of
@@ -28,7 +28,7 @@ from mcdrop.pool.side_files import costs_of, excluded_rows, groups_of
 _MOST_SENT = 2**23
 
 
-_NONE = Named()
+_NONE = SpecialColumns()
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Files:
     exclude: Path | None = None
     costs: Path | None = None
     groups: str | None = None
-    apart: Named = _NONE
+    apart: SpecialColumns = _NONE
     pixel_scale: float | None = None
 
 
@@ -65,7 +65,7 @@ class RankJob:
         pools = {"pool": open_pool(self.files.pool, specs, self.files.apart, scale)}
         for of, path in (("labelled", self.files.labelled), ("targets", self.files.targets)):
             if path is not None:
-                besides = Named(besides=self.files.apart.names)
+                besides = SpecialColumns(besides=self.files.apart.names)
                 pools[of] = open_pool(path, specs, besides, scale if path.is_dir() else None)
         return pools
 
@@ -139,7 +139,7 @@ class RankJob:
             masks=plan.masks,
             **said,
         )
-        return told_by(answer, self.model.run, ids)
+        return ranked_from_response(answer, self.model.run, ids)
 
     def _count(self, of: str) -> int:
         return self.pools[of].num_rows if of in self.pools else 0

@@ -7,7 +7,7 @@ from dropout_core.engine.options import PassOptions, PassOverrides
 from dropout_core.measures.measures import OUTPUT_KINDS, OutputKind
 from mcdrop.client import Client
 from mcdrop.errors import InvalidRequest
-from mcdrop.pool.backends import OfBundle, OfServer
+from mcdrop.pool.backends import BundleAnswerer, ServerAnswerer
 from mcdrop.pool.run import Answerer
 from mcdrop_models.bundle.manifest import InputSpec
 from mcdrop_models.loading.predictor import Predictor
@@ -43,15 +43,15 @@ class PoolModel:
         }
 
 
-def of_bundle(predictor: Predictor, overrides: PassOverrides) -> PoolModel:
+def bundle_model(predictor: Predictor, overrides: PassOverrides) -> PoolModel:
     """A bundle that is here."""
     told = predictor.manifest
     plan = told.pass_options.overridden(**overrides)
-    answerer = OfBundle(_steady(predictor), plan)
+    answerer = BundleAnswerer(_steady(predictor), plan)
     return PoolModel(told.name, predictor.version, told.digest, told.noise, told.output, told.inputs, plan, answerer)
 
 
-def of_server(client: Client, name: str, version: int | None, overrides: PassOverrides) -> PoolModel:
+def server_model(client: Client, name: str, version: int | None, overrides: PassOverrides) -> PoolModel:
     """A model of a server, as it describes it: this version of it answers throughout."""
     told = client.model(name, version)
     if told["output"] not in OUTPUT_KINDS:
@@ -59,7 +59,7 @@ def of_server(client: Client, name: str, version: int | None, overrides: PassOve
     specs = tuple(InputSpec.model_validate(spec) for spec in told["inputs"])
     published = PassOptions(told["passes"], told["seed"], told["sampling"], told["masks"], told["branches"])
     plan = published.overridden(**overrides)
-    answerer = OfServer(client, name, told["version"], plan)
+    answerer = ServerAnswerer(client, name, told["version"], plan)
     return PoolModel(name, told["version"], told["digest"], told["noise"], told["output"], specs, plan, answerer)
 
 

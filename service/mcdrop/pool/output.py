@@ -122,7 +122,7 @@ _WRITTEN: Mapping[str, Callable[[Ranked, Path], bytes]] = {
 }
 
 
-def told_by(answer: RankedRows, run: Mapping[str, Any], ids: Ids | None) -> Ranked:
+def ranked_from_response(answer: RankedRows, run: Mapping[str, Any], ids: Ids | None) -> Ranked:
     """What a server answered. ids: of all rows of the pool."""
     more = {"considered": answer.considered, "reduction": answer.reduction, "saturated": bool(answer.saturated)}
     return Ranked(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dropout_core.acquire.choose import Choice, Ranking, drive
-from dropout_core.acquire.need import Arrays, Need, joined
+from dropout_core.acquire.need import Arrays, Need, concatenate_chunks
 from dropout_core.errors import InvalidInput
 from dropout_core.graph.inputs import NamedTensors
 from mcdrop.pool.checkpoint import Checkpoint
@@ -55,7 +55,7 @@ class Drive:
         return drive(choice, lambda need: self._answer(need, next(numbers)))
 
     def _answer(self, need: Need, number: int) -> Arrays:
-        found = joined(list(self._chunks(need, number)))
+        found = concatenate_chunks(list(self._chunks(need, number)))
         if not (need.samples or need.embeddings):
             return found
         return {name: values.to(self.answerer.device) for name, values in found.items()}

@@ -1,9 +1,10 @@
+import importlib
+
 import pytest
 import torch
 from torch import nn
 
 from dropout_core.acquire import badge, batch_epig, batchbald, epig, k_centre, mutual_information, power, rank, top_k
-from dropout_core.acquire import rank as pool
 from dropout_core.errors import InvalidInput
 from dropout_core.predict import embed, predict
 
@@ -14,6 +15,8 @@ def net(outputs=3, width=16):
 
 
 MODEL = net()
+# the package exports the function of the same name
+RANK_MODULE = importlib.import_module("dropout_core.acquire.rank")
 
 
 def rows(count, seed=0):
@@ -84,8 +87,8 @@ def test_diverse_selectors_use_what_the_last_layer_sees_with_the_noise_off():
 def test_chunks_of_the_pool_change_nothing(asked, monkeypatch):
     whole = ranked(**asked)
 
-    monkeypatch.setattr(pool, "_MOMENT_ROWS", 7)
-    monkeypatch.setattr(pool, "_SAMPLE_ROWS", 3)
+    monkeypatch.setattr(RANK_MODULE, "MOMENT_ROWS", 7)
+    monkeypatch.setattr(RANK_MODULE, "SAMPLE_ROWS", 3)
 
     parts = ranked(**asked)
     assert torch.equal(whole.indices, parts.indices)

@@ -17,7 +17,7 @@ from dropout_core.acquire.need import EMBEDDINGS, SAMPLES
 from dropout_core.acquire.options import RankOptions
 from dropout_core.engine.embedding import embeddings
 from dropout_core.engine.options import PassOptions
-from mcdrop.pool.backends import OfBundle
+from mcdrop.pool.backends import BundleAnswerer
 from tests.service.cli.test_console import cells
 from tests.service.conftest import assert_refused
 from tests.support import service_nets as nets
@@ -149,13 +149,13 @@ def killed_after(chunks, bundles, *args):
 @pytest.fixture
 def run_rows(monkeypatch):
     """How many rows the model ran."""
-    counts, whole = [], OfBundle.arrays
+    counts, whole = [], BundleAnswerer.arrays
 
     def arrays(self, need, inputs, rows):
         counts.append(len(rows))
         return whole(self, need, inputs, rows)
 
-    monkeypatch.setattr(OfBundle, "arrays", arrays)
+    monkeypatch.setattr(BundleAnswerer, "arrays", arrays)
     return counts
 
 
@@ -173,14 +173,14 @@ def test_after_kill_9_it_goes_on_and_loses_one_chunk(rank, bundles, run_rows, he
 
 def stopped(monkeypatch, chunks):
     """Somebody presses ctrl-C in the chunk after so many."""
-    whole, count = OfBundle.arrays, iter(range(chunks))
+    whole, count = BundleAnswerer.arrays, iter(range(chunks))
 
     def arrays(self, need, inputs, rows):
         if next(count, None) is None:
             raise KeyboardInterrupt
         return whole(self, need, inputs, rows)
 
-    monkeypatch.setattr(OfBundle, "arrays", arrays)
+    monkeypatch.setattr(BundleAnswerer, "arrays", arrays)
 
 
 def test_ctrl_c_says_how_to_go_on_and_another_question_is_refused(mcdrop, rank, bundles, monkeypatch):

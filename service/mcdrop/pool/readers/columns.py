@@ -11,7 +11,7 @@ from mcdrop_models.bundle.manifest import InputSpec
 
 
 @dataclass(frozen=True)
-class Named:
+class SpecialColumns:
     """Columns that are no numbers of a row: of its id, of what its label costs. None: there is none.
 
     besides: others, which a table may have or not, and which are not read.
@@ -28,7 +28,7 @@ class Named:
 
 
 def columns_of(
-    path: Path, names: Sequence[str], specs: Mapping[str, InputSpec], apart: Named
+    path: Path, names: Sequence[str], specs: Mapping[str, InputSpec], apart: SpecialColumns
 ) -> dict[str, tuple[str, ...]]:
     """The columns of each input: the one that has its name; otherwise, of a model of one input, all in their order."""
     twice = [name for name in names if names.count(name) > 1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dropout_core.errors import InvalidInput
 from mcdrop.pool.readers.base import Array, Ids, Location, Rows, as_rows, shaped
-from mcdrop.pool.readers.columns import Named, columns_of
+from mcdrop.pool.readers.columns import SpecialColumns, columns_of
 from mcdrop.pool.readers.fingerprint import stamp_of_file
 from mcdrop_models.bundle.manifest import InputSpec
 
@@ -53,7 +53,7 @@ class CsvPool:
         return as_rows(shaped(values, spec) if spec.shape else values[:, 0], spec, Location(self.path, rows, columns))
 
 
-def csv_pool(path: Path, specs: Mapping[str, InputSpec], apart: Named) -> CsvPool:
+def csv_pool(path: Path, specs: Mapping[str, InputSpec], apart: SpecialColumns) -> CsvPool:
     """The pool of a .csv file; it is read once, for its ids and costs, and to count its rows."""
     header = _header(path)
     columns = columns_of(path, header, specs, apart)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dropout_core.errors import InvalidInput
 from mcdrop.pool.readers.base import Pool
-from mcdrop.pool.readers.columns import Named
+from mcdrop.pool.readers.columns import SpecialColumns
 from mcdrop.pool.readers.csv import csv_pool
 from mcdrop.pool.readers.images import image_pool
 from mcdrop.pool.readers.numpy import npy_pool, npz_pool
@@ -13,7 +13,7 @@ from mcdrop.pool.readers.parquet import parquet_pool
 from mcdrop_models.bundle.manifest import InputSpec
 
 
-def open_pool(path: Path, specs: Sequence[InputSpec], apart: Named, pixel_scale: float | None) -> Pool:
+def open_pool(path: Path, specs: Sequence[InputSpec], apart: SpecialColumns, pixel_scale: float | None) -> Pool:
     """The rows of a .npy, .npz, .parquet or .csv file, or of a folder of pictures, for a model's inputs.
 
     Raises InvalidInput for what is none of these, or does not fit.

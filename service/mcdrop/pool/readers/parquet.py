@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dropout_core.errors import InvalidInput
 from mcdrop.pool.readers.base import Array, Ids, Location, Rows, as_rows, regrouped, shaped
-from mcdrop.pool.readers.columns import Named, columns_of, extra
+from mcdrop.pool.readers.columns import SpecialColumns, columns_of, extra
 from mcdrop.pool.readers.fingerprint import stamp_of_file
 from mcdrop_models.bundle.manifest import InputSpec
 
@@ -58,7 +58,7 @@ class ParquetPool:
         return as_rows(shaped(values, spec), spec, Location(self.path, rows, columns))
 
 
-def parquet_pool(path: Path, specs: Mapping[str, InputSpec], apart: Named) -> ParquetPool:
+def parquet_pool(path: Path, specs: Mapping[str, InputSpec], apart: SpecialColumns) -> ParquetPool:
     """The pool of a .parquet file; of all rows only ids and costs are held."""
     with _file(path) as file:
         columns = columns_of(path, file.schema_arrow.names, specs, apart)

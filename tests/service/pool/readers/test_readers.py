@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from dropout_core.errors import InvalidInput
-from mcdrop.pool.readers.columns import Named
+from mcdrop.pool.readers.columns import SpecialColumns
 from mcdrop.pool.readers.open import open_pool
 from mcdrop_models.bundle.manifest import InputSpec
 
 SQUARE = InputSpec(name="x", shape=(3, 4), dtype="float32")
 LINE = InputSpec(name="x", shape=(12,), dtype="float32")
-NONE = Named()
+NONE = SpecialColumns()
 X = np.random.default_rng(0).integers(0, 9, (23, 3, 4)).astype(np.float32)
 FLAT = X.reshape(23, 12)
 NAMES = [f"c{place}" for place in range(12)]
@@ -56,13 +56,13 @@ def compressed(folder):
 
 def comma(folder):
     rows = [[IDS[number], *row] for number, row in enumerate(FLAT)]
-    return write_csv(folder / "a.csv", ["id", *NAMES], rows), Named(ids="id")
+    return write_csv(folder / "a.csv", ["id", *NAMES], rows), SpecialColumns(ids="id")
 
 
 def columns(folder):
     table = {"id": IDS, **{name: FLAT[:, place] for place, name in enumerate(NAMES)}}
     pq.write_table(pa.table(table), folder / "a.parquet", row_group_size=7)
-    return folder / "a.parquet", Named(ids="id")
+    return folder / "a.parquet", SpecialColumns(ids="id")
 
 
 def lists(folder):
@@ -124,7 +124,7 @@ def test_costs_come_from_a_column(tmp_path, suffix):
         write_csv(path, ["price", "a"], [[1.5, 2], [3, 4]])
     else:
         pq.write_table(pa.table({"price": [1.5, 3.0], "a": [2, 4]}), path)
-    pool = open_pool(path, (InputSpec(name="x", shape=(1,), dtype="float32"),), Named(costs="price"), None)
+    pool = open_pool(path, (InputSpec(name="x", shape=(1,), dtype="float32"),), SpecialColumns(costs="price"), None)
     assert pool.costs.tolist() == [1.5, 3.0]
     assert next(pool.parts(np.arange(2), 2))["x"].tolist() == [[2.0], [4.0]]
 
@@ -254,7 +254,7 @@ def test_a_picture_that_does_not_fit_is_named(tmp_path, made, said):
 @pytest.mark.parametrize(
     ("spec", "apart", "scale", "said"),
     [
-        (SQUARE, Named(ids="id"), None, "has no columns with names"),
+        (SQUARE, SpecialColumns(ids="id"), None, "has no columns with names"),
         (SQUARE, NONE, 0.5, "a pixel scale is for folders of pictures"),
     ],
     ids=["columns", "pixels"],

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import torch
 
 from dropout_core.acquire.choose import Ranking, advance, choose
-from dropout_core.acquire.need import Arrays, Need, joined
+from dropout_core.acquire.need import Arrays, Need, concatenate_chunks
 from dropout_core.errors import NonFiniteOutput
 from mcdrop.api.v1.rank.request import RankQuery, embedding_of
 from mcdrop.inference.call import Call
@@ -29,7 +29,7 @@ async def ranking_of(call: Call, question: RankQuery) -> Ranking:
 async def _answered(call: Call, question: RankQuery, need: Need) -> Arrays:
     """What a Need is for, row by row."""
     try:
-        return joined(await _kept(call, question, need))
+        return concatenate_chunks(await _kept(call, question, need))
     except NonFiniteOutput as error:
         raise (error if need.of == "pool" else NonFiniteOutput(f"of the {need.of}: {error}")) from error
 
