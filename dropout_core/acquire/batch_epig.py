@@ -1,8 +1,8 @@
-"""EPIG of a batch: rows chosen together for what their labels tell about the labels of the inputs that matter.
+"""EPIG of a batch: rows chosen together for what their labels tell about the labels of target inputs.
 
-BatchBALD asks what the labels y_1 … y_n tell about the passes, and so about all that the network could be asked. Here
-it is what they tell about the label y* of a target: the mean over the targets of I(y_1 … y_n; y*); of one row, its
-EPIG. A row that teaches much about inputs nobody will ask for, such as junk in a scraped pool, is worth nothing here.
+BatchBALD measures what the labels y_1 … y_n tell about the passes, and so about every input of the network. Batch EPIG
+measures what they tell about the label y* of a target: the mean over the targets of I(y_1 … y_n; y*), which for one row
+is its EPIG. A row that teaches much only about irrelevant inputs, such as junk in a scraped pool, scores 0.
 """
 
 import torch
@@ -29,20 +29,33 @@ def batch_epig(
     limits: Constraints = NO_LIMITS,
     max_bytes: int = 2**24,
 ) -> JointChoice:
-    """The k rows, greedily, whose labels together tell most about a target's: argmax mean over y* of I(y_1 … y_k; y*).
+    """Greedily pick k rows whose labels together tell most about the labels of the targets.
 
-    probs: [T, B, C], rows of classes. target_probs: [T, M, C*], inputs from where the model will be used, from the same
-    passes. Scores are nats; the most they can be is the mean mutual information of the targets' own labels with the
-    passes. Equal gains: the lower index first. limits: with costs, the next pick is the row that adds most per cost.
+    The picks maximise the mean over the targets y* of I(y_1 … y_k; y*). The information is not submodular: two labels
+    can tell together what neither tells alone. Every row is therefore scored again at each pick, and time grows as
+    k · B · num_samples · T · C · M · C*. Reduce the pool by `epig` first.
 
-    num_samples: the configurations of labels of the picked rows that are held: all, while they fit, and drawn beyond,
-    as for `batchbald`. The information is not submodular, two labels can tell together what neither tells alone, so
-    every row is scored again at each pick: time grows as k · B · num_samples · T · C · M · C*. Cull the pool by `epig`
-    first. max_bytes: of temporary memory, beside probs, targets and configurations.
+    Args:
+        probs: Class probabilities of the pool, [T, B, C].
+        target_probs: Class probabilities of inputs from where the model will be used, [T, M, C*], from the same passes.
+        k: Number of rows to pick.
+        seed: Seed of the drawn label configurations.
+        num_samples: Number of label configurations of the picked rows. All are held while they fit; beyond, they are
+            drawn, as in `batchbald`.
+        limits: Excluded rows, costs and quotas. With costs, each pick adds the most information per cost.
+        max_bytes: Limit of temporary memory, beside the probabilities, the targets and the configurations.
 
-    Raises InvalidInput for anything that is not probabilities, other numbers of passes, no targets, and k below 1.
-    Source: Bickford Smith et al. 2023 (arXiv 2304.08151), eq. 8, of the joint label of a batch; the greedy choice and
-    the configurations of Kirsch et al. 2019 (arXiv 1906.08158), section 3.
+    Returns:
+        The picks, with scores in nats. A score is at most the mean mutual information of the targets' own labels with
+        the passes. The lower index wins among equal gains.
+
+    Raises:
+        InvalidInput: The arguments are not probabilities, have different numbers of passes, there are no targets, or k
+            is below 1.
+
+    References:
+        Bickford Smith et al. 2023, arXiv 2304.08151, eq. 8, for the joint label of a batch; Kirsch et al. 2019,
+        arXiv 1906.08158, section 3, for the greedy choice and the configurations.
     """
     check_targets(probs, target_probs)
     check_sizes(k, num_samples, None, max_bytes)
@@ -66,7 +79,7 @@ def batch_epig(
 
 
 class _TargetInformation:
-    """What the labels of the picked rows, and one row's more, tell about a target's label, nats."""
+    """Information, in nats, of the labels of the picked rows and of one more row about the label of a target."""
 
     def __init__(self, state: Configurations, targets: Tensor, max_bytes: int) -> None:
         self.state, self._columns, self._max_bytes = state, targets.flatten(1), max_bytes
@@ -75,7 +88,7 @@ class _TargetInformation:
         self.most = float(self._marginal - torch.special.entr(targets).sum(-1).mean())
 
     def of(self, labels: Tensor | None) -> Tensor:
-        """H[y*] − H[y, y* | configuration] + H[y | configuration], means over targets; y of `labels` [T, C], if any."""
+        """Return H[y*] − H[y, y* | configuration] + H[y | configuration], averaged over targets; `labels` is p of y."""
         likelihood = torch.ones_like(self._columns[:, :1]) if labels is None else labels
         num_passes, num_classes = likelihood.shape
         at_once = max(1, self._max_bytes // (_DOUBLE * num_classes * (2 * num_passes + 3 * _COLUMNS)))

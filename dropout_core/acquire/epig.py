@@ -1,4 +1,4 @@
-"""EPIG: how much a row's label tells about the labels of the inputs that matter, rather than about the weights."""
+"""EPIG: how much the label of a row tells about the labels of target inputs, rather than about the weights."""
 
 import torch
 from torch import Tensor
@@ -10,15 +10,25 @@ _DOUBLE = 8
 
 
 def epig(probs: Tensor, target_probs: Tensor, *, max_bytes: int = 2**24) -> Tensor:
-    """Expected predictive information gain: the mean over the targets x* of I(y; y*), nats, float64 [B], 0 … log C.
+    """Return the expected predictive information gain: the mean over the targets x* of I(y; y*).
 
-    I(y; y*) = H[E p] + H[E p*] − H[E p p*], expectations over the passes.
-    probs: [T, B, C], the pool. target_probs: [T, M, C*], inputs from where the model will be used, from the same
-    passes: pass t of both is one set of masks. Probabilities are divided by their sum over classes.
-    max_bytes: of temporary memory, beside the inputs, the targets in float64 and a few numbers for each row.
-    A hundred targets are mostly enough: time grows as B · M · C · C* · T.
-    Raises InvalidInput for anything that is not probabilities, other numbers of passes, and no targets.
-    Source: Bickford Smith et al. 2023 (arXiv 2304.08151), section 4.
+    I(y; y*) = H[E p] + H[E p*] − H[E p p*], with expectations over the passes. A hundred targets usually suffice: time
+    grows as B · M · C · C* · T.
+
+    Args:
+        probs: Class probabilities of the pool, [T, B, C]. They are divided by their sum over classes.
+        target_probs: Class probabilities of inputs from where the model will be used, [T, M, C*]. Pass t of both must
+            use the same masks.
+        max_bytes: Limit of temporary memory, beside the inputs, the targets in float64 and a few numbers per row.
+
+    Returns:
+        Scores in nats, float64 [B], between 0 and log C.
+
+    Raises:
+        InvalidInput: The arguments are not probabilities, have different numbers of passes, or there are no targets.
+
+    References:
+        Bickford Smith et al. 2023, arXiv 2304.08151, section 4.
     """
     check_targets(probs, target_probs)
     if max_bytes < 1:
@@ -38,7 +48,15 @@ def epig(probs: Tensor, target_probs: Tensor, *, max_bytes: int = 2**24) -> Tens
 
 
 def check_targets(probs: Tensor, target_probs: Tensor) -> None:
-    """Refuse a pool and targets that are not probabilities from the same passes."""
+    """Check that a pool and targets are probabilities from the same passes.
+
+    Args:
+        probs: Class probabilities of the pool, [T, B, C].
+        target_probs: Class probabilities of the targets, [T, M, C*].
+
+    Raises:
+        InvalidInput: They are not probabilities, have different numbers of passes, or there are no targets.
+    """
     check_probabilities("probs", probs)
     check_probabilities("target_probs", target_probs)
     if len(target_probs) != len(probs) or not target_probs.shape[1]:
@@ -49,7 +67,7 @@ def check_targets(probs: Tensor, target_probs: Tensor) -> None:
 
 
 def _joint_entropy(part: Tensor, columns: Tensor, max_bytes: int) -> Tensor:
-    """The sum over targets of H[E p p*], [rows]. columns: [T, targets · classes]."""
+    """Return the sum over targets of H[E p p*], [rows]. columns: [T, targets · classes]."""
     num_passes, num_rows, num_classes = part.shape
     left = part.flatten(1).T / num_passes
     total = torch.zeros(len(left), dtype=torch.float64, device=part.device)

@@ -1,15 +1,15 @@
-"""BatchBALD: rows chosen together, so that what they teach overlaps little.
+"""BatchBALD: rows chosen together, so that their labels do not teach the same thing.
 
-The labels y_1 … y_n of the chosen rows inform about the pass t that made them: I(y_1 … y_n; t), t uniform over the T
-passes. With w_t = P(t | y), the posterior over the passes of a configuration of labels:
+The labels y_1 … y_n of the chosen rows inform about the pass t that produced them: I(y_1 … y_n; t), with t uniform over
+the T passes. Let w_t = P(t | y) be the posterior over the passes given a configuration of labels. Then
 
-* of the rows chosen so far, I = log T − E_y H[w];
-* a further row adds E_y (H[Σ_t w_t p_t] − Σ_t w_t H[p_t]), never less than 0 and never more than E_y H[w].
+* the rows chosen before have I = log T − E_y H[w];
+* another row adds E_y (H[Σ_t w_t p_t] − Σ_t w_t H[p_t]), which lies between 0 and E_y H[w].
 
-E_y is a sum over all configurations while they fit, and a mean over drawn ones beyond.
+E_y is a sum over all configurations while they fit, and a mean over drawn configurations beyond.
 
-All rows must share their passes (one set of masks a pass, whatever the row). With masks of its own for each row a
-row and its copy look independent, and nothing here keeps them apart.
+All rows must share the masks of a pass. With independent masks a row and its copy look independent, so the choice would
+contain both.
 """
 
 import math
@@ -33,11 +33,13 @@ _DOUBLE = 8
 
 @dataclass(frozen=True)
 class JointChoice:
-    """Rows in the order they were picked.
+    """Rows that were chosen together, in the order of the picks.
 
-    indices: int64 [k]. scores: float64 [k], nats: the mutual information of the labels of all rows up to and with
-    this one. shares: float64 [k], the scores over what T passes can tell at most, 0 … 1; 1 where that is nothing. Of
-    `batchbald` the most is log T.
+    Attributes:
+        indices: Row indices, int64 [k].
+        scores: Mutual information of the labels of all rows up to and including this one, in nats, float64 [k].
+        shares: Scores divided by the largest possible information, float64 [k], between 0 and 1; 1 where that is 0. For
+            `batchbald` the largest is log T.
     """
 
     indices: Tensor
@@ -46,9 +48,9 @@ class JointChoice:
 
     @property
     def saturated(self) -> bool:
-        """Whether the picks use up what T passes can tell: a share above SATURATION.
+        """Whether a share exceeds SATURATION: the picks use up the information of T passes, and later picks are noise.
 
-        The picks after it are chosen by noise. Make more passes, or pick fewer rows.
+        Use more passes, or pick fewer rows.
         """
         return bool((self.shares > SATURATION).any())
 
@@ -63,27 +65,39 @@ def batchbald(
     limits: Constraints = NO_LIMITS,
     max_bytes: int = 2**24,
 ) -> JointChoice:
-    """The k rows, greedily, whose labels together inform most about the passes: argmax I(y_1 … y_k; t).
+    """Greedily pick k rows whose labels together inform most about the passes: argmax I(y_1 … y_k; t).
 
-    probs: [T, B, C], rows of classes that sum to 1 (they are divided by their sum); T passes shared by all rows. Fewer
-    than k rows are returned when the pool is smaller. Equal gains: the lower index first.
+    The gain of a row only falls as others are picked, so a row whose earlier gain is below the best new one is not
+    scored again. With drawn configurations this can swap rows whose gains differ by less than the sampling error.
 
-    num_samples: the configurations of labels of the picked rows that are held, at num_samples · T · 8 bytes; rounded up
-    to a multiple of T. While all configurations of positive probability (C^n at most) fit, scores are exact. Beyond,
-    each is drawn: a pass (every pass equally often), then a label for each row from it. The estimate of the
-    information of given rows is unbiased and stays in 0 … log T. The score of a pick is the largest of many such
-    estimates, so too large by about the sampling error; and a score is never below the one before.
-    candidates: how many rows, the best by mutual information alone, are considered; None: all. limits: with costs, the
-    next pick is the row that adds most per cost; quotas hold for the candidates too, so that enough rows remain.
-    max_bytes: of temporary memory, beside probs, the configurations and a few numbers for each row.
+    Copies of a row are not avoided as such. Where the mutual information is tiny, labels hardly distinguish the
+    passes, and a second label of the same input teaches nearly as much as the first: the copy can be the right pick.
 
-    A row's gain only falls as others are picked, so a row whose older gain is below the best new one is not scored
-    again; with drawn configurations this can swap rows whose gains differ by less than the sampling error.
-    Copies of a row are not shunned as such. Where the mutual information is tiny, labels hardly tell the passes apart
-    and a second label of the same input teaches nearly as much as the first: the copy can be the right pick.
+    Args:
+        probs: Class probabilities, [T, B, C], from T passes that all rows share. They are divided by their sum over
+            classes.
+        k: Number of rows to pick. A smaller pool returns fewer.
+        seed: Seed of the drawn label configurations.
+        num_samples: Number of label configurations to hold, at num_samples · T · 8 bytes; rounded up to a multiple of
+            T. While all configurations of positive probability (at most C^n) fit, scores are exact. Beyond, each is
+            drawn: a pass (every pass equally often), then a label for each row from it. The estimated information of
+                given rows
+            is unbiased and stays between 0 and log T. The score of a pick is the largest of many estimates, so it is
+            too large by about the sampling error; a score is never below the one before.
+        candidates: Number of rows to consider, the best by mutual information alone; all by default. Quotas hold for
+            the candidates too, so that enough rows remain.
+        limits: Excluded rows, costs and quotas. With costs, each pick adds the most information per cost.
+        max_bytes: Limit of temporary memory, beside the probabilities, the configurations and a few numbers per row.
 
-    Raises InvalidInput for anything that is not probabilities, k below 1, and candidates below k.
-    Source: Kirsch, van Amersfoort, Gal 2019 (arXiv 1906.08158), section 3, algorithm 1; Minoux 1978 (older gains).
+    Returns:
+        The picks. The lower index wins among equal gains.
+
+    Raises:
+        InvalidInput: `probs` are not probabilities, k is below 1, or candidates is below k.
+
+    References:
+        Kirsch, van Amersfoort, Gal 2019, arXiv 1906.08158, section 3, algorithm 1; Minoux 1978 (earlier gains as
+        bounds).
     """
     check_probabilities("probs", probs)
     check_sizes(k, num_samples, candidates, max_bytes)
@@ -109,16 +123,34 @@ def batchbald(
 
 
 def joint_choice(picks: list[int], scores: list[float], most: float, device: torch.device) -> JointChoice:
-    """Picks and scores as a choice. most: the information there is, nats."""
+    """Return picks and scores as a JointChoice.
+
+    Args:
+        picks: Row indices, in the order of the picks.
+        scores: Joint scores in nats, one per pick.
+        most: The largest possible information, in nats.
+        device: Device of the result.
+
+    Returns:
+        The choice.
+    """
     found = torch.tensor(scores, dtype=torch.float64, device=device)
     shares = found / most if most > 0 else torch.ones_like(found)
     return JointChoice(torch.tensor(picks, dtype=torch.int64, device=device), found, shares)
 
 
 def best_candidates(keys: Tensor, k: int, candidates: int | None, limits: Constraints) -> Tensor:
-    """The rows of the largest keys [B] that are not excluded, so many of them: the lower index first among equals.
+    """Return the rows with the largest keys that are not excluded; the lower index wins among equal keys.
 
-    Of a group with a quota at most `candidates` / k times as many, so that k rows remain where there are any.
+    Args:
+        keys: Keys of all rows, [B].
+        k: Number of rows that will be picked.
+        candidates: Number of rows to return; all by default.
+        limits: Excluded rows and quotas. A group gets `candidates` // k times its quota, so that k rows remain where
+            the pool has them.
+
+    Returns:
+        Row indices, int64, largest key first.
     """
     keep = open_rows(len(keys), limits.exclude).to(keys.device)
     order = torch.argsort(keys, descending=True, stable=True)
@@ -128,7 +160,7 @@ def best_candidates(keys: Tensor, k: int, candidates: int | None, limits: Constr
 
 @dataclass
 class _Pool:
-    """The rows considered. gains: what each adds to the picked ones, nats, or added to some of them."""
+    """The candidates. gains: information in nats that each adds, or added earlier, to the picked rows."""
 
     probs: Tensor
     rows: Tensor
@@ -138,7 +170,7 @@ class _Pool:
 
 
 def _renew(state: Configurations, pool: _Pool) -> None:
-    """Score the rows again, in place, in the order of their older gains, while one can still be the best."""
+    """Score the rows again, in place and in the order of their earlier gains, while one can still be the best."""
     keys = pool.gains / pool.costs
     best = -math.inf
     for block in torch.argsort(keys, descending=True, stable=True).split(_BLOCK):
@@ -150,7 +182,7 @@ def _renew(state: Configurations, pool: _Pool) -> None:
 
 
 def _gains(state: Configurations, probs: Tensor, rows: Tensor, max_bytes: int) -> Tensor:
-    """What each of the rows adds to the picked ones, nats, float64 [rows]."""
+    """Return the information that each row adds to the picked ones, in nats, float64 [rows]."""
     num_passes, _, num_classes = probs.shape
     mean_posterior = state.masses @ state.posteriors
     found = []
@@ -167,7 +199,7 @@ def _gains(state: Configurations, probs: Tensor, rows: Tensor, max_bytes: int) -
 
 
 def _bald(probs: Tensor, max_bytes: int) -> Tensor:
-    """The mutual information of each row alone, nats, float64 [B]."""
+    """Return the mutual information of each row alone, in nats, float64 [B]."""
     found = []
     for part in probs.split(_fitting(max_bytes, 4 * probs.shape[0] * probs.shape[2]), dim=1):
         exact = normalized(part)
@@ -177,7 +209,15 @@ def _bald(probs: Tensor, max_bytes: int) -> Tensor:
 
 
 def first_best(gains: Tensor, rows: Tensor) -> int:
-    """The place of the lowest row among those of the largest gain."""
+    """Return the position of the lowest row among those with the largest gain.
+
+    Args:
+        gains: Gains in nats, [rows].
+        rows: Row indices, [rows].
+
+    Returns:
+        A position in `rows`.
+    """
     best = torch.nonzero(gains >= gains.max() - _EQUAL)[:, 0]
     return int(best[rows[best].argmin()])
 
@@ -187,7 +227,17 @@ def _fitting(max_bytes: int, numbers: int) -> int:
 
 
 def check_sizes(k: int, num_samples: int, candidates: int | None, max_bytes: int) -> None:
-    """Raise InvalidInput for sizes of which there must be more."""
+    """Check the sizes of a joint choice.
+
+    Args:
+        k: Number of rows to pick.
+        num_samples: Number of label configurations.
+        candidates: Number of rows to consider, or None.
+        max_bytes: Limit of temporary memory.
+
+    Raises:
+        InvalidInput: A size is below 1, or candidates is below k.
+    """
     if k < 1:
         raise InvalidInput(f"k is {k}; ask for at least 1 row.")
     if candidates is not None and candidates < k:

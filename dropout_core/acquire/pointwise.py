@@ -1,11 +1,12 @@
-"""Scores of one row at a time, as functions of samples: every function here is larger where to label first.
+"""Scores of single rows, as functions of Monte Carlo samples; a larger score means label the row sooner.
 
-Any array of Monte Carlo passes will do; nothing here knows of a network. Classification takes class probabilities
-[T, B, …, C], T at least 1, one column being that of the second of two classes. Regression takes predicted means, and
-where there are any the predicted variances, [T, B, …]. The axes between stay: one score for each position or output,
-[B, …], that `reduce` makes one for each row. Sums are float64, entropies are in nats, and NaN stays NaN.
+The functions take any array of passes and do not need a network. Classification takes class probabilities
+[T, B, …, C] with T at least 1; a single column is the probability of the second of two classes. Regression takes
+predicted means [T, B, …] and, where the network predicts them, variances of the same shape. The axes between are kept:
+the result has one score per position or output, [B, …], and `reduce` turns them into one score per row. Sums are
+float64, entropies are in nats, and NaN stays NaN.
 
-Every function raises InvalidInput for a shape or a value that cannot be what it is said to be.
+Every function raises InvalidInput if a shape or a value does not fit its argument.
 """
 
 import math
@@ -29,45 +30,123 @@ _SUM_TOLERANCE = 0.02
 
 
 def predictive_entropy(probs: Tensor) -> Tensor:
-    """H[E p], 0 … log C: total uncertainty. Source: Gal, Islam, Ghahramani 2017, arXiv 1703.02910, eq. 4."""
+    """Return the entropy of the mean prediction, H[E p]: the total uncertainty.
+
+    Args:
+        probs: Class probabilities of each pass, [T, B, …, C].
+
+    Returns:
+        Entropies in nats, [B, …], between 0 and log C.
+
+    References:
+        Gal, Islam, Ghahramani 2017, arXiv 1703.02910, eq. 4.
+    """
     return _class_measure("predictive_entropy", probs)
 
 
 def expected_entropy(probs: Tensor) -> Tensor:
-    """E H[p], 0 … log C: aleatoric uncertainty, which more labels do not lower. Source: Depeweg et al. 2018, eq. 2."""
+    """Return the mean entropy of the passes, E H[p]: aleatoric uncertainty, which more labels do not lower.
+
+    Args:
+        probs: Class probabilities of each pass, [T, B, …, C].
+
+    Returns:
+        Entropies in nats, [B, …], between 0 and log C.
+
+    References:
+        Depeweg et al. 2018, eq. 2.
+    """
     return _class_measure("expected_entropy", probs)
 
 
 def mutual_information(probs: Tensor) -> Tensor:
-    """BALD: H[E p] − E H[p], 0 … log min(C, T): epistemic uncertainty. Source: Houlsby et al. 2011, arXiv 1112.5745."""
+    """Return the BALD score, H[E p] − E H[p]: epistemic uncertainty.
+
+    Args:
+        probs: Class probabilities of each pass, [T, B, …, C].
+
+    Returns:
+        Mutual information in nats, [B, …], between 0 and log min(C, T).
+
+    References:
+        Houlsby et al. 2011, arXiv 1112.5745.
+    """
     return _class_measure("mutual_information", probs)
 
 
 def least_confidence(probs: Tensor) -> Tensor:
-    """1 − max E p, 0 … 1 − 1/C. Source: Settles 2009, section 3.1. Some papers call it variation ratio."""
+    """Return 1 − max E p. Some papers call it the variation ratio.
+
+    Args:
+        probs: Class probabilities of each pass, [T, B, …, C].
+
+    Returns:
+        Scores, [B, …], between 0 and 1 − 1/C.
+
+    References:
+        Settles 2009, section 3.1.
+    """
     return _class_measure("least_confidence", probs)
 
 
 def margin(probs: Tensor) -> Tensor:
-    """The second largest E p less the largest, −1 … 0: the margin with its sign turned, so that larger is first.
+    """Return the negative margin: the second largest E p minus the largest.
 
-    Source: Scheffer, Decomain, Wrobel 2001.
+    Args:
+        probs: Class probabilities of each pass, [T, B, …, C].
+
+    Returns:
+        Scores, [B, …], between −1 and 0. The sign is reversed so that a larger score comes first.
+
+    References:
+        Scheffer, Decomain, Wrobel 2001.
     """
     return -_class_measure("margin", probs)
 
 
 def vote_variation_ratio(probs: Tensor) -> Tensor:
-    """1 − the share of passes that vote for the most voted class, 0 … 1 − 1/C. Source: Freeman 1965."""
+    """Return 1 − the share of passes that vote for the most frequent class.
+
+    Args:
+        probs: Class probabilities of each pass, [T, B, …, C].
+
+    Returns:
+        Scores, [B, …], between 0 and 1 − 1/C.
+
+    References:
+        Freeman 1965.
+    """
     return _class_measure("vote_variation_ratio", probs)
 
 
 def mean_std(probs: Tensor) -> Tensor:
-    """The mean over classes of the standard deviation over passes, 0 … ½. Source: Kampffmeyer et al. 2016."""
+    """Return the standard deviation over passes, averaged over classes.
+
+    Args:
+        probs: Class probabilities of each pass, [T, B, …, C].
+
+    Returns:
+        Scores, [B, …], between 0 and ½.
+
+    References:
+        Kampffmeyer et al. 2016.
+    """
     return _class_measure("std", probs).mean(-1)
 
 
 def variance(means: Tensor, variances: Tensor | None = None) -> Tensor:
-    """Var μ, or with predicted variances Var μ + E σ²: total variance. Source: Kendall, Gal 2017, eq. 9."""
+    """Return the total variance: Var μ + E σ² with predicted variances, otherwise Var μ.
+
+    Args:
+        means: Predicted means of each pass, [T, B, …].
+        variances: Predicted variances of each pass, [T, B, …], if the network has them.
+
+    Returns:
+        Variances, [B, …].
+
+    References:
+        Kendall, Gal 2017, eq. 9.
+    """
     statistics = {"value": _moments(means)}
     if variances is not None:
         statistics["aleatoric"] = _variance_moments(means, variances)
@@ -75,15 +154,35 @@ def variance(means: Tensor, variances: Tensor | None = None) -> Tensor:
 
 
 def epistemic_variance(means: Tensor) -> Tensor:
-    """Var μ over passes, the population's: what more labels lower. Source: Kendall, Gal 2017, arXiv 1703.04977."""
+    """Return the population variance of the means over passes, Var μ: the part that more labels lower.
+
+    Args:
+        means: Predicted means of each pass, [T, B, …].
+
+    Returns:
+        Variances, [B, …].
+
+    References:
+        Kendall, Gal 2017, arXiv 1703.04977.
+    """
     return output_kind("mean").measures["epistemic_variance"]({"value": _moments(means)})
 
 
 def gaussian_mutual_information(means: Tensor, variances: Tensor) -> Tensor:
-    """BALD of regression: ½ log(Var μ + E σ²) − ½ E log σ², at least 0, in nats.
+    """Return the BALD score of regression, ½ log(Var μ + E σ²) − ½ E log σ².
 
-    The mixture over passes is taken for the Gaussian of its moments, the widest law with them: an upper bound of the
-    mutual information. variances: above 0. Source: Houlsby et al. 2011, arXiv 1112.5745; Kirsch 2023, arXiv 2302.08981.
+    The mixture over passes is replaced by the Gaussian with the same moments. That Gaussian has the largest entropy of
+    all laws with these moments, so the score is an upper bound of the mutual information.
+
+    Args:
+        means: Predicted means of each pass, [T, B, …].
+        variances: Predicted variances of each pass, [T, B, …], above 0.
+
+    Returns:
+        Scores in nats, [B, …], at least 0.
+
+    References:
+        Houlsby et al. 2011, arXiv 1112.5745; Kirsch 2023, arXiv 2302.08981.
     """
     if (variances == 0).any():
         raise InvalidInput("a predicted variance is 0, of which there is no logarithm; variances above 0 are wanted.")
@@ -93,10 +192,19 @@ def gaussian_mutual_information(means: Tensor, variances: Tensor) -> Tensor:
 
 
 def upper_confidence_bound(means: Tensor, beta: float) -> Tensor:
-    """E μ + beta · std μ over passes: where a large answer is likely or still possible.
+    """Return E μ + beta · std μ over passes: high where a large value is likely or still possible.
 
-    beta: at least 0, in standard deviations. To look for small answers, hand in −means. Source: Auer 2002;
-    Srinivas et al. 2010, arXiv 0912.3995, eq. 6, whose β is the square of this one.
+    To look for small values, pass −means.
+
+    Args:
+        means: Predicted means of each pass, [T, B, …].
+        beta: Number of standard deviations, at least 0.
+
+    Returns:
+        Scores, [B, …], in the unit of the means.
+
+    References:
+        Auer 2002; Srinivas et al. 2010, arXiv 0912.3995, eq. 6, whose β is the square of this one.
     """
     if not 0.0 <= beta < math.inf:
         raise InvalidInput(f"beta is {beta}; a finite number of at least 0 is wanted.")
@@ -105,10 +213,19 @@ def upper_confidence_bound(means: Tensor, beta: float) -> Tensor:
 
 
 def thompson(means: Tensor, seed: int) -> Tensor:
-    """One pass, drawn by the seed, and the same for every row: what one sample of the posterior believes.
+    """Return the means of one pass drawn by the seed, the same pass for every row (Thompson sampling).
 
-    The passes must share their noise over rows. Each step of a campaign wants a seed of its own. Source: Thompson 1933;
-    Gal, Ghahramani 2016, arXiv 1506.02142, section 5.5.
+    The rows must share the noise of a pass. Use a new seed for each step of a campaign.
+
+    Args:
+        means: Predicted means of each pass, [T, B, …].
+        seed: Seed of the draw.
+
+    Returns:
+        Scores, [B, …], in the unit of the means.
+
+    References:
+        Thompson 1933; Gal, Ghahramani 2016, arXiv 1506.02142, section 5.5.
     """
     _checked_samples(means, 2, "[T, B, …]")
     word = words(seed, _PASS_SITE, torch.zeros(1, dtype=torch.int64), (1,))
@@ -116,10 +233,16 @@ def thompson(means: Tensor, seed: int) -> Tensor:
 
 
 def reduce(values: Tensor, how: Reduction = "mean", fraction: float | None = None) -> Tensor:
-    """One score for each row, [B], of scores [B, …] of positions or outputs.
+    """Return one score per row from scores of positions or outputs.
 
-    how: mean, over all of them, hides a small uncertain region; max, the largest, follows a single outlier;
-    top_fraction, the mean of the largest `fraction` of them, above 0 and at most 1, rounded up to a whole number.
+    Args:
+        values: Scores, [B, …].
+        how: "mean" averages all of them and can hide a small uncertain region. "max" takes the largest and follows a
+            single outlier. "top_fraction" averages the largest `fraction` of them.
+        fraction: The fraction of "top_fraction", above 0 and at most 1; the number of scores is rounded up.
+
+    Returns:
+        Scores, [B].
     """
     if values.dim() < 1 or 0 in values.shape[1:]:
         raise InvalidInput(f"the scores have shape {list(values.shape)}; [B, …] with something to reduce is wanted.")
@@ -134,7 +257,15 @@ def reduce(values: Tensor, how: Reduction = "mean", fraction: float | None = Non
 
 
 def check_reduction(how: str, fraction: float | None) -> None:
-    """Refuse what is no reduction, and a fraction that is none of the reduction's."""
+    """Check the arguments of `reduce`.
+
+    Args:
+        how: Name of the reduction.
+        fraction: The fraction of "top_fraction", or None.
+
+    Raises:
+        InvalidInput: The reduction is unknown, or the fraction does not belong to it.
+    """
     if how not in get_args(Reduction):
         raise InvalidInput(f"there is no reduction {how!r}; there are {', '.join(get_args(Reduction))}.")
     if (how == "top_fraction") != (fraction is not None):

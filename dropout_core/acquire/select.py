@@ -1,11 +1,12 @@
-"""Selectors: which rows to label, given a score of each or given where they lie. Indices in pick order, best first.
+"""Selectors: pick the rows to label from their scores or their embeddings.
 
-A seed fixes the whole choice, by a counter, and tells equal rows apart: see `limits`. Where fewer than k rows are left
-to choose from, all of them are chosen. Every selector returns int64 indices, and raises InvalidInput for k below 1, for
-a wrong shape, and for NaN or infinity in a row that is not excluded.
+Every selector returns int64 row indices in the order of the picks, best first. The seed fixes the whole choice through
+a counter-based generator and also breaks ties between equal rows (see `constraints`). If fewer than k rows are
+available, all of them are returned. Every selector raises InvalidInput for k below 1, a wrong shape, and NaN or
+infinity in a row that is not excluded.
 
-* top_k, power, softmax, softrank: scores [B], larger first, see `pointwise`;
-* k_centre, badge: embeddings [B, D], such as the input of the last linear layer with the noise off.
+* top_k, power, softmax, softrank take scores [B], larger first (see `pointwise`);
+* k_centre, badge take embeddings [B, D], such as the input of the last linear layer with the noise off.
 """
 
 import math
@@ -26,16 +27,40 @@ _CHUNK_ELEMENTS = 2**22
 
 
 def top_k(scores: Tensor, k: int, seed: int, limits: Constraints = NO_LIMITS) -> Tensor:
-    """The k largest scores. On a pool with near copies it picks the copies, and random does better."""
+    """Return the k rows with the largest scores.
+
+    On a pool with near copies it picks the copies, and a random choice does better.
+
+    Args:
+        scores: Scores, [B].
+        k: Number of rows to pick.
+        seed: Seed that breaks ties.
+        limits: Excluded rows, costs and quotas.
+
+    Returns:
+        Row indices, int64 [k].
+    """
     values, left = _scored(scores, k, seed, limits)
     return within_quotas(_ordered(values, left), k, limits)
 
 
 def power(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Constraints = NO_LIMITS) -> Tensor:
-    """The k largest β log s + Gumbel noise: without replacement, each pick with a probability proportional to s^β.
+    """Sample k rows without replacement, each pick with a probability proportional to s^β.
 
-    scores: at least 0. Rows of score 0 follow all others, in random order. beta: at least 0; 0 is a random choice,
-    a large one top-k. Source: Kirsch et al. 2021, arXiv 2106.12059, section 3.
+    The picks are the k largest values of β log s + Gumbel noise.
+
+    Args:
+        scores: Scores, [B], at least 0. Rows of score 0 follow all others, in random order.
+        k: Number of rows to pick.
+        seed: Seed of the draws.
+        beta: Sharpness, at least 0; 0 is a random choice, a large value is top-k.
+        limits: Excluded rows, costs and quotas.
+
+    Returns:
+        Row indices, int64 [k].
+
+    References:
+        Kirsch et al. 2021, arXiv 2106.12059, section 3.
     """
     values, left = _scored(scores, k, seed, limits)
     _refuse_negative(values[left], "power")
@@ -44,10 +69,23 @@ def power(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Constrai
 
 
 def softmax(scores: Tensor, k: int, seed: int, beta: float = 4.0, limits: Constraints = NO_LIMITS) -> Tensor:
-    """The k largest β s + Gumbel noise: without replacement, each pick with a probability proportional to e^(β s).
+    """Sample k rows without replacement, each pick with a probability proportional to e^(β s).
 
-    beta: at least 0, in the reciprocal unit of the scores. Scores of less than a nat want more than 1, which is close
-    to a random choice. Source: Kirsch et al. 2021, arXiv 2106.12059, section 3.
+    The picks are the k largest values of β s + Gumbel noise.
+
+    Args:
+        scores: Scores, [B].
+        k: Number of rows to pick.
+        seed: Seed of the draws.
+        beta: Sharpness, at least 0, in the reciprocal unit of the scores. For scores below one nat, use more than 1,
+            which is close to a random choice.
+        limits: Excluded rows, costs and quotas.
+
+    Returns:
+        Row indices, int64 [k].
+
+    References:
+        Kirsch et al. 2021, arXiv 2106.12059, section 3.
     """
     values, left = _scored(scores, k, seed, limits)
     keys = _checked_beta(beta) * values + _gumbel(seed, 0, values)
@@ -55,10 +93,23 @@ def softmax(scores: Tensor, k: int, seed: int, beta: float = 4.0, limits: Constr
 
 
 def softrank(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Constraints = NO_LIMITS) -> Tensor:
-    """The k largest −β log rank + Gumbel noise: without replacement, each pick with a probability ~ rank^−β.
+    """Sample k rows without replacement, each pick with a probability proportional to rank^−β.
 
-    The rank is 1 for the largest score of the rows not excluded; equal scores get ranks one after the other. The size
-    of the scores does not matter. beta: at least 0. Source: Kirsch et al. 2021, arXiv 2106.12059, section 3.
+    The picks are the k largest values of −β log rank + Gumbel noise. Among the rows that are not excluded, the largest
+    score has rank 1; equal scores have successive ranks. Only the order of the scores matters, not their size.
+
+    Args:
+        scores: Scores, [B].
+        k: Number of rows to pick.
+        seed: Seed of the draws.
+        beta: Sharpness, at least 0.
+        limits: Excluded rows, costs and quotas.
+
+    Returns:
+        Row indices, int64 [k].
+
+    References:
+        Kirsch et al. 2021, arXiv 2106.12059, section 3.
     """
     values, left = _scored(scores, k, seed, limits)
     ranks = torch.ones_like(values)
@@ -68,11 +119,23 @@ def softrank(scores: Tensor, k: int, seed: int, beta: float = 1.0, limits: Const
 
 
 def k_centre(embeddings: Tensor, labelled: Tensor | None, k: int, seed: int, limits: Constraints = NO_LIMITS) -> Tensor:
-    """Farthest first: each pick is the row farthest from all labelled rows and all picks. No scores are needed.
+    """Pick the row farthest from all labelled rows and all earlier picks, k times. It needs no scores.
 
-    embeddings: [B, D]. labelled: [L, D]; without any, the first pick is drawn. Distances are Euclidean, in float64, in
-    chunks of rows; memory grows with B, never with B². The largest distance left is at most twice the smallest that k
-    picks can leave. Source: Sener, Savarese 2018, arXiv 1708.00489, algorithm 1; Gonzalez 1985.
+    Distances are Euclidean and computed in float64, in chunks of rows: memory grows with B, not with B². The largest
+    distance that remains is at most twice the smallest that any k picks can reach.
+
+    Args:
+        embeddings: Embeddings of the pool, [B, D].
+        labelled: Embeddings of labelled rows, [L, D]. Without any, the first pick is drawn.
+        k: Number of rows to pick.
+        seed: Seed of the first pick and of ties.
+        limits: Excluded rows and quotas; costs are refused.
+
+    Returns:
+        Row indices, int64 [k].
+
+    References:
+        Sener, Savarese 2018, arXiv 1708.00489, algorithm 1; Gonzalez 1985.
     """
     left = _rows(embeddings, "embeddings", k, seed, limits)
     nearest = torch.full((len(embeddings),), math.inf, dtype=torch.float64, device=embeddings.device)
@@ -91,13 +154,26 @@ def k_centre(embeddings: Tensor, labelled: Tensor | None, k: int, seed: int, lim
 
 
 def badge(probs: Tensor, embeddings: Tensor, k: int, seed: int, limits: Constraints = NO_LIMITS) -> Tensor:
-    """BADGE: k-means++ on the gradients g = (p − onehot(argmax p)) ⊗ h of the last layer, as if its guess were right.
+    """Pick k rows by k-means++ on gradients of the last layer (BADGE).
 
-    probs: [B, C], their mean over passes, one column being that of the second of two classes. embeddings h: [B, D].
-    The first pick is the row of the largest gradient, as in the authors' program; each other is drawn with a
-    probability proportional to the squared distance from its nearest pick. Copies of picks, at distance 0, come last,
-    in random order. The outer products, C · D numbers a row, are never formed. Source: Ash et al. 2020,
-    arXiv 1906.03671, algorithm 1; Arthur, Vassilvitskii 2007.
+    The gradient of a row is g = (p − onehot(argmax p)) ⊗ h, as if the predicted class were right. The first pick has
+    the largest gradient, as in the authors' program. Each later pick is drawn with a probability proportional to the
+    squared distance from its nearest pick. Copies of picks, at distance 0, come last, in random order. The outer
+    products of C · D numbers per row are never formed.
+
+    Args:
+        probs: Mean class probabilities over passes, [B, C]; a single column is the probability of the second of two
+            classes.
+        embeddings: Embeddings h, [B, D].
+        k: Number of rows to pick.
+        seed: Seed of the draws.
+        limits: Excluded rows and quotas; costs are refused.
+
+    Returns:
+        Row indices, int64 [k].
+
+    References:
+        Ash et al. 2020, arXiv 1906.03671, algorithm 1; Arthur, Vassilvitskii 2007.
     """
     left = _rows(embeddings, "embeddings", k, seed, limits)
     if probs.dim() != 2 or len(probs) != len(embeddings) or probs.shape[1] == 0:
@@ -119,7 +195,7 @@ def badge(probs: Tensor, embeddings: Tensor, k: int, seed: int, limits: Constrai
 
 
 def _scored(scores: Tensor, k: int, seed: int, limits: Constraints) -> tuple[Tensor, Tensor]:
-    """The scores, or scores per cost, [B] float64; and the rows to choose from, in the order that settles ties."""
+    """Return the scores or scores per cost, float64 [B], and the available rows in the order that breaks ties."""
     if scores.dim() != 1:
         raise InvalidInput(f"the scores have shape {list(scores.shape)}; [B] is wanted.")
     left = drawn_order(len(scores), k, seed, limits, scores.device)
@@ -141,12 +217,12 @@ def _rows(rows: Tensor, name: str, k: int, seed: int, limits: Constraints) -> Te
 
 
 def _ordered(keys: Tensor, left: Tensor) -> Tensor:
-    """The rows of `left`, largest key first; equal keys in the order of `left`."""
+    """Return the rows of `left`, largest key first; equal keys keep the order of `left`."""
     return left[keys[left].argsort(descending=True, stable=True)]
 
 
 def _gumbel(seed: int, number: int, like: Tensor) -> Tensor:
-    """Standard Gumbel noise for pick `number`, [B]: −log(−log u), u in the middle of an interval of 2^-32."""
+    """Return standard Gumbel noise for pick `number`, [B]: −log(−log u), u in the middle of an interval of 2^-32."""
     passes = torch.tensor([number], device=like.device)
     return -(-(uniform(seed, _GUMBEL_SITE, passes, (len(like),))[0] + 2.0**-33).log()).log()
 
@@ -159,10 +235,10 @@ def _spread(
     to: Callable[[int], Tensor],
     keys: Callable[[int, Tensor], Tensor],
 ) -> Tensor:
-    """Picks one after the other: the row whose key, of its distance from its nearest pick, is the largest.
+    """Pick rows one at a time, each with the largest key of its distance from the nearest pick.
 
-    nearest: [B], from what is chosen before the first pick. to: the distances [B] from a pick. keys: of the number of
-    a pick and the distances. Equal keys: the first of `left`.
+    nearest: distances [B] from the rows chosen before the first pick. to: returns the distances [B] from a pick. keys:
+    returns the keys for the number of a pick and the distances. The first of `left` wins among equal keys.
     """
     picks: list[int] = []
     still = OpenRows(open_rows(len(nearest), limits.exclude).to(left.device), limits)
@@ -178,14 +254,14 @@ def _spread(
 
 
 def _to_centres(rows: Tensor, centres: Tensor) -> Tensor:
-    """The distance [B] of each row from the nearest centre [L, D]. By differences: a copy is at exactly 0."""
+    """Return each row's distance [B] from the nearest centre [L, D], from differences: a copy is at exactly 0."""
     centres = centres.double()
     mode = "donot_use_mm_for_euclid_dist"
     return _chunked(rows, lambda part, _: torch.cdist(part, centres, compute_mode=mode).amin(1), len(centres))
 
 
 def _to_gradient(factors: Tensor, rows: Tensor, pick: int) -> Tensor:
-    """‖u − g‖² [B] of each row's u = b ⊗ r from the pick's g = a ⊗ h.
+    """Return ‖u − g‖² [B] between the gradient u = b ⊗ r of each row and the gradient g = a ⊗ h of the pick.
 
     u − g = (b − a) ⊗ r + a ⊗ (r − h): no large numbers cancel where the two are close, and a copy is at exactly 0.
     """
@@ -202,7 +278,7 @@ def _to_gradient(factors: Tensor, rows: Tensor, pick: int) -> Tensor:
 
 
 def _chunked(rows: Tensor, of: Callable[[Tensor, slice], Tensor], width: int = 1) -> Tensor:
-    """One float64 number for each row, [B], by chunks of rows of bounded memory."""
+    """Return one float64 number per row, [B], computed in chunks of bounded memory."""
     size = max(1, _CHUNK_ELEMENTS // max(1, rows.shape[1], width))
     parts = [slice(start, start + size) for start in range(0, len(rows), size)]
     empty = torch.zeros(0, dtype=torch.float64, device=rows.device)
