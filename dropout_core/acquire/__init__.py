@@ -1,7 +1,8 @@
 """Acquisition: which rows should a human label next.
 
-`rank(model, x, k=…)` chooses from a pool by a live model. The scores and selectors are functions of samples too, for
-anyone who has an array of them. `choose` is the decision without a network, for those who drive one their own way.
+`rank(model, x, k=…)` chooses from a pool with a live model. The scores and selectors are also functions of samples, for
+callers who already have an array of them. `choose` is the selection algorithm without a network, for callers who
+compute the data it requests themselves.
 """
 
 from dropout_core.acquire.batch_epig import batch_epig as batch_epig

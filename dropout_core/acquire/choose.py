@@ -1,8 +1,8 @@
-"""The choice itself, which asks for what it needs and is told, and runs nothing.
+"""The selection algorithm as a generator: it yields requests for data, and runs no network itself.
 
-Whoever drives `choose` answers each Need: a function on a live model (`dropout_core.acquire.rank`), a server that waits
-for its device, a command that reads a pool from a file. All of the pool is asked for a few numbers a row, chunk by
-chunk; passes are kept of few candidates only.
+A driver of `choose` answers each Need: a function with a live model (`dropout_core.acquire.rank`), a server that waits
+for its device, or a command that reads a pool from a file. For the whole pool only a few numbers per row are held,
+computed chunk by chunk; passes are held for the candidates alone.
 """
 
 import math
@@ -41,14 +41,19 @@ _SCORE, _PREDICTED, _NUMBERS = "score", "predicted", "numbers"
 
 @dataclass(frozen=True)
 class Ranking:
-    """The chosen rows, in the order they were picked; tensors on the CPU.
+    """The chosen rows, in the order of the picks; tensors are on the CPU.
 
-    indices: int64 [k], in the whole pool. score: the exact name, None of a selector without one. scores: float64 [k],
-    in the measure's own sign; of batchbald the joint score of all rows up to and with this one; None without a score.
-    parts: measures of each chosen row, [k]: the total, the aleatoric and the epistemic part, the margin; empty where no
-    network ran. reduction: how several numbers of a row became one, if they did; "max" and "top_fraction" keep those
-    where to label first. shares: of batchbald, [k], how much of what the passes can tell is told. considered: how many
-    rows the selector looked at.
+    Attributes:
+        indices: Row indices in the whole pool, int64 [k].
+        score: The exact name of the score; None if the selector does not use one.
+        scores: Scores in the usual sign of the measure, float64 [k]; None without a score. For "batchbald", the joint
+            score of all rows up to and including this one.
+        parts: Measures of each chosen row, [k]: the total, the aleatoric and the epistemic part, and the margin. Empty
+            if no network ran.
+        reduction: How several numbers of a row became one, if a row has several. "max" and "top_fraction" keep the most
+            urgent ones.
+        shares: For "batchbald", the share of the information of the passes that the picks use up, [k].
+        considered: Number of rows that the selector considered.
     """
 
     indices: Tensor
@@ -61,14 +66,21 @@ class Ranking:
 
     @property
     def saturated(self) -> bool:
-        """Whether the picks use up what the passes can tell: those after it are chosen by noise. Make more passes."""
+        """Whether the picks use up the information of the passes: later picks are noise. Use more passes."""
         return self.shares is not None and bool((self.shares > SATURATION).any())
 
 
 def choose(options: RankOptions) -> Choice:
-    """Yield what must be known next, be sent it, and return the Ranking.
+    """Run the selection algorithm: yield requests, receive their arrays, and return the ranking.
 
-    Raises InvalidInput where what is sent cannot be ranked: NaN or infinity in a row that is not excluded.
+    Args:
+        options: The options of the choice.
+
+    Returns:
+        A generator that yields each Need, is sent its arrays, and returns the Ranking.
+
+    Raises:
+        InvalidInput: The arrays contain NaN or infinity in a row that is not excluded.
     """
     rows, score = options.open_rows(), options.of_score
     if not len(rows):
@@ -133,7 +145,7 @@ def _no_choice(options: RankOptions) -> Ranking:
 
 @dataclass(frozen=True)
 class _Known:
-    """Of every row of the pool, by name, [N]: NaN, or −1, of those excluded. rows: the others."""
+    """Arrays by name with one number per row of the pool, [N]; excluded rows have NaN or −1. rows: the other rows."""
 
     arrays: Arrays
     rows: Tensor
@@ -153,7 +165,7 @@ def _by_chance(options: RankOptions, rows: Tensor) -> Ranking:
 def _of_pool(
     options: RankOptions, score: Score, rows: Tensor, targets: Tensor | None
 ) -> Generator[Need, Arrays, _Known]:
-    """The score of each row that may be chosen, and what else is a few numbers a row and costs nothing then."""
+    """Request the score of each row that may be chosen, and the other numbers that cost nothing then."""
     alone = options.score == THOMPSON
     parts = () if alone else parts_of(options.output)
     classes = ("mean",) if options.by_class else ()
@@ -172,7 +184,7 @@ def _of_pool(
 
 
 def _kept(options: RankOptions, score: Score, parts: tuple[str, ...], targets: Tensor | None, arrays: Arrays) -> Arrays:
-    """One number of each kind for each row of a chunk."""
+    """Reduce the arrays of a chunk to one number of each kind per row."""
     if targets is not None:
         values = epig(arrays[SAMPLES].movedim(1, 0), targets.to(arrays[SAMPLES].device))
     else:
@@ -190,7 +202,7 @@ def _one_by_one(options: RankOptions, known: _Known, urgency: Tensor) -> Ranking
 
 
 def _jointly(options: RankOptions, known: _Known, targets: Tensor | None) -> Generator[Need, Arrays, Ranking]:
-    """The best candidates by their score alone, equal ones in drawn order; of these, those that tell most together."""
+    """Pick rows jointly from the best candidates by their score alone; ties are broken by the seed."""
     most = options.most_candidates
     rows = top_k(known.scores, most, options.seed, known.limits.scaled(most // options.k))
     if not len(rows):
@@ -207,7 +219,7 @@ def _jointly(options: RankOptions, known: _Known, targets: Tensor | None) -> Gen
 
 
 def _spread(options: RankOptions, rows: Tensor) -> Generator[Need, Arrays, Ranking]:
-    """k_centre and badge, of all rows that may be chosen or of as many drawn ones as are considered."""
+    """Pick by k_centre or badge, from all rows that may be chosen or from candidates drawn by the seed."""
     limits = options.limits
     if options.by_class:
         found = yield from _of_rows(rows, measures=("mean",), kept=_classes)
@@ -230,7 +242,7 @@ def _spread(options: RankOptions, rows: Tensor) -> Generator[Need, Arrays, Ranki
 
 
 def _with_parts(options: RankOptions, ranking: Ranking, known: _Known | None) -> Generator[Need, Arrays, Ranking]:
-    """The parts of the chosen rows: as they are known, or asked for."""
+    """Add the parts of the chosen rows, from the known arrays or by a request."""
     names, picks = parts_of(options.output), ranking.indices
     arrays: Arrays = {} if known is None else {name: values[picks] for name, values in known.arrays.items()}
     if len(picks) and not set(names) <= set(arrays):
@@ -248,7 +260,7 @@ def _of_rows(
     embeddings: bool = False,
     kept: Callable[[Arrays], Arrays] | None = None,
 ) -> Generator[Need, Arrays, Arrays]:
-    """What is asked of some rows, in their order. Files are read forwards, so they are asked for in ascending order."""
+    """Request arrays of rows in any order. The request is ascending, because files are read forwards."""
     ascending, order = rows.sort()
     need = Need(rows=ascending, measures=measures, samples=samples, embeddings=embeddings)
     found = yield need if kept is None else replace(need, kept=kept)
@@ -266,18 +278,18 @@ def _reduced_parts(options: RankOptions, arrays: Arrays) -> Arrays:
 
 
 def _numbers(values: Tensor) -> Tensor:
-    """How many numbers each row has, int64 [b]."""
+    """Return the number of values of each row, int64 [b]."""
     return torch.full((len(values),), math.prod(values.shape[1:]))
 
 
 def _reduced(options: RankOptions, score: Score | None, values: Tensor) -> Tensor:
-    """One number for each row, [b], in its own sign; the largest are those where to label first."""
+    """Return one number per row, [b], in its usual sign; the reduction favours values to label first."""
     how, fraction = options.reduction or "mean", options.fraction
     return reduce(values, how, fraction) if score is None else score.own(reduce(score.urgency(values), how, fraction))
 
 
 def _over_pool(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    """Values of some rows [n] as those of all, on the CPU: NaN, or −1, of the others."""
+    """Extend values of some rows [n] to the whole pool, on the CPU; the other rows get NaN or −1."""
     if len(values) != len(rows):
         raise InvalidInput(f"{len(values)} rows were sent where {len(rows)} were needed; send those that a Need names.")
     if len(rows) == num_rows:

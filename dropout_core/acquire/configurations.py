@@ -1,7 +1,7 @@
-"""Configurations of labels of the rows picked so far, each with what it says of the pass that made it.
+"""Label configurations of the rows picked so far, each with its posterior over the passes.
 
 The probability of a configuration is kept as a posterior over the passes, w_t = P(t | y), which neither underflows nor
-needs a logarithm of zero. All configurations of positive probability are held while they fit; beyond, each is drawn.
+needs a logarithm of zero. All configurations of positive probability are held while they fit; beyond, they are drawn.
 """
 
 import math
@@ -18,7 +18,13 @@ _SITE = 2**32 - 2
 
 
 class Configurations:
-    """Configurations of labels of the picked rows: their masses [M], and posteriors over the passes [M, T]."""
+    """Label configurations of the picked rows: their probabilities [M] and their posteriors over the passes [M, T].
+
+    Args:
+        probs: Class probabilities of the pool, [T, B, C].
+        seed: Seed of the drawn configurations.
+        num_samples: Number of configurations to hold.
+    """
 
     def __init__(self, probs: Tensor, seed: int, num_samples: int) -> None:
         self.picks: list[int] = []
@@ -28,12 +34,12 @@ class Configurations:
         self._start(1)
 
     def information(self) -> float:
-        """I(y; t) of the picked rows, nats."""
+        """Return I(y; t) of the picked rows, in nats."""
         left = torch.special.entr(self.posteriors).sum(-1) @ self.masses
         return min(max(math.log(self._num_passes) - float(left), 0.0), math.log(self._num_passes))
 
     def extend(self) -> None:
-        """Take in the labels of the last pick."""
+        """Add the labels of the last pick to the configurations."""
         if self._drawn_from is not None:
             self._draw(len(self.picks) - 1)
         elif len(self.masses) * self._probs.shape[-1] <= self._num_samples:
@@ -46,7 +52,14 @@ class Configurations:
                 self._draw(number)
 
     def pieces(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Masses and posteriors of at most so many configurations at a time."""
+        """Yield the configurations in pieces.
+
+        Args:
+            size: Largest number of configurations in a piece.
+
+        Yields:
+            Probabilities [m] and posteriors [m, T].
+        """
         yield from zip(self.masses.split(size), self.posteriors.split(size), strict=True)
 
     def _start(self, size: int) -> None:
@@ -73,5 +86,12 @@ class Configurations:
 
 
 def entropy_terms(p: Tensor) -> Tensor:
-    """−p log p, and 0 at p = 0: special.entr, in half its time."""
+    """Return −p log p, and 0 at p = 0: the values of `special.entr` in half its time.
+
+    Args:
+        p: Probabilities, of any shape.
+
+    Returns:
+        The terms in nats, in the shape of `p`.
+    """
     return p.clamp_min(torch.finfo(p.dtype).tiny).log_().mul_(p).neg_()

@@ -1,7 +1,7 @@
-"""What every choice keeps to: rows that are out, what labels cost, how many rows of a group there may be.
+"""Limits of a choice: excluded rows, label costs, and quotas per group.
 
-Equal rows are told apart by draws of a counter: that of a row depends on the seed and its index, never on how many
-rows there are, so that a seed fixes the whole choice and a choice does not follow the order of the rows.
+Ties between equal rows are broken by a counter-based draw that depends on the seed and the index of the row, never on
+the number of rows. A seed therefore fixes the whole choice, and the choice does not favour rows that come early.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -22,11 +22,15 @@ _WITHOUT_LIMIT = 2**62
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a choice keeps to.
+    """Limits of a choice.
 
-    exclude: the indices of rows never chosen. costs [B]: above 0, what the label of each row costs; then a row's score
-    is its score per cost, and scores must be at least 0. groups: the group of each row, B of them, and quotas: at most
-    how many rows of a group are chosen, by group, or one number for each; a group without a quota is without a limit.
+    Attributes:
+        exclude: Indices of rows that are never chosen.
+        costs: Cost of the label of each row, [B], above 0. The score of a row becomes its score per cost, and scores
+            must be at least 0.
+        groups: The group of each row, B of them.
+        quotas: Most rows to choose from a group: one number for all groups, or one by group. A group without a quota
+            has no limit.
     """
 
     exclude: Sequence[int] | Tensor = ()
@@ -35,7 +39,14 @@ class Constraints:
     quotas: Mapping[Any, int] | int | None = None
 
     def check(self, num_rows: int) -> None:
-        """Raise InvalidInput for what cannot be kept to in a pool of so many rows."""
+        """Check the limits against the size of a pool.
+
+        Args:
+            num_rows: Number of rows in the pool.
+
+        Raises:
+            InvalidInput: The limits do not fit the pool.
+        """
         _excluded(self.exclude, num_rows)
         if self.costs is not None:
             if self.costs.shape != (num_rows,):
@@ -49,7 +60,14 @@ class Constraints:
         check_quotas(self.quotas)
 
     def scaled(self, times: int) -> "Constraints":
-        """The same with so many times as large quotas."""
+        """Return the same limits with larger quotas.
+
+        Args:
+            times: Factor of the quotas.
+
+        Returns:
+            The limits.
+        """
         if self.quotas is None:
             return self
         if isinstance(self.quotas, int):
@@ -57,7 +75,14 @@ class Constraints:
         return replace(self, quotas={group: most * times for group, most in self.quotas.items()})
 
     def of_rows(self, rows: Tensor) -> "Constraints":
-        """The limits of some rows alone, none of them excluded."""
+        """Return the limits of some rows, none of which is excluded.
+
+        Args:
+            rows: Row indices, int64 [n].
+
+        Returns:
+            The limits of a pool that consists of these rows.
+        """
         costs = None if self.costs is None else self.costs[rows.to(self.costs.device)]
         if self.groups is None or isinstance(self.groups, Tensor):
             groups = None if self.groups is None else self.groups[rows.to(self.groups.device)]
@@ -65,7 +90,14 @@ class Constraints:
         return replace(self, exclude=(), costs=costs, groups=[self.groups[row] for row in rows.tolist()])
 
     def per_cost(self, values: Tensor) -> Tensor:
-        """Values of rows [B], each divided by what its label costs."""
+        """Divide the value of each row by the cost of its label.
+
+        Args:
+            values: One value per row, [B].
+
+        Returns:
+            The values per cost, or the values if there are no costs.
+        """
         return values if self.costs is None else values / self.costs.to(values.device, torch.float64)
 
 
@@ -73,14 +105,35 @@ NO_LIMITS = Constraints()
 
 
 def check_quotas(quotas: Mapping[Any, int] | int | None) -> None:
-    """Raise InvalidInput for quotas below 0."""
+    """Check that quotas are not negative.
+
+    Args:
+        quotas: One number, one number by group, or None.
+
+    Raises:
+        InvalidInput: A quota is below 0.
+    """
     least = min(quotas.values(), default=0) if isinstance(quotas, Mapping) else quotas
     if least is not None and least < 0:
         raise InvalidInput(f"the quotas are {quotas}; each must be at least 0.")
 
 
 def drawn_order(num_rows: int, k: int, seed: int, limits: Constraints, device: torch.device) -> Tensor:
-    """The rows that may be chosen, in an order drawn by the seed. Raises InvalidInput for what does not fit."""
+    """Return the rows that may be chosen, in an order drawn by the seed.
+
+    Args:
+        num_rows: Number of rows in the pool.
+        k: Number of rows to pick.
+        seed: Seed of the order.
+        limits: Excluded rows, costs and quotas.
+        device: Device of the result.
+
+    Returns:
+        Row indices, int64.
+
+    Raises:
+        InvalidInput: k is below 1, or the limits do not fit the pool.
+    """
     if k < 1:
         raise InvalidInput(f"k is {k}; ask for at least 1 row.")
     limits.check(num_rows)
@@ -90,14 +143,31 @@ def drawn_order(num_rows: int, k: int, seed: int, limits: Constraints, device: t
 
 
 def open_rows(num_rows: int, exclude: Sequence[int] | Tensor) -> Tensor:
-    """Which rows are not excluded, bool [B], on the CPU."""
+    """Return which rows are not excluded.
+
+    Args:
+        num_rows: Number of rows in the pool.
+        exclude: Indices of the excluded rows.
+
+    Returns:
+        A mask, bool [B], on the CPU.
+    """
     keep = torch.ones(num_rows, dtype=torch.bool)
     keep[_excluded(exclude, num_rows)] = False
     return keep
 
 
 def within_quotas(order: Tensor, k: int, limits: Constraints) -> Tensor:
-    """The first k rows of `order` of which no group has more than its quota."""
+    """Return the first k rows of `order` that respect the quotas.
+
+    Args:
+        order: Row indices, best first.
+        k: Number of rows to return.
+        limits: Groups and quotas.
+
+    Returns:
+        Row indices, int64; fewer than k if the quotas leave fewer.
+    """
     if limits.groups is None:
         return order[:k]
     codes, room = _coded(limits, order.device)
@@ -112,9 +182,11 @@ def within_quotas(order: Tensor, k: int, limits: Constraints) -> Tensor:
 
 @dataclass
 class OpenRows:
-    """The rows that may still be picked while one is picked after the other.
+    """The rows that may still be picked during a choice of one row at a time.
 
-    keep: bool [B]. limits: checked ones.
+    Attributes:
+        keep: Whether each row may still be picked, bool [B].
+        limits: Limits that were checked against the pool.
     """
 
     keep: Tensor
@@ -127,7 +199,11 @@ class OpenRows:
             self.keep = self.keep & (room[codes] > 0)
 
     def take(self, row: int) -> None:
-        """Pick a row: it is no longer open, nor is its group when that is full."""
+        """Pick a row, which closes the row, and its group if the quota is reached.
+
+        Args:
+            row: Index of the row.
+        """
         self.keep[row] = False
         if self._coded is not None:
             codes, room = self._coded
@@ -137,7 +213,7 @@ class OpenRows:
 
 
 def _coded(limits: Constraints, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The number of each row's group, int64 [B], and how many rows of each group there may be, int64 [groups]."""
+    """Return the group number of each row, int64 [B], and the quota of each group, int64 [groups]."""
     groups = limits.groups.tolist() if isinstance(limits.groups, Tensor) else (limits.groups or ())
     numbers: dict[Hashable, int] = {}
     codes = torch.tensor([numbers.setdefault(group, len(numbers)) for group in groups], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What a choice wants to know next of some rows. Who asks a network, where and in which chunks, is not its business."""
+"""The requests of a selection algorithm to its driver."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,20 @@ def _all(arrays: Arrays) -> Arrays:
 
 @dataclass(frozen=True)
 class Need:
-    """Run these rows in chunks, apply `kept` to each chunk, and send the chunks concatenated, rows in order.
+    """A request from the selection algorithm to its driver: some rows, and the arrays to compute for them.
 
-    of: the rows are of the pool, or are the labelled ones or the targets. rows: int64 [n], ascending; None: all.
-    measures: of an Estimate, by name. samples: also its passes, as SAMPLES, rows first: [b, T, C]. embeddings: also the
-    inputs of the last linear layer with the noise off, as EMBEDDINGS, [b, D]. passes: how many; None: as many as were
-    asked for. kept: what of a chunk's arrays, rows first, is to be held: a few numbers a row where all of the pool is
-    asked about.
+    The driver runs the rows in chunks, applies `kept` to the arrays of each chunk, concatenates the results in the
+    order of the rows, and sends them back.
+
+    Attributes:
+        of: Which set the rows belong to: "pool", "labelled" or "targets".
+        rows: Row indices, int64 [n], ascending; None for all rows.
+        measures: Names of measures of an Estimate.
+        samples: Whether to include the passes, as SAMPLES, rows first: [b, T, C].
+        embeddings: Whether to include the inputs of the last linear layer with the noise off, as EMBEDDINGS, [b, D].
+        passes: Number of passes; None for the number in the pass options.
+        kept: Reduces the arrays of a chunk, rows first, to what is held: a few numbers per row if the whole pool is
+            run.
     """
 
     of: Literal["pool", "labelled", "targets"] = "pool"
@@ -36,10 +43,17 @@ class Need:
 
     @property
     def estimates(self) -> bool:
-        """Whether passes are needed at all."""
+        """Whether the request needs passes."""
         return self.samples or bool(self.measures)
 
 
 def concatenate_chunks(parts: Sequence[Arrays]) -> Arrays:
-    """The arrays of several chunks, at least one, as one: rows in order."""
+    """Concatenate the arrays of chunks along the rows.
+
+    Args:
+        parts: Arrays by name of each chunk, in order; at least one chunk.
+
+    Returns:
+        Arrays by name.
+    """
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""What a choice is asked for, checked whole before any network runs."""
+"""The options of a choice, validated before a network runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,21 +41,35 @@ _TAKEN_BY = {
 
 @dataclass(frozen=True)
 class RankOptions:
-    """A question to a pool: which k of its rows to label next.
+    """Options of a choice: which k rows of a pool to label next.
 
-    output: what the network's numbers are. num_rows: of the pool. score: an exact name or an alias, held as the exact
-    one; None for the usual one, and None of k_centre and badge, which have none. selector: see `select`; "batchbald"
-    picks for what labels tell together, about the passes, or with the score "epig" about the labels of targets.
+    Attributes:
+        output: What the numbers of the network are.
+        num_rows: Number of rows in the pool.
+        k: Number of rows to choose.
+        score: An exact name or an alias, stored as the exact name. None selects the default score; "k_centre" and
+            "badge" do not have a score.
+        selector: How rows are picked (see `select`). "batchbald" picks rows jointly, for the information of their
+            labels about the passes or, with the score "epig", about the labels of targets.
+        seed: Seed of every draw of the selector.
+        beta: Sharpness of "power", "softmax" and "softrank".
+        deviations: Standard deviations that "upper_confidence_bound" adds to the mean.
+        candidates: Number of rows that "batchbald" considers, the best by score alone, or that "k_centre" and "badge"
+            consider, drawn by the seed.
+        num_samples: Number of label configurations of "batchbald".
+        reduction: How several numbers of a row become one.
+        fraction: The fraction of "top_fraction".
+        exclude: Indices of rows that are never chosen.
+        costs: Cost of each label, [B], above 0.
+        groups: The group of each row, or "predicted_class".
+        quotas: Most rows per group: one number, or one by group.
+        num_labelled: Number of labelled rows that "k_centre" keeps away from.
+        num_targets: Number of target rows of "epig".
+        masks: Whether the rows share the masks of a pass.
 
-    beta: of power, softmax and softrank. deviations: how many standard deviations up a bound is. candidates: how
-    many rows batchbald considers, the best by their score alone, or k_centre and badge, drawn by the seed. num_samples:
-    of batchbald, see there. reduction: how the numbers of a row, where it has several, become one. fraction: of the
-    reduction top_fraction.
-
-    exclude, costs, groups, quotas: see Limits. groups may be "predicted_class", and quotas one number for all.
-    num_labelled: rows that k_centre keeps away from. num_targets: rows that "epig" asks about. masks: of the passes.
-
-    Raises UnknownMeasure for a score that the task has not, and InvalidInput for all else that means nothing.
+    Raises:
+        UnknownMeasure: The task does not have the score.
+        InvalidInput: The options are invalid or contradict each other.
     """
 
     output: OutputKind
@@ -93,29 +107,29 @@ class RankOptions:
 
     @property
     def limits(self) -> Constraints:
-        """The limits; groups by predicted class are not known yet."""
+        """The limits of the choice, without the groups by predicted class, which are not known yet."""
         if self.by_class:
             return Constraints(self.exclude, self.costs)
         return Constraints(self.exclude, self.costs, self.groups, self.quotas)
 
     @property
     def by_class(self) -> bool:
-        """Whether quotas are of the classes that the network predicts."""
+        """Whether the quotas apply to the classes that the network predicts."""
         return isinstance(self.groups, str)
 
     @property
     def needs_equal_passes(self) -> bool:
-        """Whether all rows must take the same passes, so that neither a tolerance nor independent masks are allowed."""
+        """Whether all rows must take the same passes, which excludes a tolerance and independent masks."""
         return self.selector == "batchbald" or self.score in (EPIG, THOMPSON)
 
     @property
     def of_score(self) -> Score | None:
-        """What the score is."""
+        """The score, or None if the selector does not use one."""
         return None if self.score is None else SCORES[self.score]
 
     @property
     def most_candidates(self) -> int:
-        """How many rows a selector that looks at few rows considers."""
+        """The largest number of rows that a selector with candidates considers."""
         if self.candidates is not None:
             return self.candidates
         if self.selector in _SPREADING:
@@ -139,7 +153,7 @@ class RankOptions:
             )
 
     def open_rows(self) -> Tensor:
-        """The rows that may be chosen, int64, ascending."""
+        """Return the rows that may be chosen, int64, ascending."""
         return open_rows(self.num_rows, self.exclude).nonzero()[:, 0]
 
     def _checked_score(self) -> str | None:
@@ -172,7 +186,7 @@ class RankOptions:
             raise InvalidInput(f"num_samples is {self.num_samples}; at least 1 is wanted.")
 
     def _check_selector(self) -> None:
-        """Whether task and score are the selector's."""
+        """Check that the selector supports the task and the score."""
         task = output_kind(self.output).task
         if self.selector in ("badge", "batchbald") and task != "classification":
             raise InvalidInput(f"{self.selector} is of classes, one for each row; {self.output} is {task}.")
@@ -191,7 +205,7 @@ class RankOptions:
             )
 
     def _check_company(self) -> None:
-        """Whether there are the targets and labelled rows that are needed, and no others."""
+        """Check that targets and labelled rows are present exactly where they are needed."""
         if self.score == EPIG and not self.num_targets:
             raise InvalidInput("epig asks about targets, inputs from where the model will be used; send some.")
         if self.num_targets and self.score != EPIG:

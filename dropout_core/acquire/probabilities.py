@@ -1,4 +1,4 @@
-"""Class probabilities of several passes, as callers hand them to the joint scores."""
+"""Checks of the class probabilities that callers pass to the joint scores."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,15 @@ _SUM_TOLERANCE = 0.02
 
 
 def check_probabilities(name: str, probs: Tensor) -> None:
-    """Refuse what is not [T, B, C] probabilities over classes. Never guesses: logits are refused, not mended.
+    """Check that an array contains class probabilities [T, B, C]. Logits are refused and never converted.
 
-    Raises InvalidInput for another rank, no pass, no class, integers, values below 0 or not finite, and classes
-    whose probabilities do not sum to 1.
+    Args:
+        name: Name of the argument, for the error.
+        probs: The array.
+
+    Raises:
+        InvalidInput: The rank is not 3, there is no pass or no class, the values are integers, negative or not finite,
+            or the probabilities of a row do not sum to 1.
     """
     if probs.dim() != 3 or 0 in (probs.shape[0], probs.shape[2]) or not probs.is_floating_point():
         raise InvalidInput(
@@ -28,6 +33,13 @@ def check_probabilities(name: str, probs: Tensor) -> None:
 
 
 def normalized(probs: Tensor) -> Tensor:
-    """The probabilities as float64 that sum to 1 over the last axis."""
+    """Return probabilities in float64, divided by their sum over the last axis.
+
+    Args:
+        probs: Class probabilities, [..., C].
+
+    Returns:
+        Probabilities that sum to 1, float64, in the shape of `probs`.
+    """
     exact = probs.to(torch.float64)
     return exact / exact.sum(-1, keepdim=True)

@@ -1,7 +1,7 @@
-"""The names a choice is asked for by: scores, selectors, and what each of them needs.
+"""The names of scores and selectors, and what each of them needs.
 
-A score is made of measures of an Estimate; here is which tasks have it and what makes it larger where to label first.
-Ambiguous names are refused with the exact ones.
+A score is computed from measures of an Estimate. This table says which tasks have it and which direction means label
+sooner. Ambiguous names are refused, and the error lists the exact ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,10 +23,15 @@ Arrays = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Score:
-    """One number a row and output, in its own sign.
+    """A score: one number per row and output, in its usual sign.
 
-    tasks: that have it. measures: it is made of. made: of those by name, and of how many deviations a bound is up, to
-    [B, …]. sign: that of a larger score where to label first. signed: whether it can be below 0.
+    Attributes:
+        tasks: The tasks that have this score.
+        measures: The measures that it is computed from.
+        made: Computes the score [B, …] from measures by name and a number of deviations; None if the score is a
+            measure.
+        sign: 1 if larger values should be labelled first, −1 if smaller ones should.
+        signed: Whether the score can be below 0.
     """
 
     tasks: frozenset[Task]
@@ -36,15 +41,37 @@ class Score:
     signed: bool = False
 
     def of(self, arrays: Arrays, deviations: float) -> Tensor:
-        """The score [B, …] of measures by name."""
+        """Compute the score from measures.
+
+        Args:
+            arrays: Measures by name, [B, …].
+            deviations: Number of standard deviations that a bound adds.
+
+        Returns:
+            The score, [B, …].
+        """
         return arrays[self.measures[0]] if self.made is None else self.made(arrays, deviations)
 
     def urgency(self, values: Tensor) -> Tensor:
-        """Values made larger where to label first; at least 0, unless the score is signed."""
+        """Orient values so that larger means label sooner.
+
+        Args:
+            values: Values of this score.
+
+        Returns:
+            Urgencies, at least 0 unless the score is signed.
+        """
         return values if self.sign > 0 else 1.0 - values
 
     def own(self, urgency: Tensor) -> Tensor:
-        """The values that have an urgency."""
+        """Invert `urgency`.
+
+        Args:
+            urgency: Urgencies.
+
+        Returns:
+            Values in the usual sign of the score.
+        """
         return urgency if self.sign > 0 else 1.0 - urgency
 
 
@@ -98,7 +125,14 @@ _PARTS: Mapping[Task, tuple[str, ...]] = {
 
 
 def scores_of(output: OutputKind) -> tuple[str, ...]:
-    """The names of the scores an output kind has."""
+    """Return the names of the scores that an output kind has.
+
+    Args:
+        output: The output kind.
+
+    Returns:
+        Exact names.
+    """
     kind = output_kind(output)
     return tuple(
         name for name, score in SCORES.items() if kind.task in score.tasks and set(score.measures) <= set(kind.measures)
@@ -106,18 +140,43 @@ def scores_of(output: OutputKind) -> tuple[str, ...]:
 
 
 def parts_of(output: OutputKind) -> tuple[str, ...]:
-    """The measures that say what a row's uncertainty is made of: the total, its aleatoric and its epistemic part."""
+    """Return the measures that decompose uncertainty: the total, the aleatoric and the epistemic part.
+
+    Args:
+        output: The output kind.
+
+    Returns:
+        Names of measures.
+    """
     kind = output_kind(output)
     return tuple(name for name in _PARTS[kind.task] if name in kind.measures)
 
 
 def default_score(output: OutputKind) -> str:
-    """The score where none is named: mutual information, or for regression the variance."""
+    """Return the default score of an output kind: the variance for regression, otherwise mutual information.
+
+    Args:
+        output: The output kind.
+
+    Returns:
+        An exact name.
+    """
     return "variance" if output_kind(output).task == "regression" else "mutual_information"
 
 
 def exact_score(name: str, output: OutputKind) -> str:
-    """The exact name of a score, also of an alias. Raises UnknownMeasure, listing the scores of the output kind."""
+    """Return the exact name of a score.
+
+    Args:
+        name: An exact name or an alias.
+        output: The output kind.
+
+    Returns:
+        The exact name.
+
+    Raises:
+        UnknownMeasure: The output kind does not have this score, or the name is ambiguous.
+    """
     exact, known = ALIASES.get(name, name), scores_of(output)
     if exact in known:
         return exact
@@ -128,7 +187,17 @@ def exact_score(name: str, output: OutputKind) -> str:
 
 
 def exact_selector(name: str) -> Selector:
-    """A selector by its name. Raises InvalidInput, listing those there are."""
+    """Return a selector by its name.
+
+    Args:
+        name: Name of the selector.
+
+    Returns:
+        The selector.
+
+    Raises:
+        InvalidInput: There is no such selector.
+    """
     for selector in SELECTORS:
         if selector == name:
             return selector
@@ -136,7 +205,17 @@ def exact_selector(name: str) -> Selector:
 
 
 def predicted_classes(mean: Tensor) -> Tensor:
-    """The most probable class of each row, int64 [B]. mean: E p, [B, C]."""
+    """Return the most probable class of each row.
+
+    Args:
+        mean: Mean class probabilities, [B, C].
+
+    Returns:
+        Classes, int64 [B].
+
+    Raises:
+        InvalidInput: A row has several classes.
+    """
     if mean.dim() != 2:
         raise InvalidInput(
             f"the rows have shape {list(mean.shape[1:])} of classes; quotas by class need one class each."
