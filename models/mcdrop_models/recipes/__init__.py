@@ -12,10 +12,24 @@ LABELLED = ("digits",)
 
 
 def load_recipe(name: str) -> Callable[[OnEpoch], Trained]:
-    """A recipe's `train`. Imported when wanted: recipes need scikit-learn, which serving does not."""
+    """Import the `train` function of a recipe. It is imported late: recipes need scikit-learn, which serving does not.
+
+    Args:
+        name: Name of the recipe.
+
+    Returns:
+        The training function.
+    """
     return cast("Callable[[OnEpoch], Trained]", import_module(f"mcdrop_models.recipes.{name}").train)
 
 
 def load_labelled(name: str) -> Labelled:
-    """A recipe's data with its classes, one of LABELLED. Imported when wanted, as `load_recipe` does."""
+    """Load the labelled data of a recipe, imported late as in `load_recipe`.
+
+    Args:
+        name: One of LABELLED.
+
+    Returns:
+        The data and its classes.
+    """
     return cast("Callable[[], Labelled]", import_module(f"mcdrop_models.recipes.{name}").labelled)()

@@ -1,8 +1,8 @@
-"""Active learning played through with labels that are known: which strategy would have needed how many.
+"""Simulate active learning with known labels, to compare how many labels each strategy needs.
 
-Round after round a network is trained from scratch on what is labelled, measured, and asked which rows come next. For
+In each round a network is trained from scratch on the labelled rows, measured, and used to choose the next rows. For
 one seed every strategy starts with the same labelled rows, the same pool and the same weights in each round, so that
-their curves differ by what they choose alone.
+the curves differ only by the choices.
 """
 
 import math
@@ -21,7 +21,7 @@ from mcdrop_models.recipes.training import BATCH, Labelled, fit
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to choose: an exact score, or None of a selector without one, and a selector."""
+    """A selector, and the exact score that it uses; None for a selector without a score."""
 
     score: str | None
     selector: Selector = "top_k"
@@ -42,11 +42,16 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 @dataclass(frozen=True)
 class Campaign:
-    """How labels are bought. The defaults are those of `mcdrop simulate`.
+    """The settings of a simulation; the defaults are those of `mcdrop simulate`.
 
-    initial: labels of each class at the start. batch: rows labelled in a round. labels: at which to stop, with the
-    initial ones. pool: rows drawn to choose from. repeat: how often each of them stands in the pool, with a little
-    noise: 1 for once. passes: T. epochs: of training in each round.
+    Attributes:
+        initial: Labels of each class at the start.
+        batch: Rows labelled in a round.
+        labels: Number of labels at which to stop, including the initial ones.
+        pool: Number of rows to choose from.
+        repeat: Copies of each row in the pool, with a little noise; 1 for no copies.
+        passes: Number of passes, T.
+        epochs: Epochs of training in each round.
     """
 
     initial: int = 2
@@ -63,7 +68,14 @@ class Campaign:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; at least 1 is wanted.")
 
     def check(self, data: Labelled) -> None:
-        """Raises InvalidInput where the data has not the rows for it."""
+        """Check that the data has enough rows.
+
+        Args:
+            data: The data.
+
+        Raises:
+            InvalidInput: The data has too few rows.
+        """
         start = self.initial * data.num_classes
         if not start < self.labels:
             raise InvalidInput(f"{self.labels} labels are wanted and {start} there at the start; ask for more.")
@@ -78,10 +90,12 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Point:
-    """What was reached.
+    """A point of a learning curve.
 
-    labels: of the training set, the initial ones with them. distinct: how many of its rows are no copy of another.
-    accuracy: of the mean of T passes, on the test rows.
+    Attributes:
+        labels: Size of the training set, including the initial labels.
+        distinct: Number of its rows that are not copies of another.
+        accuracy: Accuracy of the mean of T passes on the test rows.
     """
 
     labels: int
@@ -90,9 +104,19 @@ class Point:
 
 
 def play(data: Labelled, strategy: Strategy, campaign: Campaign, seed: int) -> Iterator[Point]:
-    """The learning curve of a strategy, one point a round as it is reached. The caller's randomness is left alone.
+    """Simulate a strategy and yield one point per round. The random state of the caller is preserved.
 
-    Raises InvalidInput where the data has not the rows for the campaign.
+    Args:
+        data: The data.
+        strategy: The strategy.
+        campaign: The settings.
+        seed: Seed of the start, the pool and the training.
+
+    Yields:
+        The points of the learning curve.
+
+    Raises:
+        InvalidInput: The data has too few rows.
     """
     campaign.check(data)
     start, origin = _drawn(data, campaign, seed)
@@ -124,7 +148,15 @@ def play(data: Labelled, strategy: Strategy, campaign: Campaign, seed: int) -> I
 
 
 def labels_to(curve: Sequence[Point], accuracy: float) -> float:
-    """The fewest labels that reach an accuracy; infinite where none of them do."""
+    """Return the fewest labels that reach an accuracy.
+
+    Args:
+        curve: The learning curve.
+        accuracy: The accuracy.
+
+    Returns:
+        A number of labels; infinite if the curve does not reach it.
+    """
     return next((float(point.labels) for point in curve if point.accuracy >= accuracy), math.inf)
 
 

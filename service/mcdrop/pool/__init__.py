@@ -1,1 +1,1 @@
-"""Pools too large to hold: read in parts, ranked part by part, resumed where they were left."""
+"""Rank pools that do not fit into memory: read in parts, ranked part by part, and resumable."""

@@ -1,4 +1,4 @@
-"""A model's answers about some rows of a pool: of a bundle that is here, and of a server."""
+"""Answerers: compute the arrays that a Need requests, with a local bundle or through a server."""
 
 from dataclasses import dataclass, replace
 
@@ -17,18 +17,18 @@ from mcdrop_models.loading.predictor import Predictor, finite_rows
 
 @dataclass(frozen=True)
 class BundleAnswerer:
-    """A bundle's answers."""
+    """Answers requests with a bundle on this machine."""
 
     predictor: Predictor
     options: PassOptions
 
     @property
     def device(self) -> torch.device:
-        """The device of its weights."""
+        """Device of the weights."""
         return self.predictor.program.device
 
     def arrays(self, need: Need, inputs: NamedTensors, rows: Rows) -> Arrays:
-        """See Answerer. Raises NonFiniteOutput, naming the row of the pool."""
+        """See Answerer. Raises NonFiniteOutput, which names the row of the pool."""
         arrays: dict[str, torch.Tensor] = {}
         self.predictor.check_indices(inputs)
         if need.estimates:
@@ -47,7 +47,7 @@ class BundleAnswerer:
 
 @dataclass(frozen=True)
 class ServerAnswerer:
-    """A server's answers, by its predictions: it is sent some rows at a time."""
+    """Answers requests through the predictions of a server, some rows at a time."""
 
     client: Client
     name: str
@@ -56,11 +56,11 @@ class ServerAnswerer:
 
     @property
     def device(self) -> torch.device:
-        """The selector runs here."""
+        """Device of the selector: the CPU of this machine."""
         return torch.device("cpu")
 
     def arrays(self, need: Need, inputs: NamedTensors, rows: Rows) -> Arrays:  # noqa: ARG002 - a server counts from 0
-        """See Answerer. Raises InvalidInput for embeddings, which no prediction has."""
+        """See Answerer. Raises InvalidInput for embeddings, which a prediction does not contain."""
         if need.embeddings:
             raise InvalidInput(
                 "a server answers where rows lie (k_centre, badge) only to a pool sent at once; rank a bundle that is "

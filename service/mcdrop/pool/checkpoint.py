@@ -1,8 +1,8 @@
-"""What was computed so far, in a file that is only ever added to.
+"""Intermediate results of a ranking in an append-only file.
 
-A record is its magic word, the length of its content, the SHA-256 of that, and the content. The first one says what was
-asked, of which pool and which bundle; each other one is what a chunk gave. A record that was being written when the
-process ended is cut off, and its chunk is computed again.
+A record consists of its magic word, the length of its content, the SHA-256 of the content, and the content. The first
+record identifies the question, the pool and the bundle; every other record holds the result of a chunk. A record that
+was incomplete when the process ended is cut off, and its chunk is computed again.
 """
 
 import hashlib
@@ -26,10 +26,16 @@ _HEAD = struct.Struct("<8sQ32s")
 
 
 class Checkpoint:
-    """The chunks of a ranking, kept. Use as a context manager; a file without chunks does not stay.
+    """The stored chunks of a ranking, as a context manager. A file without chunks is removed.
 
-    told: what decides the answer, each by its name. Raises InvalidInput where there is a file of an unfinished run and
-    it is not to be resumed, where there is none and it is, and where it is of another question.
+    Args:
+        path: The file.
+        told: Everything that decides the answer, by name.
+        resume: Whether to continue an unfinished run.
+
+    Raises:
+        InvalidInput: An unfinished run exists and must not be resumed, there is none to resume, or it belongs to
+            another question.
     """
 
     def __init__(self, path: Path, told: Mapping[str, str], *, resume: bool) -> None:
@@ -59,11 +65,23 @@ class Checkpoint:
             self._path.unlink()
 
     def of(self, need: int) -> list[Arrays]:
-        """The chunks that are known of the need of this number, in order."""
+        """Return the stored chunks of a request, in order.
+
+        Args:
+            need: Number of the request.
+
+        Returns:
+            The arrays of each chunk.
+        """
         return self._chunks.pop(need, [])
 
     def add(self, need: int, arrays: Arrays) -> None:
-        """Keep what the next chunk of a need gave: on the disk when this returns."""
+        """Append the result of the next chunk; it is on the disk when this returns.
+
+        Args:
+            need: Number of the request.
+            arrays: The arrays of the chunk.
+        """
         self._kept += 1
         self._append(write_npz({"need": need, **{f"of {name}": values.numpy() for name, values in arrays.items()}}))
 
@@ -93,7 +111,7 @@ class Checkpoint:
 
 
 def _records(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Where each whole record ends, and its content; up to the first that is not whole."""
+    """Yield the end and the content of each complete record, up to the first incomplete one."""
     while len(head := file.read(_HEAD.size)) == _HEAD.size:
         magic, length, digest = _HEAD.unpack(head)
         if magic != _MAGIC or length > os.fstat(file.fileno()).st_size:

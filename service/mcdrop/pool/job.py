@@ -1,4 +1,4 @@
-"""Ranking a pool: what is asked of it, by whom it is answered, and what is kept meanwhile."""
+"""The ranking of a pool: its files, its model, and its checkpoint."""
 
 import hashlib
 from collections.abc import Mapping
@@ -33,7 +33,18 @@ _NONE = SpecialColumns()
 
 @dataclass(frozen=True)
 class Files:
-    """Where the rows are, and what is said of them. groups: a file, or "predicted_class"."""
+    """The files of a ranking.
+
+    Attributes:
+        pool: The pool.
+        labelled: Labelled rows, or None.
+        targets: Target rows, or None.
+        exclude: Rows to exclude, or None.
+        costs: Label costs, or None.
+        groups: A file of groups, "predicted_class", or None.
+        apart: The columns that hold ids and costs.
+        pixel_scale: Factor of pixel values 0 … 255, for a folder of images.
+    """
 
     pool: Path
     labelled: Path | None = None
@@ -47,9 +58,14 @@ class Files:
 
 @dataclass(frozen=True)
 class RankJob:
-    """A model, files, and how they are ranked. parameters: of Asked, by name; None for those not given.
+    """A model, the files, and the options of the ranking.
 
-    at_once: rows that are run, or sent, at once; None: as many as suit the inputs. client: of the model's server.
+    Attributes:
+        model: The model.
+        files: The files.
+        parameters: Fields of RankOptions by name; None for those that were not given.
+        at_once: Number of rows that are run, or sent, at once; chosen from the inputs by default.
+        client: Client of the server of the model, or None.
     """
 
     model: PoolModel
@@ -60,7 +76,7 @@ class RankJob:
 
     @cached_property
     def pools(self) -> dict[str, Pool]:
-        """The rows that a choice can ask about."""
+        """The sets of rows that a choice can request."""
         specs, scale = self.model.specs, self.files.pixel_scale
         pools = {"pool": open_pool(self.files.pool, specs, self.files.apart, scale)}
         for of, path in (("labelled", self.files.labelled), ("targets", self.files.targets)):
@@ -89,7 +105,7 @@ class RankJob:
 
     @property
     def size(self) -> int:
-        """How many rows are run, or sent, at once."""
+        """Number of rows that are run, or sent, at once."""
         if self.at_once is not None and self.at_once < 1:
             raise InvalidInput(f"{self.at_once} rows at once; at least 1 is wanted.")
         usual = rows_at_once(self.model.specs) if self.client is None else rows_at_once(self.model.specs, _MOST_SENT)
@@ -112,7 +128,16 @@ class RankJob:
         }
 
     def answer(self, out: Path | None, on_rows: OnRows, *, resume: bool) -> Ranked:
-        """The picks. out: beside it lies what was computed so far, until the caller has written it."""
+        """Rank the pool.
+
+        Args:
+            out: The file of the picks. The checkpoint lies beside it until the caller has written it.
+            on_rows: Receives the progress.
+            resume: Whether to continue an unfinished run.
+
+        Returns:
+            The picks.
+        """
         ids = self.pools["pool"].ids
         if self.client is not None and sum(pool.num_rows for pool in self.pools.values()) <= self.size:
             return self._at_once(self.client, resume=resume)
@@ -121,7 +146,7 @@ class RankJob:
             return Ranked.of(drive.run(choose(self.asked)), self.model.run, ids)
 
     def _at_once(self, client: Client, *, resume: bool) -> Ranked:
-        """The picks of a server that is sent all rows in one request."""
+        """Return the picks of a server that receives all rows in one request."""
         if resume:
             raise InvalidInput("a pool that is sent to a server in one request is not resumed; leave --resume out.")
         rows = {of: _whole(pool) for of, pool in self.pools.items()}
@@ -146,12 +171,19 @@ class RankJob:
 
 
 def checkpoint_of(out: Path) -> Path:
-    """Where what was computed so far is kept."""
+    """Return the path of the checkpoint that belongs to an output file.
+
+    Args:
+        out: The file of the picks.
+
+    Returns:
+        The path.
+    """
     return out.with_name(f"{out.name}.partial")
 
 
 def _whole(pool: Pool) -> Inputs:
-    """All rows, as a client sends them."""
+    """Return all rows in the form that a client sends."""
     rows = next(pool.parts(np.arange(pool.num_rows), pool.num_rows))
     arrays = {name: values.numpy() for name, values in rows.items()}
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))

@@ -1,4 +1,4 @@
-"""What a ranking needs to know of a model, wherever it is."""
+"""The description of a model that a ranking needs, for local and remote models."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from mcdrop_models.loading.predictor import Predictor
 
 @dataclass(frozen=True)
 class PoolModel:
-    """One version of a model, and the passes it is asked for."""
+    """One version of a model, and the passes that the ranking uses."""
 
     name: str
     version: int
@@ -28,7 +28,7 @@ class PoolModel:
 
     @property
     def run(self) -> dict[str, Any]:
-        """By name, what repeats the passes."""
+        """The fields, by name, that reproduce the passes."""
         options = self.options
         return {
             "model": self.name,
@@ -44,27 +44,69 @@ class PoolModel:
 
 
 def bundle_model(predictor: Predictor, overrides: PassOverrides) -> PoolModel:
-    """A bundle that is here."""
-    told = predictor.manifest
-    plan = told.pass_options.overridden(**overrides)
+    """Describe a local bundle.
+
+    Args:
+        predictor: The bundle.
+        overrides: Pass options of the caller.
+
+    Returns:
+        The model.
+    """
+    manifest = predictor.manifest
+    plan = manifest.pass_options.overridden(**overrides)
     answerer = BundleAnswerer(_steady(predictor), plan)
-    return PoolModel(told.name, predictor.version, told.digest, told.noise, told.output, told.inputs, plan, answerer)
+    return PoolModel(
+        manifest.name,
+        predictor.version,
+        manifest.digest,
+        manifest.noise,
+        manifest.output,
+        manifest.inputs,
+        plan,
+        answerer,
+    )
 
 
 def server_model(client: Client, name: str, version: int | None, overrides: PassOverrides) -> PoolModel:
-    """A model of a server, as it describes it: this version of it answers throughout."""
-    told = client.model(name, version)
-    if told["output"] not in OUTPUT_KINDS:
-        raise InvalidRequest(f"the server says that {name} answers {told['output']}, which is not known here.")
-    specs = tuple(InputSpec.model_validate(spec) for spec in told["inputs"])
-    published = PassOptions(told["passes"], told["seed"], told["sampling"], told["masks"], told["branches"])
+    """Describe a model of a server, and pin its version for the whole ranking.
+
+    Args:
+        client: Client of the server.
+        name: Name of the model.
+        version: Version of the model, or None.
+        overrides: Pass options of the caller.
+
+    Returns:
+        The model.
+    """
+    description = client.model(name, version)
+    if description["output"] not in OUTPUT_KINDS:
+        raise InvalidRequest(f"the server says that {name} answers {description['output']}, which is not known here.")
+    specs = tuple(InputSpec.model_validate(spec) for spec in description["inputs"])
+    published = PassOptions(
+        description["passes"],
+        description["seed"],
+        description["sampling"],
+        description["masks"],
+        description["branches"],
+    )
     plan = published.overridden(**overrides)
-    answerer = ServerAnswerer(client, name, told["version"], plan)
-    return PoolModel(name, told["version"], told["digest"], told["noise"], told["output"], specs, plan, answerer)
+    answerer = ServerAnswerer(client, name, description["version"], plan)
+    return PoolModel(
+        name,
+        description["version"],
+        description["digest"],
+        description["noise"],
+        description["output"],
+        specs,
+        plan,
+        answerer,
+    )
 
 
 def _steady(predictor: Predictor) -> Predictor:
-    """The same, of which a chunk rounds alike whether others ran before it or a run resumes with it."""
+    """Return a predictor whose rounding does not depend on the chunks that ran before."""
     tuning = predictor.engine.tuning
     engine = predictor.engine.tuned(replace(tuning, thin_rows_cold=tuning.thin_rows))
     return replace(predictor, engine=engine)

@@ -21,10 +21,16 @@ from mcdrop_models.bundle.atomic import replace_file
 
 @dataclass(frozen=True)
 class Ranked:
-    """Rows in the order they were picked, and of what run.
+    """The chosen rows in the order of the picks, and the run that chose them.
 
-    run: by name, enough to repeat the choice. ids: of the chosen rows; None where rows have none. scores: None of a
-    selector without a score. saturated: whether later picks are chosen by noise.
+    Attributes:
+        run: Fields by name that reproduce the choice.
+        score: The exact name of the score; None if the selector does not use one.
+        indices: Row indices in the pool, [k].
+        ids: Ids of the chosen rows; None if the pool does not have ids.
+        scores: Scores, [k]; None without a score.
+        parts: Measures of the chosen rows by name, [k].
+        saturated: Whether later picks are noise.
     """
 
     run: Mapping[str, Any]
@@ -37,7 +43,16 @@ class Ranked:
 
     @staticmethod
     def of(ranking: Ranking, run: Mapping[str, Any], ids: Ids | None) -> "Ranked":
-        """What a choice found, with the names of the chosen rows."""
+        """Combine a ranking with the ids of the pool.
+
+        Args:
+            ranking: The ranking.
+            run: Fields by name that reproduce the choice.
+            ids: Ids of all rows of the pool, or None.
+
+        Returns:
+            The chosen rows.
+        """
         chosen = ranking.indices.tolist()
         more = {"considered": ranking.considered, "reduction": ranking.reduction, "saturated": ranking.saturated}
         return Ranked(
@@ -52,7 +67,7 @@ class Ranked:
 
     @property
     def columns(self) -> dict[str, list[Any]]:
-        """By name, a value for each pick."""
+        """Return one value per pick, by column name."""
         count = len(self.indices)
         table: dict[str, list[Any]] = {"pick": list(range(1, count + 1)), "index": self.indices.tolist()}
         if self.ids is not None:
@@ -63,7 +78,14 @@ class Ranked:
 
 
 def check_suffix(path: Path) -> None:
-    """Raise InvalidInput for a file of another kind than can be written, or in no folder, before anything is run."""
+    """Check, before anything runs, that the picks can be written to a path.
+
+    Args:
+        path: The file of the picks.
+
+    Raises:
+        InvalidInput: The suffix is not supported, or the folder does not exist.
+    """
     if path.suffix not in _WRITTEN:
         raise InvalidInput(f"{path} ends in {path.suffix or 'nothing'}; {', '.join(_WRITTEN)} are written.")
     if not path.parent.is_dir():
@@ -73,7 +95,12 @@ def check_suffix(path: Path) -> None:
 
 
 def write(path: Path, ranked: Ranked) -> None:
-    """Write the picks: the file is there whole, or as it was before."""
+    """Write the picks atomically: the file is complete, or as it was before.
+
+    Args:
+        path: The file of the picks.
+        ranked: The picks.
+    """
     replace_file(path, _WRITTEN[path.suffix](ranked, path))
 
 
@@ -123,7 +150,16 @@ _WRITTEN: Mapping[str, Callable[[Ranked, Path], bytes]] = {
 
 
 def ranked_from_response(answer: RankedRows, run: Mapping[str, Any], ids: Ids | None) -> Ranked:
-    """What a server answered. ids: of all rows of the pool."""
+    """Convert the response of a server.
+
+    Args:
+        answer: The response.
+        run: Fields by name that reproduce the choice.
+        ids: Ids of all rows of the pool, or None.
+
+    Returns:
+        The chosen rows.
+    """
     more = {"considered": answer.considered, "reduction": answer.reduction, "saturated": bool(answer.saturated)}
     return Ranked(
         run={**run, "score": answer.score, **more},

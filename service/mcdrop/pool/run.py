@@ -1,4 +1,4 @@
-"""Answering what a choice needs to know of pools: chunk by chunk, each kept as it comes."""
+"""Drive a choice over pools: answer its requests chunk by chunk, and store each chunk in the checkpoint."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,23 @@ OnRows = Callable[[str, int, int], None]
 
 
 class Answerer(Protocol):
-    """Who runs the model."""
+    """Runs the model for the rows of a request."""
 
     @property
     def device(self) -> torch.device:
-        """Where passes and embeddings are to be worked on."""
+        """Device on which passes and embeddings are processed."""
 
     def arrays(self, need: Need, inputs: NamedTensors, rows: Rows) -> Arrays:
-        """What a need names of some rows. rows: their numbers in the pool."""
+        """Compute the arrays that a request names.
+
+        Args:
+            need: The request.
+            inputs: The rows, by input.
+            rows: Their numbers in the pool.
+
+        Returns:
+            Arrays by name, rows first.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,14 @@ class Drive:
     checkpoint: Checkpoint | None = None
 
     def run(self, choice: Choice) -> Ranking:
-        """The ranking, once all that it needs is answered. Raises what reading and running the model raise."""
+        """Answer all requests of a choice.
+
+        Args:
+            choice: A choice that has not started.
+
+        Returns:
+            The ranking.
+        """
         numbers = count()
         return drive(choice, lambda need: self._answer(need, next(numbers)))
 
@@ -86,7 +102,15 @@ class Drive:
 
 
 def rows_at_once(specs: Sequence[InputSpec], most_bytes: int = MOST_BYTES) -> int:
-    """How many rows are run at once, where nobody says."""
+    """Return the default number of rows that are run at once.
+
+    Args:
+        specs: The inputs of the model.
+        most_bytes: Limit of the memory of their rows.
+
+    Returns:
+        The number of rows.
+    """
     each = sum(
         np.dtype(spec.dtype).itemsize * prod(size if isinstance(size, int) else _GUESSED_SIZE for size in spec.shape)
         for spec in specs
@@ -95,5 +119,5 @@ def rows_at_once(specs: Sequence[InputSpec], most_bytes: int = MOST_BYTES) -> in
 
 
 def _even(total: int, most: int) -> int:
-    """How many rows a chunk has, so that the last is hardly smaller: what runs otherwise rounds otherwise."""
+    """Return a chunk size that makes all chunks nearly equal, because rounding depends on the size of a chunk."""
     return ceil(total / max(1, ceil(total / most))) or 1

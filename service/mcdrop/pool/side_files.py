@@ -1,4 +1,4 @@
-"""The files beside a pool: which rows are out, what labels cost, which group each row is of."""
+"""The files beside a pool: excluded rows, label costs and groups."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,15 @@ from mcdrop.pool.readers.base import Pool
 
 
 def excluded_rows(path: Path, pool: Pool) -> list[int]:
-    """The rows that a file names, one a line: by their ids where the pool has them, otherwise by their numbers."""
+    """Read the rows to exclude from a file with one row per line.
+
+    Args:
+        path: The file. It names rows by id if the pool has ids, otherwise by number.
+        pool: The pool.
+
+    Returns:
+        Row indices.
+    """
     names = _lines(path)
     places = {str(one): row for row, one in enumerate(pool.ids)} if pool.ids is not None else None
     if places is None:
@@ -27,7 +35,15 @@ def excluded_rows(path: Path, pool: Pool) -> list[int]:
 
 
 def costs_of(path: Path | None, pool: Pool) -> Tensor | None:
-    """What the label of each row costs, [N]: of a file of numbers, one a line, or of the pool's own column."""
+    """Read the cost of each label.
+
+    Args:
+        path: A file with one number per line; None to use the cost column of the pool.
+        pool: The pool.
+
+    Returns:
+        Costs, [N], or None.
+    """
     if path is None:
         return None if pool.costs is None else torch.from_numpy(np.asarray(pool.costs, dtype=np.float64))
     if pool.costs is not None:
@@ -42,7 +58,15 @@ def costs_of(path: Path | None, pool: Pool) -> Tensor | None:
 
 
 def groups_of(path: Path, pool: Pool) -> Sequence[str]:
-    """The group of each row, one a line."""
+    """Read the group of each row from a file with one group per line.
+
+    Args:
+        path: The file.
+        pool: The pool.
+
+    Returns:
+        The groups, one per row.
+    """
     return _for_each(path, pool, "groups")
 
 

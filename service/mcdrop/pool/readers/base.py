@@ -1,4 +1,4 @@
-"""What every reader of a pool gives: some rows of it by input, and where a number lies that does not fit."""
+"""The interface of pool readers, and errors that locate a value that does not fit."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Ids = Sequence[str | int]
 
 
 class Pool(Protocol):
-    """Rows in a file or a folder, by number from 0 on."""
+    """Rows in a file or a folder, numbered from 0."""
 
     @property
     def path(self) -> Path:
@@ -29,34 +29,59 @@ class Pool(Protocol):
 
     @property
     def stamp(self) -> str:
-        """What tells this content from another."""
+        """Fingerprint of the content."""
 
     @property
     def num_rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
 
     @property
     def ids(self) -> Ids | None:
-        """The names of all rows; None where they have none."""
+        """Ids of all rows; None if the pool does not have ids."""
 
     @property
     def costs(self) -> Array | None:
-        """What the label of each row costs, [N]; None where no column was named."""
+        """Cost of each label, [N]; None if no cost column was named."""
 
     def parts(self, rows: Rows, size: int) -> Iterator[dict[str, Tensor]]:
-        """These rows, ascending, by input: `size` of them at a time. Raises InvalidInput for what does not fit."""
+        """Read rows in parts.
+
+        Args:
+            rows: Row numbers, ascending.
+            size: Number of rows in a part.
+
+        Returns:
+            An iterator over the parts: rows by input.
+
+        Raises:
+            InvalidInput: A row does not fit the input.
+        """
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where the rows of a part lie. columns: the names of their numbers, where they have names."""
+    """Location of the rows of a part.
+
+    Attributes:
+        path: The file or folder.
+        rows: Row numbers in the pool.
+        columns: Names of the columns, if they have names.
+    """
 
     path: Path
     rows: Rows
     columns: Sequence[str] = ()
 
     def named(self, position: Sequence[int], shape: Sequence[int]) -> str:
-        """A number of the part, by its row in the pool and its column."""
+        """Describe a number of the part by its row in the pool and its column.
+
+        Args:
+            position: Index of the number in the part.
+            shape: Shape of the part.
+
+        Returns:
+            The description.
+        """
         row, inner = f"row {self.rows[position[0]]}", tuple(position[1:])
         if not inner:
             return row
@@ -67,7 +92,19 @@ class Location:
 
 
 def as_rows(values: Array, spec: InputSpec, place: Location) -> Tensor:
-    """An array [n, …] as rows of an input. Raises InvalidInput naming the file, the row and the column."""
+    """Convert an array to rows of an input.
+
+    Args:
+        values: The array, [n, …].
+        spec: The input.
+        place: Location of the array, for errors.
+
+    Returns:
+        The rows.
+
+    Raises:
+        InvalidInput: A value does not fit; names the file, the row and the column.
+    """
     try:
         return array_to_rows(values, spec)
     except InvalidInput as error:
@@ -75,7 +112,15 @@ def as_rows(values: Array, spec: InputSpec, place: Location) -> Tensor:
 
 
 def shaped(values: Array, spec: InputSpec) -> Array:
-    """Numbers in one line as the shape of an input, where no size of it is free."""
+    """Reshape flat rows to the shape of an input, if all of its sizes are fixed.
+
+    Args:
+        values: The rows.
+        spec: The input.
+
+    Returns:
+        The rows in the shape of the input.
+    """
     sizes = [size for size in spec.shape if isinstance(size, int)]
     fixed = len(sizes) == len(spec.shape)
     if fixed and values.ndim == 2 and values.shape[1:] != tuple(sizes) and values.shape[1] == prod(sizes):
@@ -84,7 +129,15 @@ def shaped(values: Array, spec: InputSpec) -> Array:
 
 
 def regrouped(pieces: Iterable[Mapping[str, Tensor]], size: int) -> Iterator[dict[str, Tensor]]:
-    """Pieces of any number of rows as parts of `size` rows; the last part is what is left."""
+    """Regroup pieces of any number of rows into parts of `size` rows; the last part has the rest.
+
+    Args:
+        pieces: Rows by input.
+        size: Number of rows in a part.
+
+    Yields:
+        The rows of a part, by input.
+    """
     held: dict[str, Tensor] = {}
     for piece in pieces:
         held = {name: _after(name, held.get(name), values) for name, values in piece.items()}
@@ -106,7 +159,7 @@ def _after(name: str, held: Tensor | None, values: Tensor) -> Tensor:
 
 
 def _misfit(values: Array, spec: InputSpec, place: Location) -> str:
-    """The first number that an input cannot hold; nothing where it is the kind or the shape that does not fit."""
+    """Describe the first number that an input cannot hold; empty if the kind or the shape does not fit."""
     dtype = np.dtype(spec.dtype)
     if values.dtype.kind not in "iufb" or not values.size:
         return ""

@@ -1,4 +1,4 @@
-"""Which columns of a table are which input, the ids, the costs."""
+"""The columns of a table: which hold inputs, ids and costs."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,12 @@ from mcdrop_models.bundle.manifest import InputSpec
 
 @dataclass(frozen=True)
 class SpecialColumns:
-    """Columns that are no numbers of a row: of its id, of what its label costs. None: there is none.
+    """Columns that do not belong to an input.
 
-    besides: others, which a table may have or not, and which are not read.
+    Attributes:
+        ids: Column of the row ids, or None.
+        costs: Column of the label costs, or None.
+        besides: Further columns that are ignored if the table has them.
     """
 
     ids: str | None = None
@@ -23,14 +26,24 @@ class SpecialColumns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those there are."""
+        """Names of the columns of ids and costs that are set."""
         return tuple(name for name in (self.ids, self.costs) if name is not None)
 
 
 def columns_of(
     path: Path, names: Sequence[str], specs: Mapping[str, InputSpec], apart: SpecialColumns
 ) -> dict[str, tuple[str, ...]]:
-    """The columns of each input: the one that has its name; otherwise, of a model of one input, all in their order."""
+    """Return the columns of each input.
+
+    Args:
+        path: The table, for errors.
+        names: All columns of the table.
+        specs: The inputs of the model, by name.
+        apart: The columns that do not belong to an input.
+
+    Returns:
+        The column with the name of the input; for a model with one input, otherwise all columns in order.
+    """
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InvalidInput(f"{path} has two columns {twice[0]!r}; give each a name of its own.")
@@ -48,7 +61,18 @@ def columns_of(
 
 
 def extra(module: str, path: Path) -> Any:
-    """A library that only some pools need. Raises InvalidInput where it is not installed."""
+    """Import an optional library.
+
+    Args:
+        module: Name of the module.
+        path: The pool that needs it, for the error.
+
+    Returns:
+        The module.
+
+    Raises:
+        InvalidInput: The library is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Pools of text: a header, then a row in each line, its numbers between commas."""
+"""Pools in CSV files: a header, then one row per line."""
 
 import csv
 from array import array
@@ -18,7 +18,7 @@ from mcdrop_models.bundle.manifest import InputSpec
 
 @dataclass(frozen=True)
 class CsvPool:
-    """The rows of a .csv file. It is read from its beginning at each pass over it."""
+    """The rows of a .csv file, which is read from its beginning at each pass over it."""
 
     path: Path
     stamp: str
@@ -54,7 +54,16 @@ class CsvPool:
 
 
 def csv_pool(path: Path, specs: Mapping[str, InputSpec], apart: SpecialColumns) -> CsvPool:
-    """The pool of a .csv file; it is read once, for its ids and costs, and to count its rows."""
+    """Open a .csv file; reads it once for its ids, its costs and the number of rows.
+
+    Args:
+        path: The file.
+        specs: The inputs of the model, by name.
+        apart: The columns that hold ids and costs.
+
+    Returns:
+        The pool.
+    """
     header = _header(path)
     columns = columns_of(path, header, specs, apart)
     ids: list[str | int] = []
@@ -78,7 +87,7 @@ def _header(path: Path) -> tuple[str, ...]:
 
 
 def _lines(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
-    """The cells of each row. Empty lines are none."""
+    """Yield the cells of each row, without empty lines."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         next(reader, None)
@@ -95,7 +104,7 @@ def _lines(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
 def _unreadable(
     path: Path, lines: Sequence[list[str]], rows: Rows, header: Sequence[str], at: Sequence[int]
 ) -> InvalidInput:
-    """The error of the first cell that is no number."""
+    """Return the error for the first cell that is not a number."""
     row, place = next((i, j) for i, cells in enumerate(lines) for j in at if not _is_number(cells[j]))
     return InvalidInput(
         f"{path}: row {rows[row]}, column {header[place]} is {lines[row][place][:20]!r}; a number is wanted."

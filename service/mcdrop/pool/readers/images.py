@@ -1,4 +1,4 @@
-"""Pools of pictures in a folder, decoded to the shape that a model takes."""
+"""Pools of images in a folder, decoded to the input shape of a model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class ImagePool:
 
     @property
     def num_rows(self) -> int:
-        """How many pictures there are."""
+        """Number of images."""
         return len(self.ids)
 
     def parts(self, rows: Rows, size: int) -> Iterator[dict[str, Tensor]]:
@@ -56,7 +56,7 @@ class ImagePool:
             yield {self.name: torch.cat([as_rows(one[None], self.spec, Location(self.path, some)) for one in pictures])}
 
     def _picture(self, path: Path) -> Array:
-        """A picture as a row [*shape]."""
+        """Return an image as a row [*shape]."""
         library, wanted = extra("PIL.Image", path), self.wanted
         try:
             with library.open(path) as picture:
@@ -72,7 +72,7 @@ class ImagePool:
         return np.moveaxis(scaled.reshape(wanted.height, wanted.width, -1), 2, wanted.axis)
 
     def _check(self, path: Path, size: tuple[int, int], mode: str) -> None:
-        """Refuse, before it is decoded, a picture that does not fit."""
+        """Refuse an image that does not fit, before it is decoded."""
         wanted = self.wanted
         if size != (wanted.width, wanted.height):
             raise InvalidInput(
@@ -84,7 +84,16 @@ class ImagePool:
 
 
 def image_pool(path: Path, specs: Mapping[str, InputSpec], scale: float | None) -> ImagePool:
-    """The pool of a folder of pictures. scale: None: floats have pixels of 0 … 1, whole numbers those of 0 … 255."""
+    """Open a folder of images.
+
+    Args:
+        path: The folder.
+        specs: The inputs of the model, by name.
+        scale: Factor of pixel values 0 … 255. By default floats range over 0 … 1 and integers over 0 … 255.
+
+    Returns:
+        The pool.
+    """
     if len(specs) > 1:
         raise InvalidInput(f"{path} has pictures; the model takes {', '.join(specs)}. Put them into a .npz by name.")
     name, spec = next(iter(specs.items()))

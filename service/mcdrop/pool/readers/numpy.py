@@ -1,4 +1,4 @@
-"""Pools in numpy's files. Only the rows that are wanted are read; the file is never mapped, nor held."""
+"""Pools in NumPy files. Only requested rows are read; the file is neither mapped nor held in memory."""
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -83,14 +83,30 @@ class NumpyPool:
 
 
 def npy_pool(path: Path, specs: Mapping[str, InputSpec]) -> NumpyPool:
-    """The pool of a .npy file, for a model of one input."""
+    """Open a .npy file for a model with one input.
+
+    Args:
+        path: The file.
+        specs: The inputs of the model, by name.
+
+    Returns:
+        The pool.
+    """
     if len(specs) > 1:
         raise InvalidInput(f"{path} is one array; the model takes {', '.join(specs)}. Put them into a .npz by name.")
     return _pool(path, specs, {name: lambda: path.open("rb") for name in specs}, lambda _: path.stat().st_size)
 
 
 def npz_pool(path: Path, specs: Mapping[str, InputSpec]) -> NumpyPool:
-    """The pool of a .npz file: a member for each input, by its name."""
+    """Open a .npz file with one member per input.
+
+    Args:
+        path: The file.
+        specs: The inputs of the model, by name.
+
+    Returns:
+        The pool.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {one.filename.removesuffix(".npy"): one.file_size for one in archive.infolist()}
@@ -129,7 +145,7 @@ def _pool(
 
 
 def _stored(opened: Opened, size: int) -> _Stored:
-    """What the header says. Raises ValueError for other than an array of numbers, all of them there."""
+    """Parse the header. Raises ValueError unless it describes a complete array of numbers."""
     with opened() as file:
         version = npy.read_magic(file)
         if version not in _HEADERS:

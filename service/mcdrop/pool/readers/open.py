@@ -1,4 +1,4 @@
-"""A pool by what lies at a path."""
+"""Open a pool by its path."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,19 @@ from mcdrop_models.bundle.manifest import InputSpec
 
 
 def open_pool(path: Path, specs: Sequence[InputSpec], apart: SpecialColumns, pixel_scale: float | None) -> Pool:
-    """The rows of a .npy, .npz, .parquet or .csv file, or of a folder of pictures, for a model's inputs.
+    """Open a .npy, .npz, .parquet or .csv file, or a folder of images, as rows for a model.
 
-    Raises InvalidInput for what is none of these, or does not fit.
+    Args:
+        path: The file or folder.
+        specs: The inputs of the model.
+        apart: The columns that hold ids and costs.
+        pixel_scale: Factor of pixel values 0 … 255, for a folder of images.
+
+    Returns:
+        The pool.
+
+    Raises:
+        InvalidInput: The path is none of these, or does not fit the model.
     """
     by_name = {spec.name: spec for spec in specs}
     if pixel_scale is not None and not path.is_dir():

@@ -1,4 +1,4 @@
-"""Pools in Parquet files: a column for each number of a row, or one column of lists."""
+"""Pools in Parquet files: one column per number of a row, or one column of lists."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class ParquetPool:
-    """The rows of a .parquet file. At most one row group is held, and none of which no row is wanted."""
+    """The rows of a .parquet file. It holds one row group at a time and skips those without requested rows."""
 
     path: Path
     stamp: str
@@ -59,17 +59,28 @@ class ParquetPool:
 
 
 def parquet_pool(path: Path, specs: Mapping[str, InputSpec], apart: SpecialColumns) -> ParquetPool:
-    """The pool of a .parquet file; of all rows only ids and costs are held."""
+    """Open a .parquet file; only ids and costs are held for all rows.
+
+    Args:
+        path: The file.
+        specs: The inputs of the model, by name.
+        apart: The columns that hold ids and costs.
+
+    Returns:
+        The pool.
+    """
     with _file(path) as file:
         columns = columns_of(path, file.schema_arrow.names, specs, apart)
-        told = file.read(columns=list(apart.names)) if apart.names else None
+        side_columns = file.read(columns=list(apart.names)) if apart.names else None
         count = file.metadata.num_rows
-    ids = None if told is None or apart.ids is None else told.column(apart.ids).to_pylist()
+    ids = None if side_columns is None or apart.ids is None else side_columns.column(apart.ids).to_pylist()
     if ids is not None and not all(isinstance(one, str | int) for one in ids):
         raise InvalidInput(f"{path}: the column {apart.ids} holds other ids than texts and whole numbers; write those.")
     costs = None
-    if told is not None and apart.costs is not None:
-        costs = _values(path, told.column(apart.costs).combine_chunks(), apart.costs, np.arange(count)).astype(float)
+    if side_columns is not None and apart.costs is not None:
+        costs = _values(path, side_columns.column(apart.costs).combine_chunks(), apart.costs, np.arange(count)).astype(
+            float
+        )
     return ParquetPool(path, stamp_of_file(path), count, specs, columns, ids, costs)
 
 
@@ -82,7 +93,7 @@ def _file(path: Path) -> Any:
 
 
 def _values(path: Path, column: Any, name: str, rows: Rows) -> Array:
-    """The numbers of a column, [n]; of lists, and lists of lists, [n, …]."""
+    """Return the numbers of a column, [n], or of a column of nested lists, [n, …]."""
     types = extra("pyarrow.types", path)
     shape = [len(rows)]
     while types.is_list(column.type) or types.is_large_list(column.type) or types.is_fixed_size_list(column.type):

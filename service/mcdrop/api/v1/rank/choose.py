@@ -1,4 +1,4 @@
-"""A choice that is told what it asks for, by queries that wait for the device as all others do."""
+"""Drive a choice with queries that wait for the device like all others."""
 
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -17,7 +17,18 @@ _FEW_NUMBERS = 2048
 
 
 async def ranking_of(call: Call, question: RankQuery) -> Ranking:
-    """The choice. Raises InvalidInput, and as `Call.stream` and `Call.choose`."""
+    """Run the choice of a query.
+
+    Args:
+        call: The call.
+        question: The query.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        InvalidInput: A row that is not excluded has NaN or infinity.
+    """
     call.set_size(question.asked.num_rows, question.plan.passes if question.runs else 0)
     choice = choose(question.asked)
     step = await call.choose(advance, choice, None)
@@ -27,7 +38,7 @@ async def ranking_of(call: Call, question: RankQuery) -> Ranking:
 
 
 async def _answered(call: Call, question: RankQuery, need: Need) -> Arrays:
-    """What a Need is for, row by row."""
+    """Compute the arrays of a Need, row by row."""
     try:
         return concatenate_chunks(await _kept(call, question, need))
     except NonFiniteOutput as error:

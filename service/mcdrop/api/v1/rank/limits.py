@@ -1,4 +1,4 @@
-"""What a choice keeps to, from the names that callers have for rows, groups and classes; and what a server keeps."""
+"""Translate the caller's ids, groups and class names to limits of a choice, and bound what a server holds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -13,9 +13,18 @@ Groups = Sequence[str | int] | Literal["predicted_class"]
 
 
 def excluded_rows(exclude: Sequence[str | int] | None, ids: Sequence[str | int] | None, num_rows: int) -> list[int]:
-    """The indices of the rows that are out: by their ids, which are compared as texts, or without ids by number.
+    """Return the indices of the excluded rows.
 
-    Raises InvalidInput for one that there is not.
+    Args:
+        exclude: Ids, which are compared as text, or row numbers if there are no ids.
+        ids: Ids of all rows, or None.
+        num_rows: Number of rows in the pool.
+
+    Returns:
+        Row indices.
+
+    Raises:
+        InvalidInput: An excluded row does not exist.
     """
     if exclude is None:
         return []
@@ -33,9 +42,18 @@ def excluded_rows(exclude: Sequence[str | int] | None, ids: Sequence[str | int] 
 def chosen_groups(
     groups: Groups | None, quotas: Mapping[str, int] | int | None, manifest: Manifest
 ) -> tuple[Sequence[str] | Literal["predicted_class"] | None, Mapping[Any, int] | int | None]:
-    """Groups, and quotas by them: texts, as JSON has keys; or of predicted classes their numbers.
+    """Return the groups and quotas in the form that the core takes.
 
-    Raises InvalidInput for a class that the model has not.
+    Args:
+        groups: The group of each row, "predicted_class", or None.
+        quotas: Most rows per group: one number, or one by group.
+        manifest: Manifest of the model, which names the classes.
+
+    Returns:
+        Groups as text, and quotas by group; quotas of predicted classes are by class number.
+
+    Raises:
+        InvalidInput: The model does not have a class.
     """
     if groups == PREDICTED:
         if not isinstance(quotas, Mapping):
@@ -45,9 +63,16 @@ def chosen_groups(
 
 
 def refuse_too_many(asked: RankOptions, passes: int, numbers: int, most: int) -> None:
-    """Refuse a choice for which more numbers are held than `most`. numbers: of all passes of a row.
+    """Refuse a choice that would hold too many numbers.
 
-    Raises InvalidInput.
+    Args:
+        asked: The options of the choice.
+        passes: Number of passes.
+        numbers: Numbers of all passes of a row.
+        most: Limit of the numbers that are held.
+
+    Raises:
+        InvalidInput: The choice would hold more.
     """
     held = {}
     if asked.score == EPIG:
@@ -64,7 +89,7 @@ def refuse_too_many(asked: RankOptions, passes: int, numbers: int, most: int) ->
 
 
 def _index(one: str | int, num_rows: int) -> int:
-    """The row of a number, which in the query of an address is a text."""
+    """Return the index of a row number, which is text in a query string."""
     if isinstance(one, str) and not _is_whole(one):
         raise InvalidInput(f"exclude has {one[:64]!r} and there are no ids; send indices of rows, or ids.")
     if not 0 <= int(one) < num_rows:
@@ -77,7 +102,7 @@ def _is_whole(text: str) -> bool:
 
 
 def _class(name: str, manifest: Manifest) -> int:
-    """The number of a class, by its label or as a text of it."""
+    """Return the number of a class from its label or from its number as text."""
     labels = manifest.labels or ()
     if name in labels:
         return list(labels).index(name)

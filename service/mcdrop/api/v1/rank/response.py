@@ -1,4 +1,4 @@
-"""A choice as an answer of /rank."""
+"""Encode a ranking as the response of /rank."""
 
 from typing import Any
 
@@ -14,7 +14,17 @@ from mcdrop_models.loading.predictor import Predictor
 
 
 def ranking(predictor: Predictor, question: RankQuery, found: Ranking, form: str) -> bytes:
-    """The answer as JSON or .npz: there the parts are members of their own."""
+    """Encode a ranking as JSON or .npz; in .npz each part is a member of its own.
+
+    Args:
+        predictor: The model.
+        question: The query.
+        found: The ranking.
+        form: Form of the response, JSON or NPZ.
+
+    Returns:
+        The body.
+    """
     fields = _fields(predictor, question, found)
     if form != NPZ:
         return dump_json(fields)
@@ -24,7 +34,7 @@ def ranking(predictor: Predictor, question: RankQuery, found: Ranking, form: str
 
 
 def _fields(predictor: Predictor, question: RankQuery, found: Ranking) -> dict[str, Any]:
-    """What there is to say, by its names on the wire."""
+    """Return the fields of the response, by wire name."""
     indices, ids, joint = found.indices.numpy(), question.ids, found.shares is not None
     fields = {
         **provenance_of(question.rows["pool"]).facts,
@@ -46,6 +56,6 @@ def _fields(predictor: Predictor, question: RankQuery, found: Ranking) -> dict[s
 
 
 def _ids(ids: list[str | int]) -> Array:
-    """Names as an array: whole numbers where all are and 64 bits hold them, texts otherwise."""
+    """Return ids as an array: int64 if all are integers that fit, otherwise text."""
     found = np.asarray(ids)
     return found if found.dtype.kind in "iuU" else np.asarray([str(one) for one in ids], dtype=np.str_)
