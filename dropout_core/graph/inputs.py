@@ -44,7 +44,7 @@ def sizes_of(graph: Graph, inputs: NamedTensors) -> dict[str, int]:
         Sizes by name; the number of rows is called "rows".
 
     Raises:
-        InvalidInput: A shape or dtype does not fit.
+        InvalidInput: A shape does not fit. The dtype is not checked.
     """
     sizes: dict[str, int] = {}
     for spec in graph.inputs:

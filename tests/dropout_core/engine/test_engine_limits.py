@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dropout_core.engine import torch_network as staged
+from dropout_core.engine import torch_network
 from dropout_core.engine.engine import Engine
 from dropout_core.engine.options import PassOptions
 from dropout_core.engine.torch_network import TorchSection
@@ -46,7 +46,7 @@ def test_a_chunk_that_finds_no_memory_is_halved_and_so_is_the_rest(most, branche
     wanted = torch.cat(
         [chunk.outputs for chunk in one.engine.run(one.program.weights, x, replace(scheme, passes=40, seed=0))]
     )
-    monkeypatch.setattr(staged, "StagedPart", lambda *parts: Scarce(TorchSection(*parts), most, calls))
+    monkeypatch.setattr(torch_network, "TorchSection", lambda *parts: Scarce(TorchSection(*parts), most, calls))
     chunks = list(Engine(one.program).run(one.program.weights, x, replace(scheme, passes=40, seed=0)))
     assert {chunk.outputs.shape[1] for chunk in chunks} == {11}
     assert_same(torch.cat([chunk.outputs for chunk in chunks]), wanted, 1e-12)
@@ -57,7 +57,7 @@ def test_a_chunk_that_finds_no_memory_is_halved_and_so_is_the_rest(most, branche
 
 def test_a_device_without_memory_for_one_row_says_so(monkeypatch):
     one = captured(TwoSites)
-    monkeypatch.setattr(staged, "StagedPart", lambda *parts: Scarce(TorchSection(*parts), 0, []))
+    monkeypatch.setattr(torch_network, "TorchSection", lambda *parts: Scarce(TorchSection(*parts), 0, []))
     with pytest.raises(torch.OutOfMemoryError):
         list(Engine(one.program).run(one.program.weights, one.rows(3), PassOptions(4, 0, sampling="iid")))
 
@@ -70,7 +70,7 @@ def test_other_failures_are_not_tried_again(monkeypatch):
             self.calls.append(1)
             raise RuntimeError("out of memory, says somebody")
 
-    monkeypatch.setattr(staged, "StagedPart", lambda *parts: Failing(TorchSection(*parts), 0, calls))
+    monkeypatch.setattr(torch_network, "TorchSection", lambda *parts: Failing(TorchSection(*parts), 0, calls))
     with pytest.raises(RuntimeError, match="says somebody"):
         list(Engine(one.program).run(one.program.weights, one.rows(3), PassOptions(4, 0, sampling="iid")))
     assert calls == [1]
