@@ -55,9 +55,7 @@ def test_what_no_noise_reaches_is_in_the_prefix(met):
     def flops(nodes, keep, values):
         # torch's counter knows no recurrent layer
         with FlopCounterMode(display=False, custom_mapping={torch.ops.mcdrop.rnn: of_a_recurrent_layer}) as counter:
-            kept = Stage(nodes, keep).run(
-                {**weights, **values}, {"rows": ROWS}, PassOptions(device, quiet, sampling="iid")
-            )
+            kept = Stage(nodes, keep).run({**weights, **values}, {"rows": ROWS}, device, quiet)
         return counter.get_total_flops(), {name: kept[name] for name in keep}
 
     prefix, crossing = flops(parts.prefix, parts.crossing, met.foreign.inputs)
