@@ -33,7 +33,7 @@ from nets import mlp
 from torch import nn
 
 from mcdrop.pool.job import Files, RankJob
-from mcdrop.pool.model import Said, bundle_model
+from mcdrop.pool.model import bundle_model
 from mcdrop_models.bundle.repository import Repository
 from mcdrop_models.loading.predictor import Predictor
 from mcdrop_models.publishing.torch import publish
@@ -92,7 +92,7 @@ def _methods() -> dict[str, Picks]:
 
 
 def _ours(folder: Path) -> list[int]:
-    model = bundle_model(Predictor.newest(Repository(folder), "mlp"), Said(None, None, None))
+    model = bundle_model(Predictor.newest(Repository(folder), "mlp"), {})
     question = RankJob(model, Files(folder / "pool.npy"), {"k": _PICKS, "score": "mutual_information"})
     ranked = question.answer(folder / f"ranked-{time.time_ns()}.npz", lambda *_: None, resume=False)
     return list(ranked.indices.tolist())

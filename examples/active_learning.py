@@ -16,8 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from dropout_core.layers import Dropout
-from mcdrop.client import Client
-from mcdrop_models.publishing.torch import publish
+from mcdrop import Client, publish
 
 NAME, TESTED_ON, EPOCHS = "digits-labelled", 497, 300
 

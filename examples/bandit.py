@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor, nn
 
-from dropout_core.acquire import rank
 from dropout_core.layers import Dropout
+from mcdrop import rank
 
 ARMS, FIRST, NOISE, STEPS = 200, 5, 0.05, 60
 WAYS: dict[str, dict[str, Any]] = {

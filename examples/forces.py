@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor, nn
 
-from dropout_core.acquire import rank
 from dropout_core.layers import Dropout
+from mcdrop import rank
 
 ATOMS, FIRST, BATCH, POOL, STEPS = 5, 5, 5, 400, 300
 WAYS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from dropout_core.layers import Dropout
-from dropout_core.predict import predict
+from mcdrop import predict
 
 TRAINED_ON, STEPS, PASSES = 150, 300, 64
 SHOWN = (0.7, 0.8, 0.9, 1.0)
