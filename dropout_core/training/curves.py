@@ -16,21 +16,32 @@ class Curve(ABC):
 
     @property
     def greatest(self) -> float:
-        """A bound of the factor, which no step exceeds."""
+        """A bound that the factor never exceeds."""
         return 1.0
 
     @abstractmethod
     def at(self, step: int) -> float:
-        """The factor at a step of at least 0."""
+        """Return the factor at a step.
+
+        Args:
+            step: The step, at least 0.
+
+        Returns:
+            The factor.
+        """
 
     def __call__(self, step: int) -> float:
-        """The factor at a step. Raises InvalidInput for one that is no whole number of at least 0."""
+        """Return the factor at a step. Raises InvalidInput if it is not an integer of at least 0."""
         return self.at(checked_count(step, "step", 0))
 
 
 @dataclass(frozen=True)
 class Constant(Curve):
-    """The same factor at every step."""
+    """The same factor at every step.
+
+    Attributes:
+        factor: The factor.
+    """
 
     factor: float = 1.0
 
@@ -43,7 +54,7 @@ class Constant(Curve):
         return self.factor
 
     def at(self, step: int) -> float:  # noqa: ARG002 - one law for all curves
-        """The factor."""
+        """Return the factor."""
         return self.factor
 
 
@@ -51,8 +62,13 @@ class Constant(Curve):
 class LinearRamp(Curve):
     """start + (end − start) · t / steps, and `end` from then on.
 
-    From 0 to 1 it is scheduled DropBlock, over all of training (Ghiasi et al. 2018, arXiv 1810.12890); from 1 to 0
+    From 0 to 1 it is scheduled DropBlock over all of training (Ghiasi et al. 2018, arXiv 1810.12890); from 1 to 0 it is
     annealed dropout (Rennie, Goel, Thomas 2014, SLT).
+
+    Attributes:
+        steps: Number of steps of the ramp.
+        start: Factor at step 0.
+        end: Factor at the end.
     """
 
     steps: int
@@ -69,15 +85,21 @@ class LinearRamp(Curve):
         return max(self.start, self.end)
 
     def at(self, step: int) -> float:
-        """The factor at a step."""
+        """Return the factor at a step."""
         return _between(self.start, self.end, min(step / self.steps, 1.0))
 
 
 @dataclass(frozen=True)
 class Decay(Curve):
-    """end + (start − end) · gamma^t: a gradual approach; what is left halves in −log 2 / log gamma steps.
+    """end + (start − end) · gamma^t: a gradual approach, whose rest halves in −log 2 / log gamma steps.
 
-    Annealing as in Rennie, Goel, Thomas 2014, "Annealed dropout training of deep networks", at a geometric pace.
+    This is annealing as in Rennie, Goel, Thomas 2014, "Annealed dropout training of deep networks", at a geometric
+    pace.
+
+    Attributes:
+        gamma: Factor per step.
+        start: Factor at step 0.
+        end: Limit.
     """
 
     gamma: float
@@ -95,17 +117,22 @@ class Decay(Curve):
         return max(self.start, self.end)
 
     def at(self, step: int) -> float:
-        """The factor at a step."""
+        """Return the factor at a step."""
         return _between(self.end, self.start, self.gamma**step)
 
 
 @dataclass(frozen=True)
 class Curriculum(Curve):
-    """1 − exp(−sharpness · t / steps): from no dropout toward p, fast at first.
+    """1 − exp(−sharpness · t / steps): from no dropout towards p, fast at first.
 
-    As keep probabilities this is θ(t) = (1 − θ) · exp(−g·t) + θ, with θ = 1 − p and g = sharpness / steps. steps: T of
-    all training; with the paper's g = 10 / T the rate falls short of p by 5e-5 of it at the end.
-    Source: Morerio et al. 2017, arXiv 1703.06229.
+    As keep probabilities this is θ(t) = (1 − θ) · exp(−g·t) + θ with θ = 1 − p and g = sharpness / steps.
+
+    Attributes:
+        steps: Number T of all training steps. With the paper's g = 10 / T the rate stays 5e-5 of p below p at the end.
+        sharpness: How fast the rate rises.
+
+    References:
+        Morerio et al. 2017, arXiv 1703.06229.
     """
 
     steps: int
@@ -116,7 +143,7 @@ class Curriculum(Curve):
         _check_numbers(sharpness=self.sharpness)
 
     def at(self, step: int) -> float:
-        """The factor at a step."""
+        """Return the factor at a step."""
         return -math.expm1(-self.sharpness * step / self.steps)
 
 
@@ -124,10 +151,15 @@ class Curriculum(Curve):
 class Early(Curve):
     """Dropout for the first steps only, for networks that underfit; then 0.
 
-    form: within these steps "constant" is 1, "linear" falls as 1 − t / steps. The paper takes 50 of 300 epochs. The
-    network that is left has no dropout: it has nothing to show in Monte Carlo passes. Late dropout, for networks that
+    The final network has no dropout, so it has nothing to show in Monte Carlo passes. Late dropout, for networks that
     overfit, is StepTable({0: 0.0, 50: 1.0}).
-    Source: Liu et al. 2023, arXiv 2303.01500.
+
+    Attributes:
+        steps: Number of steps with dropout; the paper uses 50 of 300 epochs.
+        form: "constant" is 1 within these steps, "linear" falls as 1 − t / steps.
+
+    References:
+        Liu et al. 2023, arXiv 2303.01500.
     """
 
     steps: int
@@ -139,7 +171,7 @@ class Early(Curve):
             raise InvalidInput(f"form is {self.form!r}; it is one of {', '.join(get_args(CurriculumForm))}.")
 
     def at(self, step: int) -> float:
-        """The factor at a step."""
+        """Return the factor at a step."""
         if self.form == "constant":
             return float(step < self.steps)
         return max(1.0 - step / self.steps, 0.0)
@@ -149,7 +181,11 @@ class Early(Curve):
 class StepTable(Curve):
     """The factor of the last entry at or before the step: {0: 0.5, 30: 1.0} is 0.5 for 30 steps, then 1.
 
-    Raises InvalidInput for a table that does not begin at step 0.
+    Attributes:
+        table: Factors by the step from which on they hold.
+
+    Raises:
+        InvalidInput: The table does not begin at step 0.
     """
 
     table: Mapping[int, float]
@@ -169,7 +205,7 @@ class StepTable(Curve):
         return max(self.table.values())
 
     def at(self, step: int) -> float:
-        """The factor at a step."""
+        """Return the factor at a step."""
         return self.table[max(start for start in self.table if start <= step)]
 
 
@@ -177,8 +213,12 @@ class StepTable(Curve):
 class AdaptiveState:
     """What `Adaptive` remembers of the steps since its last change.
 
-    factor: now. least_gap: the smallest gap. best_loss: the lowest training loss. widening, stalled: for how many steps
-    in a row the gap was above the smallest one, and the training loss not below the lowest one.
+    Attributes:
+        factor: The current factor.
+        least_gap: The smallest gap.
+        best_loss: The lowest training loss.
+        widening: Number of consecutive steps with a gap above the smallest one.
+        stalled: Number of consecutive steps with a training loss not below the lowest one.
     """
 
     factor: float
@@ -190,14 +230,21 @@ class AdaptiveState:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """A factor that follows the losses: `schedule.step(train_loss=…, validation_loss=…)`, best once an epoch.
+    """A factor that follows the losses: `schedule.step(train_loss=…, validation_loss=…)`, best once per epoch.
 
-    The gap is validation loss − training loss. Where it was above the smallest gap since the last change for `patience`
-    steps in a row, the network overfits, and the factor rises by `size`; else, where the training loss was not below
-    the lowest one since then for as long, the network is held back, and the factor falls by `size`. Differences of up
-    to `tolerance`, in units of the loss, count for nothing. After a change, the next losses are the first to compare
-    with. The factor begins at `start` and stays within lowest … highest, so that a layer's rate stays within these
-    multiples of its p. Processes that train one network together need the same losses. The rule is ours.
+    The gap is validation loss − training loss. If it stayed above the smallest gap since the last change for `patience`
+    consecutive steps, the network overfits, and the factor rises by `size`. Otherwise, if the training loss was not
+    below its lowest value since then for as long, the network is held back, and the factor falls by `size`. After a
+    change, the next losses are the first to compare with. Processes that train one network together need the same
+    losses. The rule is ours.
+
+    Attributes:
+        start: Factor at step 0.
+        size: Size of a change.
+        patience: Number of consecutive steps before a change.
+        lowest: Smallest factor, so that a layer's rate stays above this multiple of its p.
+        highest: Largest factor.
+        tolerance: Differences up to it, in units of the loss, do not count.
     """
 
     start: float = 1.0
@@ -223,7 +270,16 @@ class Adaptive:
         return AdaptiveState(self.start)
 
     def after(self, state: AdaptiveState, train_loss: float, validation_loss: float) -> AdaptiveState:
-        """The state after one more step's losses, both finite."""
+        """Return the state after one more step.
+
+        Args:
+            state: The state before it.
+            train_loss: Training loss, finite.
+            validation_loss: Validation loss, finite.
+
+        Returns:
+            The new state.
+        """
         gap = validation_loss - train_loss
         widening = state.widening + 1 if gap > state.least_gap + self.tolerance else 0
         improved = train_loss < state.best_loss - self.tolerance
@@ -237,7 +293,19 @@ class Adaptive:
 
 
 def checked_count(value: int, name: str, least: int) -> int:
-    """A whole number of at least so much. Raises InvalidInput for anything else."""
+    """Return an integer after checking it.
+
+    Args:
+        value: The value.
+        name: Its name in messages.
+        least: Smallest value.
+
+    Returns:
+        The value.
+
+    Raises:
+        InvalidInput: It is not an integer of at least `least`.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InvalidInput(f"{name} is {value!r}; a whole number of at least {least} is wanted.")
     return value
@@ -250,6 +318,6 @@ def _check_numbers(**numbers: float) -> None:
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """start + (end − start) · share, exact at both ends and never beyond them by rounding."""
+    """Return start + (end − start) · share, exact at both ends and never beyond them by rounding."""
     inside = start * (1.0 - share) + end * share
     return min(max(inside, min(start, end)), max(start, end))

@@ -1,11 +1,12 @@
-"""Drop rates learned on validation loss, and carried from task to task.
+"""Drop rates that are learned on the validation loss, and carried from task to task.
 
-Each ConcreteDropout of a network has its rate as a logit φ. A step of training at these rates moves the weights from w
-to w − η·∂L_train(w, φ)/∂w; how the validation loss there changes with φ is the gradient that the rates follow. A new
-task begins where earlier ones ended.
+Each ConcreteDropout of a network has its rate as a logit φ. A training step at these rates moves the weights from w to
+w − η·∂L_train(w, φ)/∂w. The rates follow the gradient of the validation loss there with respect to φ. A new task starts
+where earlier ones ended.
 
-Source: Luketina et al. 2016, arXiv 1511.06727 (one step ahead, for the size of noise); Gal, Hron, Kendall 2017, arXiv
-1705.07832 (the relaxation that lets a gradient reach a rate).
+References:
+    Luketina et al. 2016, arXiv 1511.06727 (one step ahead, for the size of noise). Gal, Hron, Kendall 2017, arXiv
+    1705.07832 (the relaxation that lets a gradient reach a rate).
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +24,17 @@ Batch = tuple[Tensor, Tensor]
 
 
 def logits_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The logits of a model's learned rates, by their parameters' names. Raises InvalidInput where there are none."""
+    """Return the logits of a network's learned rates.
+
+    Args:
+        model: The network.
+
+    Returns:
+        Parameters by name.
+
+    Raises:
+        InvalidInput: There are none.
+    """
     found = {
         f"{path}.logit" if path else "logit": module.logit
         for path, module in model.named_modules()
@@ -37,11 +48,20 @@ def logits_of(model: nn.Module) -> dict[str, nn.Parameter]:
 def hypergradients(
     model: nn.Module, loss: LossFunction, train: Batch, validation: Batch, lr: float
 ) -> tuple[dict[str, Tensor], float]:
-    """∂ L_val(w − lr · ∂L_train(w, φ)/∂w) / ∂φ for every learned rate, by the name of its logit, and L_val itself.
+    """Return ∂ L_val(w − lr · ∂L_train(w, φ)/∂w) / ∂φ for every learned rate, and L_val.
 
-    loss: (outputs, targets) → scalar. train, validation: (inputs, targets), rows first. lr: of the step ahead, in
-    plain gradient descent. The training loss has its noise on, drawn once, the validation loss has it off; running
-    statistics are held. Neither weights nor buffers nor modes are changed.
+    The training loss has its noise on, drawn once; the validation loss has it off; running statistics are held.
+    Weights, buffers and modes are not changed.
+
+    Args:
+        model: The network.
+        loss: Maps (outputs, targets) to a scalar.
+        train: Inputs and targets, rows first.
+        validation: Inputs and targets, rows first.
+        lr: Learning rate of the step ahead, which is plain gradient descent.
+
+    Returns:
+        Gradients by the name of the logit, and the validation loss.
     """
     logits = {name: logit.detach().requires_grad_() for name, logit in logits_of(model).items()}
     weights = {
@@ -70,12 +90,17 @@ def hypergradients(
 
 
 class RateLearner:
-    """Moves the learned rates of a model by Adam on their hypergradients; the weights are trained by their owner.
+    """Moves the learned rates of a network by Adam on their hypergradients. You train the weights yourself.
 
-    lr: of the weights' steps, for looking ahead. rate_lr: of the logits. One call of `step` beside each step of the
-    weights' optimiser, which should not hold the logits:
+    Call `step` beside each step of the weights' optimiser, which should not hold the logits:
 
         learner.step((x, y), (x_val, y_val))
+
+    Args:
+        model: The network.
+        loss: Maps (outputs, targets) to a scalar.
+        lr: Learning rate of the weights, for the step ahead.
+        rate_lr: Learning rate of the logits.
     """
 
     def __init__(self, model: nn.Module, loss: LossFunction, lr: float, rate_lr: float = 0.05) -> None:
@@ -84,7 +109,15 @@ class RateLearner:
         self._optimiser = torch.optim.Adam(self._logits.values(), rate_lr)
 
     def step(self, train: Batch, validation: Batch) -> float:
-        """Move the rates once. Returns the validation loss one step ahead."""
+        """Move the rates once.
+
+        Args:
+            train: Inputs and targets, rows first.
+            validation: Inputs and targets, rows first.
+
+        Returns:
+            The validation loss one step ahead.
+        """
         gradients, value = hypergradients(self._model, self._loss, train, validation, self._lr)
         for name, logit in self._logits.items():
             logit.grad = gradients[name]
@@ -94,9 +127,9 @@ class RateLearner:
 
 
 class SharedRates:
-    """Where the rates of a new task begin: at the mean, in logits, of those that earlier tasks ended with.
+    """Starts the rates of a new task at the mean, in logits, of those at which earlier tasks ended.
 
-    The networks of all tasks name their dropouts alike. Raises InvalidInput for one that does not.
+    The networks of all tasks must have the same names of dropouts; otherwise InvalidInput is raised.
     """
 
     def __init__(self) -> None:
@@ -104,24 +137,36 @@ class SharedRates:
         self._tasks = 0
 
     def begin(self, model: nn.Module) -> None:
-        """Set the rates of a model; before any task has ended they stay as they are."""
+        """Set the rates of a network; before any task has ended they stay as they are.
+
+        Args:
+            model: The network of the new task.
+        """
         logits = self._known(model)
         with torch.no_grad():
             for name, total in self._sums.items():
                 logits[name].copy_(total / self._tasks)
 
     def end(self, model: nn.Module) -> None:
-        """Remember the rates of a model whose task has ended."""
+        """Remember the rates of a network whose task has ended.
+
+        Args:
+            model: The network.
+        """
         for name, logit in self._known(model).items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(logit)) + logit.detach()
         self._tasks += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What was remembered, for torch.save."""
+        """Return the remembered rates, for torch.save."""
         return {"tasks": self._tasks, "sums": dict(self._sums)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember what state_dict said."""
+        """Restore remembered rates.
+
+        Args:
+            state: A result of `state_dict`.
+        """
         self._tasks, self._sums = int(state["tasks"]), dict(state["sums"])
 
     def _known(self, model: nn.Module) -> dict[str, nn.Parameter]:

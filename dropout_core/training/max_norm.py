@@ -16,27 +16,33 @@ from dropout_core.layers.selection import Layers, named_layers
 
 @dataclass(frozen=True)
 class MaxNorm:
-    """Keeps the L2 norm of the weights that come into a unit at c or below: w ← w · c / ‖w‖ where ‖w‖ > c.
+    """Keeps the L2 norm of the weights that enter a unit at c or below: w ← w · c / ‖w‖ where ‖w‖ > c.
 
-    Call it after each step of the optimiser, or once `attach` it:
+    Call it after each step of the optimiser, or `attach` it once:
 
         max_norm = MaxNorm(3.0)
         max_norm(model)
 
-    A unit's incoming weights are, with biases apart,
+    The weights that enter a unit are, without biases,
 
     * in nn.Linear, nn.Bilinear and the projections of nn.MultiheadAttention, those of an output unit;
-    * in a convolution, those of an output channel, over its input channels and the kernel; in a transposed one too;
-    * in nn.LSTM, nn.GRU, nn.RNN and their cells, those of a gate of a unit, apart for the input and the hidden state;
+    * in a convolution, those of an output channel over its input channels and the kernel; in a transposed one too;
+    * in nn.LSTM, nn.GRU, nn.RNN and their cells, those of a gate of a unit, separately for the input and the hidden
+    state;
 
-    and of layers that inherit these, such as this library's. Embeddings, normalisations and weights that are not
-    trained stay as they are. Norms are taken in float32, or in float64 for such weights. A vector within c keeps every
-    bit; one whose norm is NaN or infinite is left alone. What rounding leaves above c counts as c, so that a second
-    call changes nothing.
+    and those of layers that inherit from these, such as this library's. Embeddings, normalisations and weights that
+    are not trained stay as they are. Norms are computed in float32, or in float64 for such weights. A vector within c
+    keeps every bit; one whose norm is NaN or infinite is left alone. What rounding leaves above c counts as c, so a
+    second call changes nothing.
 
-    c: 3 or 4 is usual; with it go high learning rates and dropout at 0.5. Raises InvalidInput for a c that is not
-    finite and above 0.
-    Source: Srivastava et al. 2014, JMLR 15, section 5.1; Hinton et al. 2012, arXiv 1207.0580.
+    Args:
+        c: The bound. 3 or 4 is usual, with high learning rates and dropout at 0.5.
+
+    Raises:
+        InvalidInput: c is not finite and above 0.
+
+    References:
+        Srivastava et al. 2014, JMLR 15, section 5.1. Hinton et al. 2012, arXiv 1207.0580.
     """
 
     c: float
@@ -46,15 +52,33 @@ class MaxNorm:
             raise InvalidInput(f"c is {self.c!r}; a finite number above 0 is wanted.")
 
     def __call__(self, layers: Layers) -> int:
-        """Clip the weights of a network, or of several layers, in place, and say how many vectors were too long.
+        """Clip the weights of a network, or of several layers, in place.
 
-        Raises InvalidInput where there are no such weights, and where one is computed from others, as by
-        torch.nn.utils.parametrize: it cannot be written to.
+        Args:
+            layers: A network, a layer, or a list of either.
+
+        Returns:
+            The number of vectors that were too long.
+
+        Raises:
+            InvalidInput: There are no such weights, or one is computed from others (torch.nn.utils.parametrize), so
+                that it cannot be written to.
         """
         return sum(int(count) for count in self._clip(layers))
 
     def attach(self, optimizer: Optimizer, layers: Layers) -> RemovableHandle:
-        """Clip after every step of this optimiser, until `handle.remove()`. Raises InvalidInput as a call does."""
+        """Clip after every step of an optimiser, until `handle.remove()`.
+
+        Args:
+            optimizer: The optimiser.
+            layers: A network, a layer, or a list of either.
+
+        Returns:
+            The handle.
+
+        Raises:
+            InvalidInput: As for a call.
+        """
         kept = layers if isinstance(layers, nn.Module) else list(layers)
         _weights(kept)
 
@@ -70,7 +94,7 @@ class MaxNorm:
 
 
 def _clip(vectors: Tensor, axes: tuple[int, ...], c: float) -> Tensor:
-    """Scale down what is longer than c along these axes, in place, and count it."""
+    """Scale down vectors longer than c along these axes, in place, and count them."""
     dtype = torch.promote_types(vectors.dtype, torch.float32)
     norms = torch.linalg.vector_norm(vectors, dim=axes, keepdim=True, dtype=dtype)
     # Of the weights, and of a sum of up to a million squares.
@@ -82,7 +106,7 @@ def _clip(vectors: Tensor, axes: tuple[int, ...], c: float) -> Tensor:
 
 
 def _weights(layers: Layers) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """The trained weights of layers as tensors to write to, with the axes that a vector lies along."""
+    """Return the trained weights of layers as tensors to write to, with the axes along which a vector lies."""
     found = []
     for path, layer in named_layers(layers):
         for name in _names(layer):
@@ -100,7 +124,7 @@ def _weights(layers: Layers) -> list[tuple[Tensor, tuple[int, ...]]]:
 
 
 def _names(layer: nn.Module) -> list[str]:
-    """The weights of this very module that come into units."""
+    """Return the names of a module's own weights that enter units."""
     if isinstance(layer, nn.Linear | nn.Bilinear | _ConvNd):
         return ["weight"]
     if isinstance(layer, nn.RNNCellBase):
@@ -113,7 +137,7 @@ def _names(layer: nn.Module) -> list[str]:
 
 
 def _vectors(layer: nn.Module, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """A weight as a view, and the axes along which the vector of one unit lies."""
+    """Return a weight as a view, and the axes along which the vector of one unit lies."""
     if isinstance(layer, _ConvTransposeNd):
         # [I, O / groups, *]: a group of outputs reads its own part of the inputs.
         grouped = weight.unflatten(0, (layer.groups, -1))

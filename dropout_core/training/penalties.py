@@ -22,25 +22,36 @@ def regularization(
     tau: float | None = None,
     by_hand: Layers = (),
 ) -> Tensor:
-    """What to add to the mean loss of an example: the penalties of all learned dropouts in a network, a scalar.
+    """Return the penalty of all learned dropouts in a network, to add to the mean loss of an example.
 
         loss = F.cross_entropy(model(x), y) + regularization(model, num_examples=50_000)
 
-    The sum of kl() of every variational layer and of the divergence L of every ConcreteDropout, each once however often
-    it is called, divided by N for a loss that is a negative log likelihood in nats, and times 2 / (τ N) for a squared
-    error and model precision τ. num_examples: N, of the training set. lengthscale: of the prior of the weights behind a
-    ConcreteDropout. tau: τ.
+    It is the sum of kl() of every variational layer and of the divergence L of every ConcreteDropout, each once
+    however often it is called, divided by N for a loss that is a negative log likelihood in nats, and times 2 / (τ N)
+    for a squared error with model precision τ.
 
-    Which weights read a ConcreteDropout is found in a trace of the network by torch.fx, which is kept until the network
-    has other modules or another mode: nn.Linear behind ConcreteDropout, convolutions behind ConcreteSpatialDropout,
-    after nothing but ReLU, pooling, changes of shape and other dropouts. Their input features or channels are the
-    features of the penalty.
+    A torch.fx trace of the network shows which weights read a ConcreteDropout; it is kept until the network has other
+    modules or another mode. Readers are nn.Linear behind ConcreteDropout and convolutions behind
+    ConcreteSpatialDropout, after nothing but ReLU, pooling, changes of shape and other dropouts. Their input features
+    or channels are the features of the penalty.
 
-    Raises InvalidInput, naming the layer, where that cannot be told: the network cannot be traced, something else reads
-    the layer, its readers differ in their inputs, or a weight is read behind several. Name such layers in by_hand, and
-    add `layer.regularization(...)` of each. A network in which nothing is left to sum is refused, too: a penalty of
-    nothing is a mistake.
-    Source: Gal et al. 2017, arXiv 1705.07832, eq. 3 and 4; Molchanov et al. 2017, arXiv 1701.05369, eq. 14.
+    Args:
+        model: The network.
+        num_examples: Size N of the training set.
+        lengthscale: Length scale of the prior of the weights behind a ConcreteDropout.
+        tau: Model precision τ for a squared error; None for a likelihood.
+        by_hand: Layers to leave out, whose `layer.regularization(...)` you add yourself.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        InvalidInput: The readers of a layer cannot be determined: the network cannot be traced, something else reads
+            the layer, its readers differ in their inputs, or a weight is read behind several layers (name such layers
+            in `by_hand`); or nothing is left to sum, which is a mistake.
+
+    References:
+        Gal et al. 2017, arXiv 1705.07832, eq. 3 and 4. Molchanov et al. 2017, arXiv 1701.05369, eq. 14.
     """
     for name, value in (("num_examples", num_examples), ("lengthscale", lengthscale), ("tau", tau)):
         if value is not None and not value > 0:
@@ -72,7 +83,7 @@ _traces: WeakKeyDictionary[nn.Module, tuple[Any, list[_Site]]] = WeakKeyDictiona
 
 
 def _sites(model: nn.Module, dropouts: dict[nn.Module, str]) -> list[_Site]:
-    """Where these are called and read, from the last trace while the network is still the same."""
+    """Return where these dropouts are called and read, from the last trace while the network is still the same."""
     if not dropouts:
         return []
     modules = [(path, type(layer)) for path, layer in model.named_modules()]
@@ -123,7 +134,7 @@ def _site(network: TracedNetwork, node: fx.Node) -> _Site:
 
 
 def _refuse_read_twice(model: nn.Module, sites: list[_Site]) -> None:
-    """Raise InvalidInput where a weight is behind several dropouts: whose penalty it enters is not clear."""
+    """Refuse a weight behind several dropouts: it is unclear whose penalty it enters."""
     owners: dict[Any, str] = {}
     for site in sites:
         for path in site.readers:
@@ -141,7 +152,7 @@ def _inputs(reader: Any) -> int:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, inside of what torch.compile and the parallel wrappers make of it."""
+    """Return the network inside the wrappers of torch.compile and of parallel training."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return _unwrapped(model.module)
     inner = getattr(model, "_orig_mod", None)

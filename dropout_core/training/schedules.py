@@ -1,4 +1,4 @@
-"""The object that drives drop probabilities along a curve."""
+"""Schedules: drop probabilities that follow a curve."""
 
 import math
 import operator
@@ -19,24 +19,28 @@ _POINTS = 1000
 
 
 class RateSchedule:
-    """Sets the drop probabilities of layers along a curve, by the rule of dropout_core.training; at once to step 0.
+    """Sets the drop probabilities of layers along a curve, by the rule of `dropout_core.training`. It starts at step 0.
 
-    layers: a network, a layer, or several of either. Each drop probability in them is driven, once:
+    It drives each drop probability once:
 
-    * `p` of this library's layers and of torch's nn.Dropout and its kin;
+    * `p` of this library's layers and of torch's nn.Dropout and its relatives;
     * `p_input`, `p_recurrent` and `p_output` of the variational recurrent layers;
     * `dropout` of nn.MultiheadAttention, and of nn.LSTM, nn.GRU and nn.RNN with several layers;
 
-    and those of layers that inherit these. Learned rates are not driven.
+    and those of layers that inherit from these. Learned rates are not driven. Call `step()` after each batch or epoch,
+    with the losses if the curve is `Adaptive`. After load_state_dict, training continues with the rates it would have
+    had, whatever rates the layers have then.
 
-    only: (name, layer) → whether this rate is driven. Its name is that of the layer in the network and of the
-    attribute, such as "blocks.1.drop.p"; with several networks the place in the list comes first, "0.blocks.1.drop.p".
-    p: what the factor multiplies, instead of each layer's own; with p = 1 the curve gives the rates themselves. Rates
-    of 0 are driven by it too, which otherwise stay 0.
+    Args:
+        layers: A network, a layer, or a list of either.
+        curve: The curve.
+        p: The number that the factor multiplies, instead of each layer's own rate; with p = 1 the curve gives the rates
+            themselves. It also drives rates of 0, which otherwise stay 0.
+        only: Maps (name, layer) to whether this rate is driven. A name joins layer and attribute, such as
+            "blocks.1.drop.p"; in a list of networks the position comes first, "0.blocks.1.drop.p".
 
-    Call `step()` after each batch or epoch, for `Adaptive` with the losses. After load_state_dict a training goes on
-    with the rates it would have had, whichever ones the layers have by then.
-    Raises InvalidInput where there is nothing to drive, and where the curve would carry a rate out of 0 … 1.
+    Raises:
+        InvalidInput: There is nothing to drive, or the curve would carry a rate out of 0 … 1.
     """
 
     def __init__(
@@ -65,17 +69,27 @@ class RateSchedule:
 
     @property
     def rates(self) -> dict[str, float]:
-        """The drop probabilities of now, by name."""
+        """The current drop probabilities, by name."""
         factor = self.factor
         return {name: own * factor for name, own in self._own.items()}
 
     @property
     def factor(self) -> float:
-        """The factor of now."""
+        """The current factor."""
         return self.factor_at(self._step)
 
     def factor_at(self, step: int) -> float:
-        """The factor of a step. Raises InvalidInput for one that `Adaptive` has not come to yet."""
+        """Return the factor of a step.
+
+        Args:
+            step: The step.
+
+        Returns:
+            The factor.
+
+        Raises:
+            InvalidInput: `Adaptive` has not reached the step yet.
+        """
         if isinstance(self._curve, Curve):
             return self._curve(step)
         if checked_count(step, "step", 0) > self._step:
@@ -83,10 +97,14 @@ class RateSchedule:
         return self._changes[bisect_right(self._changes, step, key=operator.itemgetter(0)) - 1][1]
 
     def step(self, train_loss: float | Tensor | None = None, validation_loss: float | Tensor | None = None) -> None:
-        """Go on by one step and set the rates of it.
+        """Advance by one step and set its rates.
 
-        Losses: of `Adaptive` and of no other curve, numbers or tensors of one element. Raises InvalidInput for losses
-        that are missing, not asked for, or not finite.
+        Args:
+            train_loss: Training loss, for `Adaptive` only: a number or a tensor with one element.
+            validation_loss: Validation loss, likewise.
+
+        Raises:
+            InvalidInput: Losses are missing, not needed, or not finite.
         """
         losses = [loss.detach().item() if isinstance(loss, Tensor) else loss for loss in (train_loss, validation_loss)]
         if isinstance(self._curve, Adaptive) and self._state is not None:
@@ -100,14 +118,18 @@ class RateSchedule:
         self._set()
 
     def state_dict(self) -> dict[str, Any]:
-        """What load_state_dict takes: numbers, strings, lists and dictionaries."""
+        """Return the state: numbers, strings, lists and dictionaries."""
         adaptive = None if self._state is None else asdict(self._state)
         return {"step": self._step, "own": dict(self._own), "adaptive": adaptive, "changes": list(self._changes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the step of this state and set the rates of it. The curve is the one given here.
+        """Go to the step of a state and set its rates. The curve is not part of the state.
 
-        Raises InvalidInput where the state is that of other layers, or of a curve of the other kind.
+        Args:
+            state: A result of `state_dict`.
+
+        Raises:
+            InvalidInput: The state belongs to other layers, or to another kind of curve.
         """
         if state["own"].keys() != self._layers.keys():
             names = [", ".join(keys) for keys in (state["own"], self._layers)]
@@ -122,11 +144,15 @@ class RateSchedule:
         self._set()
 
     def plot(self, to: Any, steps: int | None = None) -> None:
-        """Draw the rates over steps, one line for each p.
+        """Draw the rates over steps, one line per p.
 
-        to: a path to write a picture to, its ending says which kind, or axes of matplotlib to draw on. steps: how far,
-        from step 0; None: up to now. Raises ModuleNotFoundError without matplotlib, which a path needs, and
-        InvalidInput for steps that `Adaptive` has not come to yet.
+        Args:
+            to: Path of a picture, whose suffix gives the format, or axes of matplotlib to draw on.
+            steps: Number of steps from step 0; up to the current one by default.
+
+        Raises:
+            ModuleNotFoundError: matplotlib, which a path needs, is not installed.
+            InvalidInput: `Adaptive` has not reached the steps yet.
         """
         last = self._step if steps is None else checked_count(steps, "steps", 0)
         if not isinstance(to, str | os.PathLike):
@@ -154,7 +180,7 @@ class RateSchedule:
         axes.legend()
 
     def _check_reach(self, own: dict[str, float]) -> None:
-        """Raise InvalidInput where the curve would carry one of these rates further than its layer allows."""
+        """Refuse a curve that would carry one of these rates further than its layer allows."""
         for name, (layer, attribute) in self._layers.items():
             now = getattr(layer, attribute)
             try:
