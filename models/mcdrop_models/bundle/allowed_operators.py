@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import dropout_core.layers.rnn_operator  # noqa: F401 - registers mcdrop::rnn, which a bundle may name
 from dropout_core.graph.operators import arguments_by_name
 from dropout_core.graph.program import Device
 from mcdrop_models.errors import InvalidBundle

@@ -9,7 +9,7 @@ from dropout_core.errors import InvalidInput
 from mcdrop.cli.options import common_settings
 from mcdrop.security.keys import Scope, new_key, read_keys, revoke_key
 
-key_app = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -20,7 +20,7 @@ KeysFile = Annotated[Path | None, typer.Option("--keys", help="File of hashed ke
 Name = Annotated[str, typer.Argument(help="Name of the key, such as that of its owner.")]
 
 
-@key_app.command(short_help="Make a key, print it once, and keep its hash.")
+@app.command(short_help="Make a key, print it once, and keep its hash.")
 def new(
     name: Name,
     scope: Annotated[Scope, typer.Option(help="predict, or admin, which may load and unload models too.")] = "predict",
@@ -36,7 +36,7 @@ def new(
     typer.echo(secret)
 
 
-@key_app.command("list", short_help="List the keys of a file.")
+@app.command("list", short_help="List the keys of a file.")
 def list_keys(keys: KeysFile = None) -> None:
     """List the keys of a file: name, scope and date, separated by tabs.
 
@@ -46,7 +46,7 @@ def list_keys(keys: KeysFile = None) -> None:
         typer.echo(f"{key.name}\t{key.scope}\t{key.created:%Y-%m-%d}")
 
 
-@key_app.command(short_help="Remove a key.")
+@app.command(short_help="Remove a key.")
 def revoke(name: Name, keys: KeysFile = None) -> None:
     """Remove a key. A running server refuses it within a second.
 

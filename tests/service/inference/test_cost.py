@@ -54,9 +54,9 @@ def test_it_is_measured_on_the_published_rows_by_the_published_noise(monkeypatch
     costs(monkeypatch, timed)
 
     assert max(len(rows) for rows, *_ in timed.runs) == 64
-    for rows, _, *noise in timed.runs:
+    for rows, passes, *noise in timed.runs:
         assert rows == [row % 3 for row in range(len(rows))]
-        assert noise == [5, PassOptions()]
+        assert noise == [5, PassOptions(passes, 5)]
 
 
 def test_a_slow_network_is_measured_by_few_rows_once(monkeypatch):

@@ -148,7 +148,7 @@ def test_a_bundle_without_onnx_is_computed_by_torch_or_refused(published):
 
 
 def test_a_number_that_a_table_has_no_row_for_is_an_error_of_the_input(both):
-    with pytest.raises(InvalidInput, match="holds 10; the network knows 0 … 9"):
+    with pytest.raises(InvalidInput, match="holds 10, but the network knows 0 … 9"):
         loaded(both, "tokens", "onnx").predict(torch.full((2, 5), 10), PassOptions(sampling="iid"))
 
 

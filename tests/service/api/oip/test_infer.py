@@ -228,7 +228,7 @@ def test_what_asks_for_nothing_may_be_sent(server):
 
 REFUSED = {
     "no JSON": (b"{", "not JSON"),
-    "no object": ([], "no JSON object; its fields are inputs, id, parameters"),
+    "no object": ([], "not a JSON object; its fields are inputs, id, parameters"),
     "no inputs": ({}, "inputs: Field required"),
     "none of the inputs": ({"inputs": []}, "inputs: "),
     "an unknown field": ({"inputs": [tensor()], "input": 1}, "input: .* The fields there are inputs, id"),

@@ -31,12 +31,10 @@ def live():
 def test_a_bundles_scheme_is_used_where_a_request_says_nothing(digits):
     manifest = digits.manifest.model_copy(update={"sampling": "iid", "masks": "independent", "branches": 4})
     other = replace(digits, manifest=manifest)
-    assert Query.of(other, X, LIMITS).options == PassOptions(sampling="iid", masks="independent", branches=4)
+    assert Query.of(other, X, LIMITS).options == PassOptions(20, 7, "iid", "independent", 4)
     asked = PassOverrides(sampling="balanced", branches=2)
-    assert Query.of(other, X, LIMITS, overrides=asked).options == PassOptions(
-        sampling="balanced", masks="independent", branches=2
-    )
-    assert Query.of(digits, X, LIMITS).options == PassOptions(sampling="balanced", masks="shared", branches=1)
+    assert Query.of(other, X, LIMITS, overrides=asked).options == PassOptions(20, 7, "balanced", "independent", 2)
+    assert Query.of(digits, X, LIMITS).options == PassOptions(20, 7)
 
 
 @pytest.mark.parametrize(
